@@ -1,0 +1,205 @@
+"""Stream events: one vocabulary for ``generate.event`` and ``runner.event``.
+
+The concatenation of ``text_delta`` since the last ``stream_reset`` equals ``result.text``.
+Every stream ends with exactly one ``done`` or ``error``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from car_rpc.wire.base import NonNegative, WireStruct
+from car_rpc.wire.content import ToolCall
+
+StopReason: TypeAlias = Literal[
+    "end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal", "thinking_truncated"
+]
+
+
+class Attempt(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="attempt"):
+    """First event of every attempt, so that a fallback is visible. ``attempt`` starts at 1."""
+
+    attempt: int
+    trace_id: str
+    model: str
+    reason: str | UnsetType = UNSET
+
+
+class TextDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="text_delta"):
+    """A piece of the answer, in whole characters."""
+
+    text: str
+
+
+class ReasoningDelta(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="reasoning_delta"
+):
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+class ToolCallStart(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_start"):
+    """A tool call begins; ``index`` counts tool calls of the answer from 0."""
+
+    index: NonNegative
+    id: str
+    name: str
+
+
+class ToolCallDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_delta"):
+    """A piece of a tool call's arguments, as JSON text."""
+
+    index: NonNegative
+    id: str
+    arguments_delta: str
+
+
+class ToolCallCancel(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_cancel"
+):
+    """A tool call that was begun is withdrawn."""
+
+    index: NonNegative
+    id: str
+    reason: str
+
+
+class ToolParseError(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_parse_error"
+):
+    """Output that looked like a tool call did not parse; it stays in the text."""
+
+    index: NonNegative
+    raw: str
+    message: str
+
+
+class ContentBlockStop(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="content_block_stop"
+):
+    """A content block ended."""
+
+    index: NonNegative
+
+
+class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="usage"):
+    """Token counts so far; fields of several events merge by maximum."""
+
+    prompt_tokens: NonNegative | UnsetType = UNSET
+    completion_tokens: NonNegative | UnsetType = UNSET
+    total_tokens: NonNegative | UnsetType = UNSET
+    context_window: NonNegative | UnsetType = UNSET
+    cache_read_tokens: NonNegative | UnsetType = UNSET
+    cache_creation_tokens: NonNegative | UnsetType = UNSET
+    thinking_tokens: NonNegative | UnsetType = UNSET
+
+
+class ProviderOutputItem(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="provider_output_item"
+):
+    """An opaque item that must go back to the same provider in the next turn."""
+
+    item: Any
+
+
+class StreamReset(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="stream_reset"):
+    """Drop the partial answer shown so far: an attempt starts anew."""
+
+    reason: str
+
+
+class Recovery(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="recovery"):
+    """An interrupted stream goes on."""
+
+    cause: str
+    plan: str
+    attempt: int
+    overlap_removed: NonNegative | UnsetType = UNSET
+
+
+class Stop(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="stop"):
+    """Why the model stopped."""
+
+    reason: StopReason
+
+
+class Done(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="done"):
+    """Last event of every successful stream."""
+
+    text: str = ""
+    tool_calls: list[ToolCall] = msgspec.field(default_factory=list[ToolCall])
+
+
+class ErrorEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="error"):
+    """Last event of a failed stream; the response is an error of the same kind."""
+
+    kind: str = "inference_failed"
+    message: str = ""
+
+
+class Heartbeat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
+    """A runner is alive but has nothing to say yet. Never forwarded to the client."""
+
+
+StreamEvent: TypeAlias = (
+    Attempt
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallCancel
+    | ToolParseError
+    | ContentBlockStop
+    | UsageEvent
+    | ProviderOutputItem
+    | StreamReset
+    | Recovery
+    | Stop
+    | Done
+    | ErrorEvent
+)
+
+#: What a runner may send (protocol, section Runner).
+RunnerEvent: TypeAlias = (
+    TextDelta
+    | ReasoningDelta
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallCancel
+    | ToolParseError
+    | ContentBlockStop
+    | UsageEvent
+    | ProviderOutputItem
+    | Stop
+    | Heartbeat
+    | Done
+    | ErrorEvent
+)
+
+class RunnerEventTag(WireStruct, frozen=True, kw_only=True):
+    """Only the tag of an event, to tell an unknown event from a malformed one."""
+
+    type: str
+
+
+RUNNER_EVENT_TYPES = frozenset(
+    {
+        "text_delta",
+        "reasoning_delta",
+        "tool_call_start",
+        "tool_call_delta",
+        "tool_call_cancel",
+        "tool_parse_error",
+        "content_block_stop",
+        "usage",
+        "provider_output_item",
+        "stop",
+        "heartbeat",
+        "done",
+        "error",
+    }
+)

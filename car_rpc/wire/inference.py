@@ -1,0 +1,235 @@
+"""Parameters and results of the inference methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, UnsetType
+
+from car_rpc.wire.base import NonNegative, Positive, WireStruct
+from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
+from car_rpc.wire.events import StopReason
+
+Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
+ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
+UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
+Seed: TypeAlias = int | Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}$")]
+
+
+class GenerateParams(WireStruct, frozen=True, kw_only=True):
+    """How to sample. What the client did not set stays absent everywhere it is forwarded.
+
+    Attributes:
+        temperature: Softmax temperature; 0 is greedy. Local default 0.7.
+        top_p: Nucleus sampling mass. Local default 0.95.
+        top_k: Keep the k likeliest tokens; 0 switches it off.
+        min_p: Keep tokens at least this fraction as likely as the likeliest.
+        max_tokens: Most tokens to generate; local models use the room left when absent.
+        stop: Strings that end the answer and never appear in it.
+        seed: Seed of the sampler, as an integer or a decimal string.
+        thinking: Whether the model may reason before it answers.
+        budget_tokens: Most reasoning tokens; 0 means no budget.
+        workload: What the router optimises for.
+        tool_choice: ``auto``, ``none``, ``required`` or the name of a tool.
+        parallel_tool_calls: Whether one answer may hold several tool calls.
+        presence_penalty: OpenAI's penalty on tokens that already occurred.
+        frequency_penalty: OpenAI's penalty by number of occurrences.
+        repeat_penalty: llama.cpp's multiplicative penalty; 1 switches it off.
+        logit_bias: Added to the logits, by token id.
+        logprobs: How many alternatives to report per token.
+        reasoning_effort: Forwarded to providers that know it.
+        ignore_eos: Run to ``max_tokens`` or the end of the context (for measurements).
+    """
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | UnsetType = UNSET
+    top_p: UnitInterval | UnsetType = UNSET
+    top_k: NonNegative | UnsetType = UNSET
+    min_p: UnitInterval | UnsetType = UNSET
+    max_tokens: Positive | UnsetType = UNSET
+    stop: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=64)] | UnsetType = (
+        UNSET
+    )
+    seed: Seed | UnsetType = UNSET
+    thinking: ThinkingMode | UnsetType = UNSET
+    budget_tokens: NonNegative | UnsetType = UNSET
+    workload: Workload | UnsetType = UNSET
+    tool_choice: str | dict[str, Any] | UnsetType = UNSET
+    parallel_tool_calls: bool | UnsetType = UNSET
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | UnsetType = UNSET
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] | UnsetType = UNSET
+    repeat_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] | UnsetType = UNSET
+    logit_bias: dict[str, float] | UnsetType = UNSET
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | UnsetType = UNSET
+    reasoning_effort: str | UnsetType = UNSET
+    ignore_eos: bool | UnsetType = UNSET
+
+
+class JsonSchemaFormat(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_schema"
+):
+    """The answer must match a JSON Schema."""
+
+    schema: dict[str, Any]
+    strict: bool | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+
+
+class JsonObjectFormat(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_object"
+):
+    """The answer must be a JSON object."""
+
+
+class RegexFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="regex"):
+    """The answer must match a regular expression."""
+
+    pattern: str
+
+
+class GrammarFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="grammar"):
+    """The answer must be in the language of a grammar."""
+
+    syntax: Literal["lark", "gbnf"]
+    grammar: str
+
+
+ResponseFormat: TypeAlias = JsonSchemaFormat | JsonObjectFormat | RegexFormat | GrammarFormat
+
+
+class GenerateRequest(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``generate``. One of ``prompt`` and ``messages`` is required.
+
+    Attributes:
+        prompt: A single user turn; comes after ``messages`` when both are given.
+        messages: The conversation so far.
+        context: Extra system text.
+        model: Id or name of a model; absent means the preferred or best one.
+        params: How to sample.
+        tools: Tools that the model may call.
+        images: Media that belong to the last user turn.
+        response_format: A form that the answer must have; enforced or refused.
+        client_ref: Opaque to the core; echoed in events and result.
+        conversation_id: Groups the requests of one conversation in the log.
+        timeout_ms: Total time limit in milliseconds.
+        recovery: What may be done when a stream breaks.
+        overflow: What to do with a prompt that does not fit.
+        privacy: How much of this request the event log keeps.
+        stream: Whether ``generate.event`` notifications come before the response.
+    """
+
+    prompt: str | UnsetType = UNSET
+    messages: list[Message] | UnsetType = UNSET
+    context: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    params: GenerateParams = GenerateParams()
+    tools: list[Tool] | UnsetType = UNSET
+    images: list[ContentBlock] | UnsetType = UNSET
+    response_format: ResponseFormat | UnsetType = UNSET
+    cache_control: bool | UnsetType = UNSET
+    intent: dict[str, Any] | UnsetType = UNSET
+    client_ref: str | UnsetType = UNSET
+    conversation_id: str | UnsetType = UNSET
+    timeout_ms: Positive | UnsetType = UNSET
+    recovery: Literal["none", "retry", "fallback", "resume"] | UnsetType = UNSET
+    overflow: Literal["error", "truncate"] = "error"
+    privacy: Literal["metadata", "redacted", "full"] | UnsetType = UNSET
+    resume_trace_id: str | UnsetType = UNSET
+    keep_alive_ms: NonNegative | UnsetType = UNSET
+    prefix_cache: bool = True
+    progress_token: int | str | UnsetType = UNSET
+    stream: bool = False
+
+
+class Usage(WireStruct, frozen=True, kw_only=True):
+    """Token counts of a request; null where the backend did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    context_window: int | None = None
+    cache_read_tokens: int | UnsetType = UNSET
+    cache_creation_tokens: int | UnsetType = UNSET
+    thinking_tokens: int | UnsetType = UNSET
+
+
+class AttemptReport(WireStruct, frozen=True, kw_only=True):
+    """How one attempt of a request went."""
+
+    attempt: int
+    model: str
+    outcome: str
+    latency_ms: float
+
+
+class InferenceResult(WireStruct, frozen=True, kw_only=True):
+    """Result of ``generate``.
+
+    The first seven fields are always present, null where unknown. Times are milliseconds
+    from the receipt of the request.
+    """
+
+    text: str
+    tool_calls: list[ToolCall]
+    trace_id: str
+    model_used: str
+    latency_ms: float
+    time_to_first_token_ms: float | None
+    usage: Usage | None
+    stop_reason: StopReason | None = None
+    reasoning: str | UnsetType = UNSET
+    attempts: list[AttemptReport] | UnsetType = UNSET
+    provider_output_items: list[Any] | UnsetType = UNSET
+    client_ref: str | UnsetType = UNSET
+
+
+class EmbedParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``embed``.
+
+    Attributes:
+        texts: Texts to embed; the order is kept.
+        model: Id or name of a model with the capability ``embed``.
+        is_query: Whether the texts are queries; then ``instruction`` is put before them.
+        instruction: What the query is for.
+        encoding: Lists of floats, or base64 of little-endian float32.
+    """
+
+    texts: Annotated[list[str], Meta(max_length=65536)]
+    model: str | UnsetType = UNSET
+    is_query: bool = False
+    instruction: str = "Retrieve relevant memory facts"
+    encoding: Literal["float", "base64"] = "float"
+
+
+class EmbedResult(WireStruct, frozen=True, kw_only=True):
+    """Unit-length embeddings, one for each text, in order."""
+
+    embeddings: list[list[float]] | list[str]
+    model_used: str
+    dimensions: int
+    usage: Usage
+
+
+class TokenizeParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``tokenize``: raw ids, no template, no BOS."""
+
+    model: str
+    text: str
+
+
+class TokenizeResult(WireStruct, frozen=True, kw_only=True):
+    """Token ids of the text."""
+
+    tokens: list[int]
+
+
+class DetokenizeParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``detokenize``."""
+
+    model: str
+    tokens: list[NonNegative]
+
+
+class DetokenizeResult(WireStruct, frozen=True, kw_only=True):
+    """Text of the tokens, special tokens included."""
+
+    text: str

@@ -1,0 +1,190 @@
+"""Models: the registry's schema, where a model comes from, and the ``models.*`` methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from car_rpc.wire.base import NonNegative, Positive, WireStruct
+from car_rpc.wire.events import RunnerEvent
+
+Capability: TypeAlias = Literal[
+    "generate",
+    "embed",
+    "rerank",
+    "classify",
+    "code",
+    "reasoning",
+    "summarize",
+    "tool_use",
+    "multi_tool_call",
+    "vision",
+    "video_understanding",
+    "audio_understanding",
+    "grounding",
+    "speech_to_text",
+    "text_to_speech",
+    "image_generation",
+    "video_generation",
+]
+
+Pooling: TypeAlias = Literal["none", "mean", "cls", "last", "rank"]
+
+
+class ScriptedFailure(WireStruct, frozen=True, kw_only=True):
+    """The error that a script raises: a kind of the protocol's table and its detail."""
+
+    kind: str
+    message: str = "scripted failure"
+    status: int | UnsetType = UNSET
+    retry_after_ms: NonNegative | UnsetType = UNSET
+
+
+class ScriptStep(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of a scripted model; exactly one of the fields is set (``repeat`` goes with
+    ``emit``).
+
+    Attributes:
+        emit: Emit this event, ``repeat`` times.
+        echo: Emit the last user text, word by word.
+        sleep_ms: Wait.
+        print: Write to file descriptor 1, as careless native code does.
+        fail: Fail with this error.
+        crash: Kill the process that runs the script.
+        stall: Say nothing more, for ever.
+    """
+
+    emit: RunnerEvent | UnsetType = UNSET
+    repeat: NonNegative = 1
+    echo: Literal[True] | UnsetType = UNSET
+    sleep_ms: NonNegative | UnsetType = UNSET
+    print: str | UnsetType = UNSET
+    fail: ScriptedFailure | UnsetType = UNSET
+    crash: Literal[True] | UnsetType = UNSET
+    stall: Literal[True] | UnsetType = UNSET
+
+
+class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="local"):
+    """A GGUF file for llama.cpp.
+
+    Attributes:
+        path: The file. Needed unless the model is pulled from a hub.
+        pooling: How token embeddings become one vector; the file's own choice when absent.
+        context_length: Tokens of context per request; the model's own when absent.
+    """
+
+    path: str | UnsetType = UNSET
+    hf_repo: str | UnsetType = UNSET
+    hf_filename: str | UnsetType = UNSET
+    tokenizer_repo: str | UnsetType = UNSET
+    mmproj_path: str | UnsetType = UNSET
+    pooling: Pooling | UnsetType = UNSET
+    context_length: Positive | UnsetType = UNSET
+
+
+class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="mlx"):
+    """A folder of MLX weights."""
+
+    path: str | UnsetType = UNSET
+    hf_repo: str | UnsetType = UNSET
+
+
+class DelegatedSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="delegated"):
+    """A model that the app runs itself; ``hint`` tells its runner which one."""
+
+    hint: str | UnsetType = UNSET
+
+
+class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):
+    """A scripted model for an app's own tests."""
+
+    script: list[ScriptStep]
+
+
+ModelSource: TypeAlias = LocalSource | MlxSource | DelegatedSource | FakeSource
+
+ModelId: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[^\s/:]+/[^\s:]+:[^\s:]+$", max_length=256, examples=["acme/small:q4"])
+]
+
+
+class ModelSchema(WireStruct, frozen=True, kw_only=True):
+    """What the registry knows of a model.
+
+    Required to register: ``id``, ``source`` and ``capabilities``; the rest has defaults or is
+    derived.
+
+    Attributes:
+        id: ``provider/name:variant``.
+        context_length: Tokens of context; 0 when unknown.
+        trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
+        available: Whether a request could be served now.
+        weights_ready: Whether the weights are on this machine (true where there are none).
+        downloads_weights: Whether the weights can be pulled.
+    """
+
+    id: ModelId
+    source: ModelSource
+    capabilities: Annotated[list[Capability], Meta(min_length=1)]
+    name: str = ""
+    provider: str = ""
+    family: str = ""
+    version: str = ""
+    context_length: NonNegative = 0
+    max_output_tokens: Positive | UnsetType = UNSET
+    param_count: str | UnsetType = UNSET
+    quantization: str | UnsetType = UNSET
+    performance: dict[str, Any] | UnsetType = UNSET
+    cost: dict[str, Any] | UnsetType = UNSET
+    tags: list[str] = msgspec.field(default_factory=list[str])
+    supported_params: list[str] = msgspec.field(default_factory=list[str])
+    trust_tier: Literal["curated", "community"] = "community"
+    available: bool = False
+    weights_ready: bool = False
+    downloads_weights: bool = False
+
+
+class ModelsListParams(WireStruct, frozen=True, kw_only=True):
+    """Filters of ``models.list``."""
+
+    capability: Capability | UnsetType = UNSET
+    available_only: bool = False
+
+
+class ModelsListResult(WireStruct, frozen=True, kw_only=True):
+    """All models that match, by id."""
+
+    models: list[ModelSchema]
+
+
+class ModelParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of methods that take one model, by id or name."""
+
+    model: str
+
+
+class ModelResult(WireStruct, frozen=True, kw_only=True):
+    """One model."""
+
+    model: ModelSchema
+
+
+class ModelsRegisterParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``models.register``."""
+
+    model: ModelSchema
+
+
+class ModelsRegisterResult(WireStruct, frozen=True, kw_only=True):
+    """The model as it now stands in the registry."""
+
+    model: ModelSchema
+    replaced: bool
+
+
+class ModelsUnregisterResult(WireStruct, frozen=True, kw_only=True):
+    """Id of the model that is gone."""
+
+    model_id: str

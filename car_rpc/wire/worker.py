@@ -1,0 +1,167 @@
+"""Frames between the core and its worker processes.
+
+Transport: 4-byte big-endian length, then one msgpack map tagged by ``type``. The core writes
+to the worker's stdin and reads its stdout. A worker serves one model; end of file on its
+stdin means that the core is gone and the worker exits at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from car_rpc.wire.content import Message
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.models import Pooling, ScriptStep
+
+#: Largest frame either side accepts, in bytes: one message of the wire plus its envelope.
+MAX_WORKER_FRAME_BYTES = 80 * 1024 * 1024
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True):
+    """Sampling for a local model, defaults applied; ``None`` means not set.
+
+    ``seed`` is ``None`` for a random one. ``thinking`` ``auto`` means the template's own
+    default.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    stop: list[str] = []
+    seed: int | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
+    budget_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    ignore_eos: bool = False
+
+
+class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
+    """Load the model. Always the first frame. Answered by Loaded or Failed with id 0.
+
+    Attributes:
+        path: Model file or folder.
+        context_length: Tokens of context per request; ``None`` lets the worker choose.
+        pooling: Pooling for embeddings; ``None`` is the model's own, else mean.
+        script: Steps of a scripted model (fake engine only).
+    """
+
+    path: str = ""
+    context_length: int | None = None
+    pooling: Pooling | None = None
+    script: list[ScriptStep] = []
+
+
+class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
+    """Generate. Answered by any number of Events, then Reply (result ``None``) or Failed.
+
+    The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
+    among them. Content holds only text, tool and thinking blocks.
+    """
+
+    id: int
+    messages: list[Message]
+    tools: list[dict[str, Any]] = []
+    params: SamplingParams = SamplingParams()
+
+
+class Embed(Struct, frozen=True, kw_only=True, tag_field="type", tag="embed"):
+    """Embed texts. Reply result: :class:`Embeddings`."""
+
+    id: int
+    texts: list[str]
+
+
+class Tokenize(Struct, frozen=True, kw_only=True, tag_field="type", tag="tokenize"):
+    """Raw token ids of a text, without template and BOS. Reply result: list of int."""
+
+    id: int
+    text: str
+
+
+class Detokenize(Struct, frozen=True, kw_only=True, tag_field="type", tag="detokenize"):
+    """Text of token ids, special tokens included. Reply result: str."""
+
+    id: int
+    tokens: list[int]
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="cancel"):
+    """Stop a request. It is still answered: Failed with kind ``cancelled``, or its Reply."""
+
+    id: int
+
+
+class Pause(Struct, frozen=True, kw_only=True, tag_field="type", tag="pause"):
+    """Stop producing tokens for a request until Resume: its reader is behind."""
+
+    id: int
+
+
+class Resume(Struct, frozen=True, kw_only=True, tag_field="type", tag="resume"):
+    """Go on with a paused request."""
+
+    id: int
+
+
+ToWorker: TypeAlias = Load | Generate | Embed | Tokenize | Detokenize | Cancel | Pause | Resume
+
+
+class Loaded(Struct, frozen=True, kw_only=True, tag_field="type", tag="loaded"):
+    """The model is ready.
+
+    Attributes:
+        context_length: Tokens of context that one request may use.
+        model_bytes: Size of the weights.
+        engine: Name and version of the library, for the log.
+    """
+
+    context_length: int
+    model_bytes: int = 0
+    engine: str = ""
+
+
+class LoadProgress(Struct, frozen=True, kw_only=True, tag_field="type", tag="load_progress"):
+    """How far loading is, in percent."""
+
+    percent: float
+
+
+class Events(Struct, frozen=True, kw_only=True, tag_field="type", tag="events"):
+    """Stream events of a request, in order."""
+
+    id: int
+    events: list[StreamEvent]
+
+
+class Embeddings(Struct, frozen=True, kw_only=True):
+    """Unit-length vectors as little-endian float32, one after the other."""
+
+    data: bytes
+    dimensions: int
+    prompt_tokens: int
+
+
+class Reply(Struct, frozen=True, kw_only=True, tag_field="type", tag="reply"):
+    """A request succeeded."""
+
+    id: int
+    result: Any = None
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
+    """A request failed (id 0: the load). ``kind`` is one of the error table."""
+
+    id: int
+    kind: str
+    detail: str
+    data: dict[str, Any] = {}
+
+
+FromWorker: TypeAlias = Loaded | LoadProgress | Events | Reply | Failed
