@@ -1,0 +1,86 @@
+"""The two request tables. Their ids and ours never share a table."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from car_rpc.wire.base import RequestId
+
+T = TypeVar("T")
+
+
+class InFlight:
+    """Their requests that have no response yet."""
+
+    def __init__(self) -> None:
+        self._batch_of: dict[RequestId, BatchState | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._batch_of)
+
+    def __contains__(self, request_id: RequestId | None) -> bool:
+        return request_id in self._batch_of
+
+    def begin(self, request_id: RequestId, batch: BatchState | None) -> None:
+        """A request was accepted."""
+        self._batch_of[request_id] = batch
+
+    def finish(self, request_id: RequestId) -> BatchState | None:
+        """A request is answered now; returns the batch it came in.
+
+        Raises:
+            KeyError: No such request is in flight: it would be answered twice.
+        """
+        return self._batch_of.pop(request_id)
+
+
+class BatchState:
+    """The responses of one batch, until the last one is there."""
+
+    def __init__(self, outstanding: int) -> None:
+        self._outstanding = outstanding
+        self._responses: list[bytes] = []
+
+    def add(self, response: bytes | None) -> bytes | None:
+        """One entry is done (with no response for a notification).
+
+        Returns:
+            The array to send once the last entry is done; empty bytes when there is nothing
+            to answer; ``None`` while entries are outstanding.
+        """
+        self._outstanding -= 1
+        if response is not None:
+            self._responses.append(response)
+        if self._outstanding:
+            return None
+        return b"[%b]" % b",".join(self._responses) if self._responses else b""
+
+
+class Pending(Generic[T]):
+    """Our requests that have no response yet, each with what waits for it."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[RequestId, T] = {}
+        self._next = 1
+        #: Responses that nobody waited for (late or invented).
+        self.unexpected = 0
+
+    def begin(self, waiting: T) -> RequestId:
+        """A new id, never used before on this connection."""
+        request_id = f"car-{self._next}"
+        self._next += 1
+        self._waiting[request_id] = waiting
+        return request_id
+
+    def resolve(self, request_id: RequestId | None) -> T | None:
+        """Take out what waits for a response; ``None`` when nothing does."""
+        waiting = self._waiting.pop(request_id, None) if request_id is not None else None
+        if waiting is None:
+            self.unexpected += 1
+        return waiting
+
+    def drain(self) -> list[T]:
+        """Take out everything that still waits: the peer is gone."""
+        waiting = list(self._waiting.values())
+        self._waiting.clear()
+        return waiting

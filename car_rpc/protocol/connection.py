@@ -1,0 +1,248 @@
+"""One connection: every request of theirs gets exactly one response, whatever the bytes.
+
+Feed bytes to :meth:`Connection.receive`; it returns what the host must act on and has already
+queued the answers to everything else. Take what is to be written from
+:meth:`Connection.take_output`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+from car_rpc.errors import CarError
+from car_rpc.protocol.calls import BatchState, InFlight, Pending
+from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap
+from car_rpc.protocol.lifecycle import ALLOWED_REQUESTS, REFUSAL, TRANSITIONS, State, Step
+from car_rpc.protocol.messages import (
+    Batch,
+    Message,
+    Notification,
+    Request,
+    Response,
+    Violation,
+    decode,
+    escape_line_breaks,
+    write_error,
+    write_notification,
+    write_request,
+    write_result,
+)
+from car_rpc.protocol.outbox import Outbox
+from car_rpc.protocol.salvage import recover_id
+from car_rpc.wire.base import RequestId
+
+T = TypeVar("T")
+
+#: Largest message by default, in bytes: a long prompt with a few inlined photographs.
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+#: Most requests without a response. Beyond it a client is not waiting for answers.
+MAX_IN_FLIGHT = 1024
+
+#: Unread responses beyond which no more input is taken, in bytes, on top of one message.
+OUTPUT_SLACK_BYTES = 8 * 1024 * 1024
+
+
+class CancelRequested(NamedTuple):
+    """They want a request in flight to stop; it is still answered."""
+
+    id: RequestId
+
+
+class Answered(NamedTuple, Generic[T]):
+    """They answered a request of ours, which ``waiting`` belongs to."""
+
+    waiting: T
+    response: Response
+
+
+Event: TypeAlias = Request | Notification | CancelRequested | Answered[T]
+
+
+class _CancelParams(Struct, frozen=True):
+    id: int | str
+
+
+class Connection(Generic[T]):
+    """Protocol state of one peer.
+
+    Args:
+        max_message_bytes: Longest message that is accepted.
+        framing: Fixed framing, or ``None`` to detect it from the first byte.
+        max_in_flight: Most requests without a response.
+    """
+
+    def __init__(
+        self,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        framing: Framing | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self.state: State = "new"
+        self.in_flight = InFlight()
+        self.pending: Pending[T] = Pending()
+        self._splitter = Splitter(max_message_bytes, framing)
+        self._outbox = Outbox()
+        self._max_in_flight = max_in_flight
+        self._max_unread = max_message_bytes + OUTPUT_SLACK_BYTES
+
+    # Input
+
+    def receive(self, data: bytes) -> list[Event[T]]:
+        """Take bytes of the peer; returns what to act on, in order of arrival."""
+        return self._accept_frames(self._splitter.receive(data))
+
+    def receive_eof(self) -> list[Event[T]]:
+        """The peer closed its side."""
+        return self._accept_frames(self._splitter.receive_eof())
+
+    @property
+    def wants_input(self) -> bool:
+        """False while responses pile up unread: then stop reading until output is taken."""
+        return self._outbox.urgent_bytes <= self._max_unread
+
+    def step(self, step: Step) -> None:
+        """Move to the next lifecycle state.
+
+        Raises:
+            CarError: ``malformed_message`` when the state does not allow it.
+        """
+        target = TRANSITIONS.get((self.state, step))
+        if target is None:
+            raise CarError("malformed_message", f"`{step}` is not possible when {self.state}")
+        self.state = target
+
+    def _accept_frames(self, frames: list[FrameEvent]) -> list[Event[T]]:
+        events: list[Event[T]] = []
+        for frame in frames:
+            if isinstance(frame, Frame):
+                self._accept_frame(frame.data, events)
+            else:
+                self._answer_violation(self._broken(frame), None)
+        return events
+
+    def _broken(self, broken: Broken) -> Violation:
+        return Violation(recover_id(broken.prefix), CarError(broken.kind, broken.detail))
+
+    def _accept_frame(self, data: bytes, events: list[Event[T]]) -> None:
+        decoded = decode(data)
+        if not isinstance(decoded, Batch):
+            self._accept(decoded, None, events)
+            return
+        batch = BatchState(len(decoded.messages))
+        for message in decoded.messages:
+            self._accept(message, batch, events)
+
+    def _accept(
+        self, message: Message, batch: BatchState | None, events: list[Event[T]]
+    ) -> None:
+        match message:
+            case Request():
+                refusal = self._refusal(message, batch)
+                if refusal:
+                    self._reply(batch, write_error(message.id, refusal))
+                else:
+                    self.in_flight.begin(message.id, batch)
+                    events.append(message)
+            case Violation():
+                self._answer_violation(message, batch)
+            case Response():
+                waiting = self.pending.resolve(message.id)
+                if waiting is not None:
+                    events.append(Answered(waiting, message))
+                self._reply(batch, None)
+            case Notification():
+                self._accept_notification(message, events)
+                self._reply(batch, None)
+
+    def _accept_notification(self, message: Notification, events: list[Event[T]]) -> None:
+        if message.method != "$/cancelRequest":
+            events.append(message)
+            return
+        try:
+            target = msgspec.json.decode(message.params, type=_CancelParams).id
+        except msgspec.DecodeError:
+            return
+        if target in self.in_flight:
+            events.append(CancelRequested(target))
+
+    def _refusal(self, request: Request, batch: BatchState | None) -> CarError | None:
+        if request.id in self.in_flight:
+            return CarError("duplicate_id", f"{request.id!r} is still in flight")
+        allowed = ALLOWED_REQUESTS[self.state]
+        if allowed is not None and request.method not in allowed:
+            if self.state == "new":
+                return CarError("not_initialized", "send `initialize` first")
+            return CarError(REFUSAL[self.state], "no new requests are taken")
+        if batch is not None and request.method == "initialize":
+            return CarError("malformed_message", "`initialize` must not be part of a batch")
+        if len(self.in_flight) >= self._max_in_flight:
+            detail = f"{self._max_in_flight} requests are in flight; wait for responses"
+            return CarError("overloaded", detail)
+        return None
+
+    def _answer_violation(self, violation: Violation, batch: BatchState | None) -> None:
+        # An id that is in flight will get its response from the request that owns it.
+        request_id = None if violation.id in self.in_flight else violation.id
+        self._reply(batch, write_error(request_id, violation.error))
+
+    # Output
+
+    def respond(self, request_id: RequestId, result: bytes | CarError) -> None:
+        """Answer a request in flight, after all events of its stream.
+
+        Args:
+            request_id: Id of the request.
+            result: Encoded result, or the error.
+
+        Raises:
+            KeyError: The request is not in flight: it was answered already.
+        """
+        batch = self.in_flight.finish(request_id)
+        if isinstance(result, CarError):
+            payload = write_error(request_id, result)
+        else:
+            payload = write_result(request_id, result)
+        streamed = self._outbox.lane_bytes(request_id) > 0
+        self._outbox.finish_lane(request_id)
+        self._reply(batch, payload, after_streams=streamed)
+
+    def _reply(
+        self, batch: BatchState | None, payload: bytes | None, *, after_streams: bool = False
+    ) -> None:
+        if batch is not None:
+            payload = batch.add(payload)
+            after_streams = True
+        if payload:
+            self._outbox.put_response(escape_line_breaks(payload), after_streams=after_streams)
+
+    def notify(self, method: str, params: bytes, stream: RequestId | None = None) -> None:
+        """Send a notification; with ``stream`` as an event of that request's stream."""
+        payload = escape_line_breaks(write_notification(method, params))
+        if stream is None:
+            self._outbox.put_urgent(payload)
+        else:
+            self._outbox.put_in_lane(stream, payload)
+
+    def call(self, method: str, params: bytes, waiting: T) -> RequestId:
+        """Send a request of ours. ``waiting`` comes back with the answer."""
+        request_id = self.pending.begin(waiting)
+        payload = write_request(request_id, method, params)
+        self._outbox.put_urgent(escape_line_breaks(payload))
+        return request_id
+
+    def stream_bytes(self, stream: RequestId) -> int:
+        """Bytes of a stream's events that are not written yet."""
+        return self._outbox.lane_bytes(stream)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._outbox)
+
+    def take_output(self, limit_bytes: int) -> bytes:
+        """The next bytes to write: whole messages, at least one, up to about the limit."""
+        framing = self._splitter.framing or "ndjson"
+        return b"".join(wrap(payload, framing) for payload in self._outbox.take(limit_bytes))

@@ -1,0 +1,195 @@
+"""JSON-RPC 2.0 messages: what a frame holds, and how ours are written.
+
+Params and results stay raw JSON here; whoever knows their type decodes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from car_rpc.errors import CarError
+from car_rpc.protocol.depth import deeper_than
+from car_rpc.protocol.framing import PREFIX_BYTES
+from car_rpc.protocol.salvage import recover_id, valid_id
+from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
+
+#: Deepest nesting of a message. Tool schemas nest 20 levels at most in practice; parsers of
+#: other languages stop at 512 (System.Text.Json: 64, serde_json: 128).
+MAX_DEPTH = 128
+
+#: Most entries of a batch.
+MAX_BATCH = 1000
+
+
+class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``error`` member of a response (JSON-RPC 2.0, section 5.1)."""
+
+    code: int
+    message: str
+    data: Any = None
+
+
+class Request(NamedTuple):
+    """Their request: it gets exactly one response."""
+
+    id: RequestId
+    method: str
+    params: bytes
+
+
+class Notification(NamedTuple):
+    """A message without an id: it gets no response."""
+
+    method: str
+    params: bytes
+
+
+class Response(NamedTuple):
+    """Their answer to a request of ours."""
+
+    id: RequestId | None
+    result: bytes
+    error: ErrorObject | None
+
+
+class Violation(NamedTuple):
+    """A message that breaks the protocol, and the error that answers it."""
+
+    id: RequestId | None
+    error: CarError
+
+
+Message: TypeAlias = Request | Notification | Response | Violation
+
+
+class Batch(NamedTuple):
+    """Several messages in one array (JSON-RPC 2.0, section 6)."""
+
+    messages: list[Message]
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    jsonrpc: Literal["2.0"]
+    id: int | str | None | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: ErrorObject | UnsetType = UNSET
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_entries = msgspec.json.Decoder(list[Raw]).decode
+_encode = msgspec.json.encode
+
+
+def decode(frame: bytes) -> Message | Batch:
+    """Decode one frame. Never raises: what is wrong with it becomes a Violation."""
+    problem = _unparsable(frame)
+    if problem:
+        return Violation(recover_id(frame[:PREFIX_BYTES]), CarError("parse_error", problem))
+    if not frame.lstrip().startswith(b"["):
+        return _decode_one(frame)
+    try:
+        entries = _decode_entries(frame)
+    except msgspec.DecodeError as error:
+        return Violation(None, CarError("parse_error", str(error)))
+    if not entries:
+        return Violation(None, CarError("malformed_message", "a batch must not be empty"))
+    if len(entries) > MAX_BATCH:
+        detail = f"a batch holds at most {MAX_BATCH} messages, this one {len(entries)}"
+        return Violation(None, CarError("malformed_message", detail))
+    return Batch([_decode_one(bytes(entry)) for entry in entries])
+
+
+def _unparsable(frame: bytes) -> str | None:
+    if not frame.isascii():
+        # Raw params are not checked by msgspec, and unknown members travel on to others.
+        try:
+            frame.decode()
+        except UnicodeDecodeError as error:
+            return f"not UTF-8 (byte {error.start})"
+    if deeper_than(frame, MAX_DEPTH):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    return None
+
+
+def _decode_one(data: bytes) -> Message:
+    try:
+        envelope = _decode_envelope(data)
+    except msgspec.ValidationError as error:
+        return Violation(recover_id(data[:PREFIX_BYTES]), CarError("malformed_message", str(error)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Violation(recover_id(data[:PREFIX_BYTES]), CarError("parse_error", str(error)))
+    return _classify(envelope)
+
+
+def _classify(envelope: _Envelope) -> Message:
+    answered = envelope.result is not UNSET or envelope.error is not UNSET
+    request_id = envelope.id
+    if isinstance(request_id, int) and not valid_id(request_id):
+        detail = f"an integer id must lie within ±{MAX_SAFE_INTEGER}"
+        return Violation(None, CarError("malformed_message", detail))
+    if isinstance(envelope.method, str) and not answered:
+        params = bytes(envelope.params) if isinstance(envelope.params, Raw) else b"{}"
+        if request_id is UNSET:
+            return Notification(envelope.method, params)
+        if request_id is None:
+            return Violation(None, CarError("malformed_message", "the id must not be null"))
+        return Request(request_id, envelope.method, params)
+    if answered and envelope.method is UNSET and request_id is not UNSET:
+        error = envelope.error if isinstance(envelope.error, ErrorObject) else None
+        result = bytes(envelope.result) if isinstance(envelope.result, Raw) else b"null"
+        return Response(request_id, result, error)
+    detail = "a message has either a method, or an id with a result or an error"
+    usable = request_id if isinstance(request_id, int | str) and not answered else None
+    return Violation(usable, CarError("malformed_message", detail))
+
+
+def compact(raw: bytes) -> bytes:
+    """Raw JSON of a peer without the line feeds that pretty-printing puts between tokens."""
+    if b"\n" in raw or b"\r" in raw:
+        return msgspec.json.format(raw, indent=-1)
+    return raw
+
+
+def write_request(request_id: RequestId, method: str, params: bytes) -> bytes:
+    """A request of ours."""
+    return b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}' % (
+        _encode(request_id),
+        _encode(method),
+        params,
+    )
+
+
+def write_notification(method: str, params: bytes) -> bytes:
+    """A notification of ours."""
+    return b'{"jsonrpc":"2.0","method":%b,"params":%b}' % (_encode(method), params)
+
+
+def write_result(request_id: RequestId, result: bytes) -> bytes:
+    """The successful response to a request of theirs."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_encode(request_id), result)
+
+
+def write_error(request_id: RequestId | None, error: CarError) -> bytes:
+    """The failed response to a request of theirs."""
+    body = _encode({"code": error.code, "message": error.message, "data": error.data})
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(request_id), body)
+
+
+def escape_line_breaks(payload: bytes) -> bytes:
+    r"""Escape the characters that some line readers take for a line break.
+
+    U+2028, U+2029 and U+0085 are legal in JSON only inside strings, so replacing their bytes
+    by ``\u`` escapes keeps the value.
+    """
+    if payload.isascii():
+        return payload
+    return (
+        payload.replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+        .replace(b"\xc2\x85", b"\\u0085")
+    )
