@@ -1,0 +1,116 @@
+# The commands of car-rpc; `make help` lists them. GNU make 3.81 or newer, and Python 3.11 or newer.
+# Every step leaves a stamp in .venv, so a second run does only what changed.
+
+PYTHON ?= python3
+# More words for pytest, for example: make test PYTEST_ARGS="-k framing -x"
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/stamps
+PIP := $(PY) -m pip --disable-pip-version-check install
+LOCKED := $(PIP) --require-hashes --requirement
+# llama.cpp is compiled for this CPU and kept in a cache; everything else is installed by its hash.
+LOCKFILE := $(PY) tools/setup/lockfile.py
+LLAMA := llama-cpp-python
+
+SOURCE_MODEL := car_rpc/data/demo/tiny-chat-F16.gguf
+DERIVE := tools/demo_model/derive.py
+PACKAGE_INPUTS := pyproject.toml hatch_build.py car_rpc/__init__.py $(wildcard $(SOURCE_MODEL) $(DERIVE))
+CODE := $(wildcard car_rpc tests tools examples benchmarks hatch_build.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test-setup test soak check format models lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ------------------------------------------------------------------------------------------- to use
+
+setup: $(STAMPS)/package $(STAMPS)/llama ## Build .venv/bin/car-rpc with llama.cpp for this CPU
+	@echo "Ready: $(VENV)/bin/car-rpc"
+
+demo: setup ## Drive car-rpc from Python with the model that ships with it
+	$(PY) examples/main_job.py
+
+models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them
+	$(PY) $(DERIVE)
+	$(PY) $(DERIVE) --check
+
+# --------------------------------------------------------------------------------------- to develop
+
+test-setup: setup $(STAMPS)/dev ## Add everything the checks and the tests need
+
+test: check ## Run the checks, then all tests; skipped tests are listed with their reason
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+soak: test-setup ## Run the tests with their full counts (long)
+	CAR_RPC_SOAK=1 $(PY) -m pytest --timeout=3600 $(PYTEST_ARGS)
+
+check: test-setup ## Check format, lint, types and architecture
+	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/basedpyright
+	$(VENV)/bin/lint-imports
+
+format: test-setup ## Format the code and apply the safe fixes
+	$(VENV)/bin/ruff format $(CODE)
+	$(VENV)/bin/ruff check --fix $(CODE)
+
+# The locks name no index: whoever installs decides where packages come from, the hashes decide what.
+UV_COMPILE = $(STAMPS)/uv/bin/uv pip compile pyproject.toml --quiet --generate-hashes --universal \
+	--python-version 3.11 --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS)
+# For example: make lock LOCK_ARGS=--upgrade
+LOCK_ARGS ?=
+
+lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK_ARGS=--upgrade)
+	$(UV_COMPILE) --extra llama --extra mlx --extra dev --group build -o requirements/dev.lock
+	$(UV_COMPILE) --extra llama -c requirements/dev.lock -o requirements/llama.lock
+	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock
+
+clean: ## Remove .venv, caches and derived models (the cache of the llama.cpp wheel stays)
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf car_rpc/data/demo/mlx
+	find car_rpc/data -name '*.gguf' ! -name tiny-chat-F16.gguf -delete
+	find car_rpc tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------- stamps
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "car-rpc needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`." >&2; \
+	  echo "Name another one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build: requirements/build.lock | $(STAMPS)/venv
+	$(LOCKED) $<
+	@touch $@
+
+$(STAMPS)/locked: requirements/llama.lock tools/setup/lockfile.py | $(STAMPS)/build
+	$(LOCKFILE) without $(LLAMA) $< > $@.txt
+	$(LOCKED) $@.txt
+	@touch $@
+
+$(STAMPS)/llama: requirements/llama.lock tools/setup/build_llama.sh | $(STAMPS)/locked
+	wheel=$$(tools/setup/build_llama.sh $(PY)) && \
+	  $(PIP) --no-deps --no-index --force-reinstall "$$wheel"
+	@touch $@
+
+$(STAMPS)/package: $(PACKAGE_INPUTS) | $(STAMPS)/locked
+	$(PIP) --no-deps --no-index --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.lock tools/setup/lockfile.py | $(STAMPS)/locked $(STAMPS)/llama
+	$(LOCKFILE) without $(LLAMA) $< > $@.txt
+	$(LOCKED) $@.txt
+	@touch $@
+
+$(STAMPS)/uv/bin/uv: | $(STAMPS)/venv
+	$(PY) -m venv $(STAMPS)/uv
+	$(STAMPS)/uv/bin/pip --disable-pip-version-check install --quiet uv
