@@ -1,0 +1,29 @@
+"""What all tests share: how much they try, and how random tests choose."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SOAK = os.environ.get("CAR_RPC_SOAK") == "1"
+
+settings.register_profile("test", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.register_profile(
+    "soak", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("soak" if SOAK else "test")
+
+
+@pytest.fixture(scope="session")
+def proof_count() -> Callable[[int, int], int]:
+    """Say how often to repeat a proof: `proof_count(small, full)`.
+
+    `make test` repeats it `small` times, which shows that it works; `make soak` repeats it `full`
+    times, which is the number the project claims.
+    """
+
+    def choose(small: int, full: int) -> int:
+        return full if SOAK else small
+
+    return choose
