@@ -1,0 +1,42 @@
+"""Settings of a process, made once from the command line and the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+#: Default of ``--drain-ms``: how long work may still finish when the app wants to go.
+DEFAULT_DRAIN_MS = 2000
+
+
+class Settings(NamedTuple):
+    """What ``car-rpc serve`` was asked for.
+
+    Attributes:
+        state_dir: Directory of the database (event log and registry).
+        models_dir: Where model files are looked for and pulled to.
+        framing: ``None`` lets the first byte of the input decide.
+        allowed_paths: Roots below which message content may name files.
+        parent_pid: Process whose death ends this one.
+        max_message_bytes: Longest message accepted, in bytes.
+        drain_ms: How long work may still finish after the input ended or ``shutdown``.
+        log_level: Least severe level that goes to standard error.
+    """
+
+    state_dir: Path
+    models_dir: Path
+    framing: Literal["ndjson", "lsp"] | None = None
+    allowed_paths: tuple[Path, ...] = ()
+    parent_pid: int | None = None
+    max_message_bytes: int = 64 * 1024 * 1024
+    drain_ms: int = DEFAULT_DRAIN_MS
+    log_level: LogLevel = "warning"
+
+
+def car_home(environ: dict[str, str] | None = None) -> Path:
+    """``CAR_HOME``, or ``~/.car``: the default state directory; models lie in ``models/``."""
+    chosen = (os.environ if environ is None else environ).get("CAR_HOME", "").strip()
+    return Path(chosen).expanduser() if chosen else Path.home() / ".car"

@@ -1,0 +1,130 @@
+"""What the engine needs from outside. Time, ids, models and disk enter only through these."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.models import ModelSchema
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now_ms(self) -> float:
+        """Monotonic milliseconds; only differences mean something."""
+        ...
+
+
+class IdSource(Protocol):
+    """Fresh, unguessable ids."""
+
+    def new(self, prefix: str) -> str:
+        """An id that begins with ``prefix``."""
+        ...
+
+
+class LogEntry(NamedTuple):
+    """An event for the event log, before it has a place in it.
+
+    Attributes:
+        type: Event type of the specification's vocabulary.
+        data: JSON-encodable payload; a ``msgspec.Raw`` in it is stored as it is.
+        trace_id: The request that it belongs to.
+        conversation_id: The client's name of the conversation.
+        attempt: Attempt of the request, from 1.
+    """
+
+    type: str
+    data: dict[str, Any]
+    trace_id: str | None = None
+    conversation_id: str | None = None
+    attempt: int | None = None
+
+
+class EventSink(Protocol):
+    """The event log, for writing."""
+
+    def append(self, entry: LogEntry) -> None:
+        """Record an event soon, without waiting."""
+        ...
+
+    async def commit(self, *entries: LogEntry) -> None:
+        """Record events; returns when these and all earlier ones are durable."""
+        ...
+
+
+class Availability(NamedTuple):
+    """Whether a model could serve a request now, and whether its weights are here."""
+
+    available: bool
+    weights_ready: bool
+
+
+class GenerateCall(NamedTuple):
+    """One attempt of a ``generate`` request on one model.
+
+    Attributes:
+        model: The model to use.
+        request: The client's typed request.
+        raw_request: The client's own JSON, for whoever forwards it.
+        parent_id: Id of the client's request.
+        trace_id: Trace of the request.
+        attempt: Number of the attempt, from 1.
+        deadline_ms: Milliseconds left for it, or ``None``.
+    """
+
+    model: ModelSchema
+    request: GenerateRequest
+    raw_request: bytes
+    parent_id: RequestId
+    trace_id: str
+    attempt: int
+    deadline_ms: int | None
+
+
+class EmbeddingBatch(NamedTuple):
+    """Unit-length vectors as little-endian float32, one after the other."""
+
+    data: bytes
+    dimensions: int
+    prompt_tokens: int
+
+
+class Backend(Protocol):
+    """Whatever can run models of one kind of source.
+
+    No foreign exception crosses this edge: every failure is a ``CarError``. Closing the
+    generator of :meth:`generate` stops the work and waits, bounded, until it has stopped.
+    """
+
+    def availability(self, model: ModelSchema) -> Availability:
+        """Whether the model could serve now. Cheap, and never loads anything."""
+        ...
+
+    def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        """Run one attempt.
+
+        Yields deltas, tool events, ``usage`` and ``stop``. A final ``done`` may carry text or
+        tool calls that the deltas lacked. The end of the generator is success.
+        """
+        ...
+
+    async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
+        """Embed texts in order."""
+        ...
+
+    async def tokenize(self, model: ModelSchema, text: str) -> list[int]:
+        """Raw token ids, without template and BOS."""
+        ...
+
+    async def detokenize(self, model: ModelSchema, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything, bounded."""
+        ...

@@ -1,0 +1,63 @@
+"""Write a request's story to the event log: what must be durable, and deltas in groups."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from car_rpc.engine.ports import EventSink, LogEntry
+from car_rpc.wire.events import StreamEvent
+
+#: How long a delta may wait for others before it goes to the log, in seconds. Together with
+#: the log's own group commit it must stay below the 100 ms that the protocol promises.
+DELTA_WAIT_S = 0.04
+
+#: Most events of one row of the log.
+MAX_EVENTS_PER_ROW = 128
+
+
+class Recorder:
+    """The event log of one request."""
+
+    def __init__(self, sink: EventSink, trace_id: str, conversation_id: str | None) -> None:
+        self.trace_id = trace_id
+        self._sink = sink
+        self._conversation_id = conversation_id
+        self._deltas: list[StreamEvent] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._attempt: int | None = None
+
+    def begin_attempt(self, attempt: int) -> None:
+        """Later events belong to this attempt."""
+        self.flush()
+        self._attempt = attempt
+
+    def note(self, event_type: str, **data: Any) -> None:
+        """Record an event soon."""
+        self.flush()
+        self._sink.append(self._entry(event_type, data))
+
+    async def commit(self, event_type: str, **data: Any) -> None:
+        """Record an event; returns when it and all before it are durable."""
+        self.flush()
+        await self._sink.commit(self._entry(event_type, data))
+
+    def delta(self, event: StreamEvent) -> None:
+        """Record a stream event, grouped with its neighbours."""
+        self._deltas.append(event)
+        if len(self._deltas) >= MAX_EVENTS_PER_ROW:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELTA_WAIT_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand waiting deltas to the log."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._deltas:
+            deltas, self._deltas = self._deltas, []
+            self._sink.append(self._entry("deltas", {"events": deltas}))
+
+    def _entry(self, event_type: str, data: dict[str, Any]) -> LogEntry:
+        return LogEntry(event_type, data, self.trace_id, self._conversation_id, self._attempt)

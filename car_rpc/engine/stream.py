@@ -1,0 +1,202 @@
+"""The one accumulator: it turns a backend's events into a result, and normalises them.
+
+The concatenation of the ``text_delta`` events that it passes on since the last
+``stream_reset`` is the text of the result; the same holds for tool calls. What a backend
+reports only at its end is passed on as events first, so this is true of every stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import CarError
+from car_rpc.wire.content import ToolCall
+from car_rpc.wire.events import (
+    ContentBlockStop,
+    Done,
+    ErrorEvent,
+    Heartbeat,
+    ProviderOutputItem,
+    ReasoningDelta,
+    RunnerEvent,
+    Stop,
+    StopReason,
+    StreamEvent,
+    StreamReset,
+    TextDelta,
+    ToolCallCancel,
+    ToolCallDelta,
+    ToolCallStart,
+    ToolParseError,
+    UsageEvent,
+)
+from car_rpc.wire.inference import Usage
+
+
+class _OpenCall:
+    """A tool call whose arguments are still coming."""
+
+    def __init__(self, start: ToolCallStart) -> None:
+        self.start = start
+        self.arguments: list[str] = []
+        self.cancelled = False
+
+
+class Accumulator:
+    """Collects one request's events over all its attempts."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, _OpenCall] = {}
+        self._usage: dict[str, int] = {}
+        self.provider_output_items: list[Any] = []
+        self.stop_reason: StopReason | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning so far."""
+        return "".join(self._reasoning)
+
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts so far, or ``None`` when the backend reported none."""
+        if not self._usage:
+            return None
+        counts = dict(self._usage)
+        if "total_tokens" not in counts and {"prompt_tokens", "completion_tokens"} <= set(counts):
+            counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
+        return Usage(**counts)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything of the answer has been seen."""
+        return bool(self._text or self._reasoning or self._calls)
+
+    def push(self, event: StreamEvent | RunnerEvent) -> list[StreamEvent]:
+        """Take the backend's next event; returns the events to pass on.
+
+        Raises:
+            CarError: The backend reported an error, or contradicts itself
+                (``inference_failed``).
+        """
+        match event:
+            case TextDelta() | ReasoningDelta():
+                if not event.text:
+                    return []
+                parts = self._text if isinstance(event, TextDelta) else self._reasoning
+                parts.append(event.text)
+            case ToolCallStart() | ToolCallDelta() | ToolCallCancel():
+                self._push_tool_event(event)
+            case UsageEvent():
+                self._merge_usage(event)
+            case ProviderOutputItem():
+                self.provider_output_items.append(event.item)
+            case Stop():
+                self.stop_reason = event.reason
+            case StreamReset():
+                self._text.clear()
+                self._reasoning.clear()
+                self._calls.clear()
+            case Done():
+                return self._fill(event)
+            case ErrorEvent():
+                raise error_of(event)
+            case Heartbeat():
+                return []
+            case _:
+                pass
+        return [event]
+
+    def close_calls(self) -> list[StreamEvent]:
+        """The answer is complete: events for tool calls whose arguments do not parse.
+
+        Such a call is kept as text, never dropped.
+        """
+        events: list[StreamEvent] = []
+        for index, call in self._calls.items():
+            if call.cancelled or _arguments(call) is not None:
+                continue
+            call.cancelled = True
+            raw = "".join(call.arguments)
+            reason = "the arguments are not a JSON object"
+            kept = f"{call.start.name}({raw})"
+            self._text.append(kept)
+            events += [
+                ToolParseError(index=index, raw=raw, message=reason),
+                ToolCallCancel(index=index, id=call.start.id, reason=reason),
+                TextDelta(text=kept),
+            ]
+        return events
+
+    def tool_calls(self) -> list[ToolCall]:
+        """The tool calls that are complete, in order of their index."""
+        calls: list[ToolCall] = []
+        for _, call in sorted(self._calls.items()):
+            arguments = _arguments(call)
+            if not call.cancelled and arguments is not None:
+                calls.append(
+                    ToolCall(id=call.start.id, name=call.start.name, arguments=arguments)
+                )
+        return calls
+
+    def _push_tool_event(self, event: ToolCallStart | ToolCallDelta | ToolCallCancel) -> None:
+        call = self._calls.get(event.index)
+        if isinstance(event, ToolCallStart):
+            if call is not None:
+                raise CarError("inference_failed", f"tool call {event.index} was started twice")
+            self._calls[event.index] = _OpenCall(event)
+        elif call is None:
+            raise CarError("inference_failed", f"tool call {event.index} was never started")
+        elif isinstance(event, ToolCallDelta):
+            call.arguments.append(event.arguments_delta)
+        else:
+            call.cancelled = True
+
+    def _merge_usage(self, event: UsageEvent) -> None:
+        for field in event.__struct_fields__:
+            value = getattr(event, field)
+            if value is not UNSET:
+                self._usage[field] = max(value, self._usage.get(field, 0))
+
+    def _fill(self, done: Done) -> list[StreamEvent]:
+        """Events for what only the end of the stream tells; deltas win over it."""
+        events: list[StreamEvent] = []
+        if done.text and not self._text:
+            events += self.push(TextDelta(text=done.text))
+        if done.tool_calls and not self._calls:
+            for index, call in enumerate(done.tool_calls):
+                arguments = msgspec.json.encode(call.arguments).decode()
+                for event in (
+                    ToolCallStart(index=index, id=call.id, name=call.name),
+                    ToolCallDelta(index=index, id=call.id, arguments_delta=arguments),
+                    ContentBlockStop(index=index),
+                ):
+                    events += self.push(event)
+        return events
+
+
+def error_of(event: ErrorEvent) -> CarError:
+    """The error that an ``error`` event reports; an unknown kind becomes inference_failed."""
+    try:
+        return CarError(event.kind, event.message)
+    except KeyError:
+        return CarError("inference_failed", event.message)
+
+
+def _arguments(call: _OpenCall) -> dict[str, Any] | None:
+    text = "".join(call.arguments).strip()
+    if not text:
+        return {}
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,39 @@
+"""The models that ship with car-rpc: a few megabytes that prove an installation offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+
+#: Where the demo models lie inside the package.
+DEMO_DIR = Path(__file__).resolve().parent.parent / "data" / "demo"
+
+#: Tokens of context that the demo model was trained on.
+DEMO_CONTEXT_LENGTH = 1024
+
+_GGUF = str(DEMO_DIR / "tiny-chat-Q8_0.gguf")
+
+
+def builtin_models() -> list[ModelSchema]:
+    """The demo models. They are toys: the router never prefers them to a real model."""
+    return [
+        _demo("tiny-chat:gguf", LocalSource(path=_GGUF), ["generate", "tool_use"]),
+        _demo("tiny-embed:gguf", LocalSource(path=_GGUF, pooling="mean"), ["embed"]),
+        _demo("tiny-rerank:gguf", LocalSource(path=_GGUF, pooling="rank"), ["rerank"]),
+        _demo("tiny-chat:mlx", MlxSource(path=str(DEMO_DIR / "mlx")), ["generate", "tool_use"]),
+    ]
+
+
+def _demo(variant: str, source: LocalSource | MlxSource, capabilities: list[str]) -> ModelSchema:
+    return ModelSchema(
+        id=f"demo/{variant}",
+        source=source,
+        capabilities=capabilities,
+        family="qwen3",
+        version="1",
+        context_length=DEMO_CONTEXT_LENGTH,
+        quantization="Q8_0" if isinstance(source, LocalSource) else "F16",
+        tags=["demo"],
+        trust_tier="curated",
+    )

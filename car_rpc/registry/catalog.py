@@ -1,0 +1,111 @@
+"""The models that are known, looked up by id, by name and by capability.
+
+Pure: where models come from and whether they are available is told from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from car_rpc.errors import CarError
+from car_rpc.wire.models import Capability, ModelSchema
+
+#: Models of this provider prove that an installation works; they are chosen last.
+DEMO_PROVIDER = "demo"
+
+
+class Catalog:
+    """All models, built-in ones and the user's own."""
+
+    def __init__(self, builtin: Iterable[ModelSchema] = ()) -> None:
+        self._builtin = {model.id: normalised(model) for model in builtin}
+        self._models = dict(self._builtin)
+
+    def replace_user_models(self, models: Iterable[ModelSchema]) -> None:
+        """The user's models are now exactly these."""
+        self._models = {model.id: normalised(model) for model in models} | self._builtin
+
+    def all(self) -> list[ModelSchema]:
+        """Every model, by id."""
+        return [self._models[model_id] for model_id in sorted(self._models)]
+
+    def is_builtin(self, model_id: str) -> bool:
+        """Whether the id belongs to a model that ships with car-rpc."""
+        return model_id in self._builtin
+
+    def find(self, wanted: str) -> ModelSchema:
+        """The model with this id, else the one with this name.
+
+        Raises:
+            CarError: ``model_not_found`` when there is none, ``invalid_params`` when a name
+                matches several; the message lists the ids to choose from.
+        """
+        model = self._models.get(wanted)
+        if model is not None:
+            return model
+        named = [model for model in self.all() if model.name == wanted]
+        if len(named) == 1:
+            return named[0]
+        if named:
+            ids = ", ".join(model.id for model in named)
+            raise CarError(
+                "invalid_params",
+                f"the name {wanted!r} matches several models; use one of the ids {ids}"
+                " - at `$.model`",
+                path="$.model",
+                candidates=[model.id for model in named],
+            )
+        raise CarError(
+            "model_not_found",
+            f"{wanted!r}; `models.list` shows the ids and `models.register` adds a model",
+            model=wanted,
+        )
+
+    def default_for(
+        self, capability: Capability, available: Callable[[ModelSchema], bool]
+    ) -> ModelSchema:
+        """The best available model with a capability; demo models only when nothing else is.
+
+        Raises:
+            CarError: ``model_not_found`` when no available model has the capability.
+        """
+        candidates = [
+            model
+            for model in self.all()
+            if capability in model.capabilities and available(model)
+        ]
+        if not candidates:
+            raise CarError(
+                "model_not_found",
+                f"no available model has the capability {capability!r};"
+                " `car-rpc doctor` says what is missing and how to add one",
+                capability=capability,
+            )
+        return min(candidates, key=lambda model: (model.provider == DEMO_PROVIDER, model.id))
+
+
+def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:
+    """The model itself.
+
+    Raises:
+        CarError: ``unsupported_mode`` when it does not declare the capability.
+    """
+    if capability not in model.capabilities:
+        raise CarError(
+            "unsupported_mode",
+            f"model {model.id} does not declare the capability {capability}",
+            model=model.id,
+        )
+    return model
+
+
+def normalised(model: ModelSchema) -> ModelSchema:
+    """The model with ``provider`` and ``name`` filled in from ``provider/name:variant``."""
+    provider, _, rest = model.id.partition("/")
+    return msgspec.structs.replace(
+        model,
+        provider=model.provider or provider,
+        name=model.name or rest.rpartition(":")[0],
+    )

@@ -1,0 +1,102 @@
+"""The live registry: built-in models and the user's, kept in step with the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import CarError, invalid_params
+from car_rpc.registry.catalog import Catalog, normalised
+from car_rpc.registry.store import ModelStore
+from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema, ModelSource
+
+
+class Registry:
+    """Which models there are.
+
+    Args:
+        builtin: Models that ship with car-rpc.
+        store: Where the user's models are kept.
+        models_dir: Relative model paths are taken from here.
+    """
+
+    def __init__(
+        self, builtin: Iterable[ModelSchema], store: ModelStore, models_dir: Path
+    ) -> None:
+        self._catalog = Catalog(builtin)
+        self._store = store
+        self._models_dir = models_dir
+
+    def all(self) -> list[ModelSchema]:
+        """Every model, by id."""
+        return self._fresh().all()
+
+    def find(self, wanted: str) -> ModelSchema:
+        """A model by id or name; see :meth:`Catalog.find` for the errors."""
+        return self._fresh().find(wanted)
+
+    def default_for(
+        self, capability: Capability, available: Callable[[ModelSchema], bool]
+    ) -> ModelSchema:
+        """The best available model; see :meth:`Catalog.default_for` for the errors."""
+        return self._fresh().default_for(capability, available)
+
+    def register(self, model: ModelSchema) -> tuple[ModelSchema, bool]:
+        """Add a model or replace the user's model of the same id.
+
+        Returns:
+            The model as it is kept, and whether another one was replaced.
+
+        Raises:
+            CarError: ``conflict`` for the id of a built-in model, ``invalid_params`` for a
+                source without a file, ``io_error`` when it cannot be stored.
+        """
+        catalog = self._fresh()
+        if catalog.is_builtin(model.id):
+            raise CarError("conflict", f"{model.id} is built in; choose another id", model=model.id)
+        model = msgspec.structs.replace(
+            normalised(model),
+            source=self._with_absolute_path(model.source),
+            trust_tier="community",
+            available=False,
+            weights_ready=False,
+        )
+        replaced = any(known.id == model.id for known in catalog.all())
+        self._store.put(model)
+        return model, replaced
+
+    def unregister(self, wanted: str) -> str:
+        """Forget one of the user's models; its files stay. Returns its id.
+
+        Raises:
+            CarError: ``model_not_found``, or ``conflict`` for a built-in model.
+        """
+        model = self.find(wanted)
+        if not self._store.delete(model.id):
+            raise CarError(
+                "conflict", f"{model.id} is built in and cannot be removed", model=model.id
+            )
+        return model.id
+
+    def close(self) -> None:
+        """Close the database."""
+        self._store.close()
+
+    def _fresh(self) -> Catalog:
+        if self._store.changed():
+            self._catalog.replace_user_models(self._store.load())
+        return self._catalog
+
+    def _with_absolute_path(self, source: ModelSource) -> ModelSource:
+        if not isinstance(source, LocalSource | MlxSource):
+            return source
+        if source.path is UNSET:
+            raise invalid_params(
+                "give the path of the model's file; pulling from a hub is not supported yet",
+                "$.model.source.path",
+            )
+        path = (self._models_dir / Path(source.path).expanduser()).absolute()
+        return msgspec.structs.replace(source, path=str(path))

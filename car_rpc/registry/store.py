@@ -1,0 +1,90 @@
+"""The user's models, as rows of the state directory's database.
+
+Every process on the same state directory sees a change at its next look, because the database
+tells cheaply whether another connection has written (SQLite, ``PRAGMA data_version``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from car_rpc.errors import CarError
+from car_rpc.wire.models import ModelSchema
+
+#: How long another process may hold the database, in seconds.
+BUSY_TIMEOUT_S = 5.0
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT"
+
+
+class ModelStore:
+    """Persisted models.
+
+    Args:
+        path: The database file; its directory exists.
+
+    Raises:
+        CarError: ``io_error`` when the database cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen_version: int | None = None
+        try:
+            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(_SCHEMA)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def changed(self) -> bool:
+        """Whether the models may differ from what :meth:`load` last returned."""
+        return self._data_version() != self._seen_version
+
+    def load(self) -> list[ModelSchema]:
+        """All models. A row that this version cannot read is left alone and not returned."""
+        models: list[ModelSchema] = []
+        self._seen_version = self._data_version()
+        for (text,) in self._execute("SELECT model FROM models ORDER BY id"):
+            try:
+                models.append(msgspec.json.decode(text, type=ModelSchema))
+            except msgspec.DecodeError:
+                continue
+        return models
+
+    def put(self, model: ModelSchema) -> None:
+        """Store a model under its id."""
+        text = msgspec.json.encode(model).decode()
+        self._execute("INSERT OR REPLACE INTO models VALUES (?, ?)", model.id, text)
+        self._seen_version = None
+
+    def delete(self, model_id: str) -> bool:
+        """Forget a model; tells whether it was there."""
+        cursor = self._execute("DELETE FROM models WHERE id = ?", model_id)
+        self._seen_version = None
+        return cursor.rowcount > 0
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def _data_version(self) -> int:
+        (version,) = self._execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def _execute(self, statement: str, *values: str) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: sqlite3.Error) -> CarError:
+        return CarError(
+            "io_error",
+            f"the database {self._path} cannot be used ({error});"
+            " move it away or choose another --state-dir",
+            path=str(self._path),
+        )

@@ -1,0 +1,125 @@
+"""Parameters and results of the connection's own methods."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
+from car_rpc.wire.base import RequestId, WireStruct
+
+PROTOCOL_VERSION = 1
+
+#: Version of the specification within the protocol version; additions raise ``minor``.
+SPEC_MAJOR = 1
+SPEC_MINOR = 0
+
+
+class PeerInfo(WireStruct, frozen=True, kw_only=True):
+    """Name and version of a program."""
+
+    name: str
+    version: str = ""
+
+
+class LogCapability(WireStruct, frozen=True, kw_only=True):
+    """The client wants ``log`` notifications from this level on."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ClientCapabilities(WireStruct, frozen=True, kw_only=True):
+    """What the client can handle; everything is off by default."""
+
+    log: LogCapability | UnsetType = UNSET
+    progress: bool = False
+    approve: bool = False
+
+
+class InitializeParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``initialize``.
+
+    Attributes:
+        protocol_version: The version that the client speaks.
+        process_id: The app's process; when it dies, this one exits.
+        allowed_paths: Roots below which message content may name files.
+    """
+
+    protocol_version: int
+    client_info: PeerInfo | UnsetType = UNSET
+    process_id: int | None = None
+    allowed_paths: list[str] = []
+    capabilities: ClientCapabilities = ClientCapabilities()
+
+
+class SpecVersion(WireStruct, frozen=True, kw_only=True):
+    """Which specification this very process implements; ``hash`` covers its method table."""
+
+    major: int
+    minor: int
+    hash: str
+
+
+class Limits(WireStruct, frozen=True, kw_only=True):
+    """Bounds of the connection."""
+
+    max_message_bytes: int
+    max_depth: int
+    max_in_flight: int
+    runner_buffer_bytes: int
+    max_batch: int
+
+
+class BackendInfo(WireStruct, frozen=True, kw_only=True):
+    """Whether a kind of model source can be served here, and what is missing if not."""
+
+    available: bool
+    reason: str | UnsetType = UNSET
+
+
+class ServerCapabilities(WireStruct, frozen=True, kw_only=True):
+    """What this process offers."""
+
+    methods: list[str]
+    backends: dict[str, BackendInfo]
+    limits: Limits
+
+
+class InitializeResult(WireStruct, frozen=True, kw_only=True):
+    """Result of ``initialize``."""
+
+    protocol_version: int
+    spec: SpecVersion
+    server_info: PeerInfo
+    session_id: str
+    capabilities: ServerCapabilities
+
+
+class EmptyParams(WireStruct, frozen=True, kw_only=True):
+    """No parameters."""
+
+
+class PingResult(WireStruct, frozen=True, kw_only=True):
+    """Result of ``ping``.
+
+    Attributes:
+        in_flight: Requests without a response, this one included.
+        startup_ms: Milliseconds from the start of the process until each phase was done.
+    """
+
+    in_flight: int
+    startup_ms: dict[str, float]
+
+
+class CancelParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``$/cancelRequest``."""
+
+    id: RequestId
+
+
+class LogParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of the ``log`` notification."""
+
+    level: str
+    message: str
+    source: str
