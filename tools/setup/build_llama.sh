@@ -66,7 +66,7 @@ PATH="$(cd "$(dirname "$python")" && pwd):$PATH"
 export PATH
 command -v cmake >/dev/null || missing+=("cmake")
 if ((${#missing[@]})); then
-  say "llama.cpp cannot be compiled, because this is missing: $(IFS=, && echo "${missing[*]}")."
+  say "llama.cpp cannot be compiled, because this is missing: $(printf '%s, ' "${missing[@]}" | sed 's/, $//')."
   case $(uname -s) in
     Darwin) say "Install the compilers with: xcode-select --install" ;;
     *) say "On Debian or Ubuntu: apt-get install g++ cmake   On Fedora: dnf install gcc-c++ cmake" ;;

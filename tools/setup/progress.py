@@ -11,16 +11,17 @@ from time import monotonic
 _STEP = re.compile(
     r"^\s*(?:\[\d+/\d+\]|-- |\*\*\* |Building wheel|Successfully built|ERROR|error:)"
 )
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _WIDTH = 100
 
 
 def main() -> None:
     """Copy the lines worth showing from stdin to stdout."""
     start = monotonic()
-    for line in sys.stdin:
+    for raw in sys.stdin:
+        line = _COLOUR.sub("", raw)
         if _STEP.match(line):
             print(f"[{monotonic() - start:4.0f} s] {line.strip()[:_WIDTH]}", flush=True)
-    print(f"[{monotonic() - start:4.0f} s] done", flush=True)
 
 
 if __name__ == "__main__":
