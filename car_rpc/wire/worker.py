@@ -59,7 +59,9 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
 
 
 class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
-    """Generate. Answered by any number of Events, then Reply (result ``None``) or Failed.
+    """Generate. Answered by Rendering, Rendered, Events, then Reply (result ``None``) or Failed.
+
+    Failed may come at any point, also in place of Rendered.
 
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
     among them. Content holds only text, tool and thinking blocks.
@@ -133,6 +135,24 @@ class LoadProgress(Struct, frozen=True, kw_only=True, tag_field="type", tag="loa
     percent: float
 
 
+class Rendering(Struct, frozen=True, kw_only=True, tag_field="type", tag="rendering"):
+    """The chat template of a Generate starts to run.
+
+    The template comes with the model file, so nobody vouches that it ends: the core arms a
+    deadline here, drops it at Rendered or Failed, and kills the worker when it passes. It does
+    not start at Generate, because a slow model may be in the middle of a long step then.
+    """
+
+    id: int
+
+
+class Rendered(Struct, frozen=True, kw_only=True, tag_field="type", tag="rendered"):
+    """The prompt of a Generate is rendered and tokenized; it now waits for its turn."""
+
+    id: int
+    prompt_tokens: int
+
+
 class Events(Struct, frozen=True, kw_only=True, tag_field="type", tag="events"):
     """Stream events of a request, in order."""
 
@@ -164,4 +184,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     data: dict[str, Any] = {}
 
 
-FromWorker: TypeAlias = Loaded | LoadProgress | Events | Reply | Failed
+FromWorker: TypeAlias = Loaded | LoadProgress | Rendering | Rendered | Events | Reply | Failed
