@@ -1,0 +1,5 @@
+"""The event log: what happened, in one gapless order, kept on disk.
+
+``store`` is the only disk code. Importing this package imports nothing else, so that the
+process starts without SQLite.
+"""
