@@ -19,7 +19,7 @@ AWS = "AKIA" + "IOSFODNN7EXAMPLE"
 GOOGLE = "AIza" + "SyA1234567890abcdefghijklmnopqrstuv"
 SLACK = "xoxb-" + "123456789012-abcdefGHIJKL"
 HUGGINGFACE = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
-JWT = ".".join(["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiIxMjM0In0", "dozjgNryP4J3jVmN"])
+JWT = "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxMjM0In0" + ".dozjgNryP4J3jVmN"
 PEM = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0F\n\n"
     "MIIEow+/IBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
