@@ -81,9 +81,7 @@ def _batch(group: list[tuple[list[int], list[float]]]) -> Batch:
     return Batch(ids, weights)
 
 
-def stream(
-    tok: Tokenizer, seed: int, budget: int, ranks: int, skip: int
-) -> Iterator[list[Batch]]:
+def stream(tok: Tokenizer, seed: int, budget: int, ranks: int, skip: int) -> Iterator[list[Batch]]:
     """Endless steps; ``skip`` steps are passed over, for a run that continues."""
     index = 0
     while True:

@@ -356,7 +356,10 @@ def notes(d: Draw, low: int = 1, high: int = 8) -> Sample:
         think = f"The notes say: {line}"
     question = d.frame(kind[2]).format(n=name)
     if d.chance(0.4):
-        messages = [system(d.choice(["Use these notes:\n", "Context:\n", ""]) + text), user(question)]
+        messages = [
+            system(d.choice(["Use these notes:\n", "Context:\n", ""]) + text),
+            user(question),
+        ]
     else:
         messages = [user(d.frame(["{t}\n\n{q}", "Notes: {t}\n\nQuestion: {q}", "Context:\n{t}\n\n{q}",
                                   "{q}\n\n{t}", "Read this first.\n{t}\nNow answer: {q}"])

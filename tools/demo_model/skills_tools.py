@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import lexicon as lx
-from draw import Draw, Message, Sample, assistant, sentence, system, user
+from draw import Draw, Message, Sample, sentence, system, user
 from skills_talk import fact, greet
 from template import DONE_NOTE
 
@@ -189,7 +189,7 @@ def tool_call(d: Draw) -> Sample:
     if d.chance(0.07) and kind is _weather and d.split != "phrasing":
         city = d.city()
         asked = f"What is the weather in {next(iter(args.values()))} and in {city}?"
-        answer += "\n" + call_text(name, {key: city for key in args})
+        answer += "\n" + call_text(name, dict.fromkeys(args, city))
     d.shuffle(tools)
     return Sample("tool_call", [*_maybe_system(d), user(asked)], answer,
                   f"The tool {name} fits.", tools, asked, "tool", weight=1.5)  # fmt: skip
@@ -241,11 +241,11 @@ def _result(d: Draw, name: str, asked: str, args: Json) -> tuple[str, str]:
     if action and name not in ("get_time", "read_file", "search", "translate"):
         return d.choice(["ok", "done", '{"status": "ok"}', "success"]), "Done."
     value = d.pick([
-        (2, lambda: str(d.randint(1, 99999))), (2, lambda: d.coin()), (1, lambda: d.name()),
+        (2, lambda: str(d.randint(1, 99999))), (2, d.coin), (1, d.name),
         (1, lambda: f"{d.randint(0, 23)}:{d.randint(10, 59)}"), (2, lambda: d.words(2, 4)),
         (1, d.code), (1, d.city),
     ])()  # fmt: skip
-    key = d.choice(["result", "value", name.split("_")[-1], d.coin()])
+    key = d.choice(["result", "value", name.rsplit("_", maxsplit=1)[-1], d.coin()])
     text = d.choice([value, value, json.dumps({key: value})])
     return text, f"The result is {value}."
 

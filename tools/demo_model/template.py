@@ -74,16 +74,14 @@ CHAT_TEMPLATE = r"""{%- if tools %}
 {%- endif %}
 {%- endif %}"""
 
-RERANK_INSTRUCTION = (
-    "Given a web search query, retrieve relevant passages that answer the query"
-)
+RERANK_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 RERANK_PROMPT = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
     "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
     "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
-RERANK_SYSTEM = RERANK_PROMPT.split("system\n")[1].split("<|im_end|>")[0]
+RERANK_SYSTEM = RERANK_PROMPT.split("system\n")[1].split("<|im_end|>", maxsplit=1)[0]
 DONE_NOTE = (
     "{context}\n\nIMPORTANT: When calling the `done` tool, the `result` field MUST contain a "
     "DETAILED summary of everything you found and did. This is the ONLY output the user sees. "

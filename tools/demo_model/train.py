@@ -8,7 +8,6 @@ five Newton-Schulz steps), the embedding and the norms with Adam.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,9 @@ class Shared:
         self.shape = shape
         self.names = [n for n, _ in model.named_parameters()]
         self.params = [p.detach().clone().share_memory_() for p in model.parameters()]
-        self.grads = [[torch.zeros_like(p).share_memory_() for p in self.params] for _ in range(RANKS)]
+        self.grads = [
+            [torch.zeros_like(p).share_memory_() for p in self.params] for _ in range(RANKS)
+        ]
         self.first = [torch.zeros_like(p).share_memory_() for p in self.params]
         self.second = [torch.zeros_like(p).share_memory_() for p in self.params]
         self.losses = torch.zeros(RANKS).share_memory_()
@@ -74,7 +75,7 @@ class Shared:
         }  # fmt: skip
         side = path.with_suffix(".tmp")
         torch.save(state, side)
-        os.replace(side, path)
+        side.replace(path)
 
     def load(self, path: Path) -> None:
         state = torch.load(path)
@@ -140,7 +141,11 @@ def work(rank: int, shared: Shared, barrier: Any, args: argparse.Namespace) -> N
         with torch.no_grad():
             update(shared, rank, step, args)
         barrier.wait()
-        mean = float(shared.losses.mean()) if mean == 0 else 0.97 * mean + 0.03 * float(shared.losses.mean())
+        mean = (
+            float(shared.losses.mean())
+            if mean == 0
+            else 0.97 * mean + 0.03 * float(shared.losses.mean())
+        )
         if rank == 0:
             if (step + 1) % args.log == 0:
                 seconds = time.monotonic() - begin
@@ -159,7 +164,9 @@ def main() -> None:
     parser.add_argument("--muon", type=float, default=0.02)
     parser.add_argument("--adam", type=float, default=3e-3)
     parser.add_argument("--decay", type=float, default=0.02)
-    parser.add_argument("--norm", type=float, default=250.0, help="typical sum of weights of a batch")
+    parser.add_argument(
+        "--norm", type=float, default=250.0, help="typical sum of weights of a batch"
+    )
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--ffn", type=int, default=Shape.ffn)
     parser.add_argument("--log", type=int, default=20)
