@@ -13,7 +13,7 @@ those too, at the price of a disk flush (milliseconds on a laptop) before every 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -33,6 +33,8 @@ BUSY_TIMEOUT_S = 5.0
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 #: The write-ahead log is cut back to this size after a checkpoint.
 _MAX_IDLE_WAL_BYTES = 16 * 1024 * 1024
+# One suffices for two processes that start together.
+_WAL_TRIES = 8
 
 #: Statements by schema version; the first tuple leads from an empty file to version 1. A
 #: released one never changes: the next change of the schema is the next tuple.
@@ -98,8 +100,8 @@ class Store:
     def open(cls, path: Path) -> Store:
         """Open the database, and create or migrate it where needed.
 
-        A directory is created with mode 0700 and the file with mode 0600; what exists keeps
-        its mode.
+        A directory is created with mode 0700; one that exists keeps its mode. The file gets
+        mode 0600 in any case.
 
         Raises:
             CarError: ``io_error``: the file cannot be used; the text names it and the remedy.
@@ -213,6 +215,9 @@ def _create_private(path: Path) -> None:
     # that this process may hold on it (SQLite, "How To Corrupt", section 2.2).
     if not path.exists():
         path.touch(mode=0o600)
+    elif path.is_file():
+        with suppress(PermissionError):  # another user's file, and that user's decision
+            path.chmod(0o600)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -235,16 +240,19 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        if _primary_code(error) != sqlite3.SQLITE_BUSY:
-            raise
-        # The switch itself does not wait for another process that does the same. A write
-        # transaction does, and afterwards the other one has switched.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
-        connection.execute("PRAGMA journal_mode = WAL")
+    # The switch fails at once, without waiting, where another process switches or writes the
+    # new file. A transaction waits, and what runs meanwhile waits for this one.
+    for _ in range(_WAL_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+        else:
+            return
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -38,6 +39,14 @@ def test_the_directory_and_the_files_are_private(path):
     store.close()
 
 
+def test_a_file_that_others_could_read_becomes_private(path):
+    Store.open(path).close()
+    path.chmod(0o644)
+    Store.open(path).close()
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_reopened_database_goes_on_with_the_sequence(path):
     for _ in range(3):
         store = Store.open(path)
@@ -68,6 +77,34 @@ def test_many_can_open_a_new_database_at_once(path):
         list(pool.map(open_and_write, range(32)))
 
     assert [event.seq for event in everything(path)] == list(range(1, 33))
+
+
+def test_entering_the_write_ahead_mode_waits_for_a_process_that_writes(tmp_path):
+    """SQLite itself fails at once here, so two processes that start together would collide."""
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")
+    waiting = threading.Event()
+
+    def release():
+        waiting.wait()
+        other.execute("ROLLBACK")
+
+    def watch(statement):
+        if statement.startswith("BEGIN"):
+            waiting.set()
+
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.set_trace_callback(watch)
+    with ThreadPoolExecutor(1) as pool:
+        released = pool.submit(release)
+        store_module._enter_wal(connection)
+        released.result()
+
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    other.close()
 
 
 def test_the_schema_version_is_recorded(path):
