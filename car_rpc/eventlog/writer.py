@@ -294,14 +294,10 @@ class EventLog:
             self._lost += count
 
     def _finish(self, batch: _Batch, error: CarError | None) -> None:
-        waiters = [*batch.commits]
         with self._changed:
             self._waiting_bytes -= batch.size_bytes
-            if self._waiting_bytes <= MAX_WAITING_BYTES:
-                room, self._room = self._room, []
-            else:
-                room = []
-        for futures, outcome in ((waiters, error), (room, None)):
+            room, self._room = self._room, []  # who finds no room yet waits for the next batch
+        for futures, outcome in ((batch.commits, error), (room, None)):
             if futures:
                 _call_in_loop(futures, outcome)
 

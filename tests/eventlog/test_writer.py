@@ -279,6 +279,37 @@ async def test_closing_gives_up_in_bounded_time(path, clock, held_writes, caplog
     assert await log.close()
 
 
+async def test_closing_fails_nothing_when_the_database_cannot_be_closed(
+    path, clock, monkeypatch, caplog
+):
+    log = EventLog.open(path, "s", clock)
+    with monkeypatch.context() as patch:
+        error = CarError("io_error", "the disk is gone")
+        patch.setattr(log._store, "close", lambda: (_ for _ in ()).throw(error))
+        assert await log.close()
+
+    assert "the disk is gone" in caplog.text
+    log._store.close()
+
+
+def test_a_loop_that_ended_before_its_commit_does_not_end_the_thread(path, clock, held_writes):
+    log = EventLog.open(path, "s", clock)
+
+    async def give_up():
+        asyncio.get_running_loop().create_task(log.commit(event(1)))
+        await asyncio.sleep(0)
+
+    asyncio.run(give_up())
+    held_writes.set()
+
+    async def go_on():
+        await log.commit(event(2))
+        await log.close()
+        return await logged(log)
+
+    assert asyncio.run(go_on()) == [{"n": 1}, {"n": 2}]
+
+
 async def test_two_sessions_in_one_file_see_each_other(path, clock):
     one, two = EventLog.open(path, "one", clock), EventLog.open(path, "two", clock)
     await asyncio.gather(*(log.commit(event()) for log in (one, two) * 20))
