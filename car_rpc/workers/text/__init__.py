@@ -1,0 +1,1 @@
+"""From generated text to stream events: pure code that every engine shares."""

@@ -1,0 +1,125 @@
+"""One answer: from the bytes of tokens to stream events, stop reason and token counts."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from car_rpc.wire.events import (
+    Stop,
+    StopReason,
+    StreamEvent,
+    TextDelta,
+    ToolCallStart,
+    UsageEvent,
+)
+from car_rpc.workers.text.segment import Segmenter
+from car_rpc.workers.text.stop import StopMatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Answer:
+    """Collects the tokens of one answer.
+
+    Stop strings are looked for in the answer's text only: reasoning and tool arguments may
+    contain them.
+
+    Args:
+        stops: Stop strings.
+        tools: Whether the request offers tools.
+        in_reasoning: Whether the prompt already opened the reasoning block.
+        reasoning_budget: Most reasoning tokens; 0 means no budget.
+    """
+
+    def __init__(
+        self,
+        *,
+        stops: Sequence[str] = (),
+        tools: bool = False,
+        in_reasoning: bool = False,
+        reasoning_budget: int = 0,
+    ) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._segments = Segmenter(tools=tools, in_reasoning=in_reasoning)
+        self._matcher = StopMatcher(stops)
+        self._budget = reasoning_budget
+        self._has_text = self._has_calls = False
+        self.tokens = 0
+        self.thinking_tokens = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the answer."""
+        return self._matcher.matched is not None
+
+    @property
+    def out_of_budget(self) -> bool:
+        """Whether the reasoning used up its budget and is still going on."""
+        spent = 0 < self._budget <= self.thinking_tokens
+        return spent and self._segments.in_reasoning
+
+    def feed(self, piece: bytes) -> list[StreamEvent]:
+        """Add the bytes of one token; returns the events that are certain now."""
+        was_reasoning = self._segments.in_reasoning
+        events = self._visible(self._segments.feed(self._decoder.decode(piece)))
+        self.tokens += 1
+        if was_reasoning or self._segments.in_reasoning:
+            self.thinking_tokens += 1
+        return events
+
+    def finish(
+        self, *, limited: bool, prompt_tokens: int, context_window: int
+    ) -> list[StreamEvent]:
+        """The last events: what was held back, ``usage`` and ``stop``.
+
+        Args:
+            limited: Whether a limit ended the answer, not the model or a stop string.
+            prompt_tokens: Tokens of the prompt.
+            context_window: Tokens of context that the request could use.
+        """
+        events = self._visible(self._segments.feed(self._decoder.decode(b"", final=True)))
+        cut_reasoning = self._segments.in_reasoning
+        events += self._visible(self._segments.finish())
+        events += self._text(self._matcher.flush())
+        usage = UsageEvent(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self.tokens,
+            total_tokens=prompt_tokens + self.tokens,
+            context_window=context_window,
+            thinking_tokens=self.thinking_tokens or UNSET,
+        )
+        reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)
+        return [*events, usage, Stop(reason=reason)]
+
+    def _reason(self, *, limited: bool, cut_reasoning: bool) -> StopReason:
+        if self._has_calls:
+            return "tool_use"
+        if self.stopped:
+            return "stop_sequence"
+        if not limited:
+            return "end_turn"
+        return "thinking_truncated" if cut_reasoning and not self._has_text else "max_tokens"
+
+    def _visible(self, segments: Iterable[StreamEvent]) -> list[StreamEvent]:
+        """Pass text through the stop matcher; after a match nothing more is visible."""
+        events: list[StreamEvent] = []
+        for event in segments:
+            if self.stopped:
+                continue
+            if isinstance(event, TextDelta):
+                events += self._text(self._matcher.feed(event.text))
+            else:
+                # A stop string lies within one run of text, so the run ends here.
+                events += [*self._text(self._matcher.flush()), event]
+                self._has_calls |= isinstance(event, ToolCallStart)
+        return events
+
+    def _text(self, text: str) -> list[StreamEvent]:
+        if not text:
+            return []
+        self._has_text = True
+        return [TextDelta(text=text)]

@@ -1,0 +1,42 @@
+"""Parse the inside of a ``<tool_call>`` block."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class BadToolCall(ValueError):
+    """The block is no tool call; the text says why."""
+
+
+def parse_tool_call(body: str) -> tuple[str, str]:
+    """Name and arguments (a JSON object as text) of a call.
+
+    Arguments may also be called ``parameters`` (Llama), come as a string that holds JSON
+    (OpenAI), or be absent.
+
+    Raises:
+        BadToolCall: The body is not a JSON object with a name and an object of arguments.
+    """
+    call = _json(body)
+    if not isinstance(call, dict):
+        raise BadToolCall("not a JSON object")
+    name: Any = call.get("name")
+    if not isinstance(name, str) or not name:
+        raise BadToolCall("no name")
+    arguments: Any = call.get("arguments", call.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = _json(arguments)
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise BadToolCall("arguments are not a JSON object")
+    return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadToolCall(str(error) or "nested too deeply") from error
