@@ -1,0 +1,1 @@
+"""From a conversation to a prompt: messages, template and protection against injection."""

@@ -1,0 +1,95 @@
+"""Messages in the shape that chat templates expect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from car_rpc.errors import unsupported_mode
+from car_rpc.wire.content import (
+    Message,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from car_rpc.wire.content import ContentBlock
+
+TemplateMessage = dict[str, Any]
+
+
+def template_messages(messages: Sequence[Message], backend: str) -> list[TemplateMessage]:
+    """Messages as dicts with ``role``, ``content`` and, where given, calls and reasoning.
+
+    Args:
+        messages: The conversation.
+        backend: Name of the engine, for the error text.
+
+    Raises:
+        CarError: A block is of a kind that the engine cannot read (``unsupported_mode``).
+    """
+    return [turn for message in messages for turn in _turns(message, backend)]
+
+
+def _turns(message: Message, backend: str) -> list[TemplateMessage]:
+    blocks: Sequence[ContentBlock] = (
+        [TextBlock(text=message.content)] if isinstance(message.content, str) else message.content
+    )
+    texts: list[str] = []
+    reasoning: list[str] = [] if message.reasoning is UNSET else [message.reasoning]
+    calls = (
+        []
+        if message.tool_calls is UNSET
+        else [_call(call.id, call.name, call.arguments) for call in message.tool_calls]
+    )
+    results: list[TemplateMessage] = []
+    for block in blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ThinkingBlock):
+            reasoning.append(block.thinking)
+        elif isinstance(block, ToolUseBlock):
+            calls.append(_call(block.id, block.name, block.input))
+        elif isinstance(block, ToolResultBlock):
+            results.append(_result(block.tool_use_id, _text(block, backend)))
+        else:
+            raise _unreadable(block, backend)
+    if results and not texts:
+        return results
+    turn: TemplateMessage = {"role": message.role, "content": "".join(texts)}
+    if reasoning:
+        turn["reasoning_content"] = "".join(reasoning)
+    if calls:
+        turn["tool_calls"] = calls
+    if message.tool_call_id is not UNSET:
+        turn["tool_call_id"] = message.tool_call_id
+    return [*results, turn]
+
+
+def _call(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    # Templates read either OpenAI's nested form or the flat one, so both are there.
+    function = {"name": name, "arguments": arguments}
+    return {"type": "function", "id": call_id, "function": function, **function}
+
+
+def _result(call_id: str, text: str) -> TemplateMessage:
+    return {"role": "tool", "content": text, "tool_call_id": call_id}
+
+
+def _text(result: ToolResultBlock, backend: str) -> str:
+    if isinstance(result.content, str):
+        return result.content
+    for block in result.content:
+        if not isinstance(block, TextBlock):
+            raise _unreadable(block, backend)
+    return "".join(block.text for block in result.content if isinstance(block, TextBlock))
+
+
+def _unreadable(block: ContentBlock, backend: str) -> Exception:
+    kind = type(block).__name__.removesuffix("Block").lower()
+    return unsupported_mode(kind, backend, f"this model reads text, not {kind} content")
