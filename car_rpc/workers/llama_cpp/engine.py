@@ -1,0 +1,112 @@
+"""The engine that a worker runs for a GGUF model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.wire.worker import Embed, Generate, Load, Loaded, Tokenize
+from car_rpc.workers.llama_cpp.context import Context
+from car_rpc.workers.llama_cpp.embedder import Embedder
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generation, Generator
+from car_rpc.workers.llama_cpp.model import Model, out_of_memory
+from car_rpc.workers.llama_cpp.native import lib, version
+from car_rpc.workers.llama_cpp.prompter import BACKEND, Prompter
+from car_rpc.workers.llama_cpp.vocab import Vocab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from car_rpc.workers.job import Job
+
+#: Tokens of context per request where nobody asks: long conversations fit, and the memory for
+#: them stays far below what the weights of a model with a context of a million would suggest.
+DEFAULT_CONTEXT_LENGTH = 8192
+
+#: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
+KV_BUDGET_BYTES = 1024**3
+
+#: More answers at once than this make each too slow on a desktop's processor.
+MAX_SLOTS = 4
+
+
+class LlamaEngine:
+    """One GGUF model: generates, embeds, tokenizes."""
+
+    _vocab: Vocab
+    _embedder: Embedder
+    _prompter: Prompter
+    _generator: Generator | None = None
+    _context_length: int
+
+    def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
+        """Load the file and create the context to generate in."""
+        model = Model(load.path, progress)
+        self._vocab = Vocab(model.vocab)
+        asked = load.context_length or DEFAULT_CONTEXT_LENGTH
+        self._context_length = min(asked, model.context_train or asked)
+        if model.generates:
+            try:
+                self._generator = self._make_generator(model)
+            except MemoryError as error:
+                raise out_of_memory(load.path) from error
+            self._prompter = Prompter(self._vocab, model.chat_template)
+        self._embedder = Embedder(model, self._vocab, load.pooling, self._context_length)
+        return Loaded(
+            context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
+        )
+
+    def start(self, job: Job) -> None:
+        """Answer short requests at once, queue the others."""
+        request = job.request
+        if job.cancelled.is_set():
+            raise CarError("cancelled")
+        if isinstance(request, Generate):
+            self._start_generation(job, request)
+        elif isinstance(request, Embed):
+            self._embedder.add(job, request)
+        elif isinstance(request, Tokenize):
+            job.reply(self._vocab.tokenize(request.text, special=True))
+        else:
+            job.reply(self._vocab.detokenize(request.tokens))
+
+    def step(self) -> bool:
+        """Advance all answers and one batch of texts."""
+        generates = self._generator is not None and self._generator.step()
+        embeds = self._embedder.step()
+        return generates or embeds
+
+    def reset(self) -> None:
+        """Forget all work."""
+        if self._generator is not None:
+            self._generator.reset()
+        self._embedder.reset()
+
+    def _start_generation(self, job: Job, request: Generate) -> None:
+        if self._generator is None:
+            raise unsupported_mode("generate", BACKEND, "this model only embeds")
+        job.rendering()
+        prompt = self._prompter.prompt(request)
+        generation = Generation(job, request, prompt, self._vocab, self._context_length)
+        job.rendered(len(prompt.tokens))
+        self._generator.add(generation)
+
+    def _make_generator(self, model: Model) -> Generator:
+        per_slot = max(1, self._context_length * model.kv_bytes_per_token())
+        slots = max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // per_slot))
+        context = Context(
+            model,
+            PREFILL_CHUNK,
+            n_ctx=self._context_length * slots,
+            n_seq_max=slots,
+            n_outputs_max=slots,  # the default reserves logits for a whole batch
+            kv_unified=False,  # a slot's room is its own: no long answer starves the others
+        )
+        room: int = lib.llama_n_ctx_seq(context.handle)
+        self._context_length = min(self._context_length, room)
+        return Generator(context, slots)
+
+
+def make_engine() -> LlamaEngine:
+    """An engine with no model yet."""
+    return LlamaEngine()

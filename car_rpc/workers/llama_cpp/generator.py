@@ -1,0 +1,200 @@
+"""Generate several answers at once, each in a slot of one context."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from car_rpc.errors import CarError
+from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
+from car_rpc.workers.llama_cpp.sampler import Sampler
+from car_rpc.workers.text.answer import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from car_rpc.wire.worker import Generate
+    from car_rpc.workers.job import Job
+    from car_rpc.workers.llama_cpp.prompter import Prompt
+    from car_rpc.workers.llama_cpp.vocab import Vocab
+
+#: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
+#: and a running answer waits for at most so many. Larger ones read little faster on a CPU.
+PREFILL_CHUNK = 256
+
+
+class Generation:
+    """One answer in the making.
+
+    Args:
+        job: Where it is answered.
+        request: What was asked.
+        prompt: Its prompt.
+        vocab: The model's vocabulary.
+        context_length: Tokens of context that it may use.
+
+    Raises:
+        CarError: The prompt leaves no room (``context_overflow``), or a parameter is wrong.
+    """
+
+    def __init__(
+        self, job: Job, request: Generate, prompt: Prompt, vocab: Vocab, context_length: int
+    ) -> None:
+        params = request.params
+        room = context_length - len(prompt.tokens)
+        if room < 1:
+            raise context_overflow(len(prompt.tokens), context_length)
+        self.job = job
+        self.prompt = prompt.tokens
+        self.answer = Answer(
+            stops=params.stop,
+            tools=bool(request.tools),
+            in_reasoning=prompt.in_reasoning,
+            reasoning_budget=params.budget_tokens,
+        )
+        self.sampler = Sampler(params, vocab.size, context_length)
+        self.evaluated = 0  # tokens in the context's memory
+        self.pending: int | None = None  # sampled, not evaluated yet
+        self._vocab = vocab
+        self._ignore_eos = params.ignore_eos
+        self._limit = min(params.max_tokens or room, room)
+        self._context_length = context_length
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are not evaluated yet."""
+        return max(0, len(self.prompt) - self.evaluated)
+
+    def accept(self, token: int) -> bool:
+        """Take the sampled token; returns whether the answer is complete."""
+        ended = self._vocab.ends(token) and not self._ignore_eos
+        events = self.answer.feed(b"" if ended else self._vocab.piece(token))
+        limited = self.answer.tokens >= self._limit or self.answer.out_of_budget
+        complete = ended or self.answer.stopped or limited
+        if complete:
+            events += self.answer.finish(
+                limited=not (ended or self.answer.stopped),
+                prompt_tokens=len(self.prompt),
+                context_window=self._context_length,
+            )
+        self.pending = token
+        self.job.emit(events)
+        return complete
+
+
+class Generator:
+    """Shares one context between generations, first come, first served.
+
+    A step evaluates one token of each running answer together, then one chunk of the shortest
+    unread prompt alone. A chunk's size never depends on what else runs: the numbers that a
+    model computes depend on it, so a request gets the same answer on a busy machine.
+
+    Args:
+        context: The context, with a sequence per slot.
+        slots: How many generations run at once.
+    """
+
+    def __init__(self, context: Context, slots: int) -> None:
+        self._context = context
+        self._slots = slots
+        self._waiting: deque[Generation] = deque()
+        self._active: dict[int, Generation] = {}
+
+    def add(self, generation: Generation) -> None:
+        """Queue a generation."""
+        self._waiting.append(generation)
+
+    def step(self) -> bool:
+        """Advance all; returns whether any can go on at once."""
+        self._drop_cancelled()
+        self._admit()
+        self._advance_running()
+        self._read_prompt()
+        return any(generation.job.running.is_set() for generation in self._active.values())
+
+    def reset(self) -> None:
+        """Forget all generations."""
+        self._waiting.clear()
+        self._active.clear()
+        self._context.clear()
+
+    def _drop_cancelled(self) -> None:
+        cancelled = [each for each in self._waiting if each.job.cancelled.is_set()]
+        for generation in cancelled:
+            self._waiting.remove(generation)
+            generation.sampler.close()
+            generation.job.fail(CarError("cancelled"))
+        for slot, generation in list(self._active.items()):
+            if generation.job.cancelled.is_set():
+                self._release(slot)
+                generation.job.fail(CarError("cancelled"))
+
+    def _admit(self) -> None:
+        for slot in range(self._slots):
+            if self._waiting and slot not in self._active:
+                self._active[slot] = self._waiting.popleft()
+
+    def _advance_running(self) -> None:
+        rows: list[Row] = []
+        for slot, generation in self._active.items():
+            if generation.pending is not None and generation.job.running.is_set():
+                rows.append(Row(generation.pending, generation.evaluated, slot, output=True))
+        self._evaluate(rows)
+
+    def _read_prompt(self) -> None:
+        unread = [
+            (generation.unread, slot)
+            for slot, generation in self._active.items()
+            if generation.unread and generation.job.running.is_set()
+        ]
+        if not unread:
+            return
+        # The shortest first: a short request answers soon even behind a long one.
+        count, slot = min(unread)
+        generation = self._active[slot]
+        start = generation.evaluated
+        chunk = generation.prompt[start : start + PREFILL_CHUNK]
+        last = len(chunk) - 1 if count <= PREFILL_CHUNK else None
+        self._evaluate(
+            [
+                Row(token, start + index, slot, output=index == last)
+                for index, token in enumerate(chunk)
+            ]
+        )
+
+    def _evaluate(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        try:
+            self._context.decode(rows)
+        except DecodeError as error:
+            failure = CarError("inference_failed", f"llama.cpp could not decode (code {error})")
+            for slot in {row.sequence for row in rows}:
+                job = self._active[slot].job
+                self._release(slot)
+                job.fail(failure)
+            return
+        for index, row in enumerate(rows):
+            generation = self._active[row.sequence]
+            generation.evaluated += 1
+            if row.output and generation.accept(generation.sampler.sample(self._context, index)):
+                self._release(row.sequence)
+                generation.job.reply()
+
+    def _release(self, slot: int) -> None:
+        self._active.pop(slot).sampler.close()
+        self._context.drop(slot)
+
+
+def context_overflow(
+    prompt_tokens: int, context_length: int, what: str = "the prompt", **data: int
+) -> CarError:
+    """The error for a text that is too long, with the counts."""
+    return CarError(
+        "context_overflow",
+        f"{what} has {prompt_tokens} tokens and the context {context_length}, which leaves no"
+        " room; shorten it or load the model with a longer context",
+        prompt_tokens=prompt_tokens,
+        context_length=context_length,
+        **data,
+    )

@@ -1,0 +1,135 @@
+"""Load a GGUF file and read what it says about itself."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from car_rpc.errors import CarError
+from car_rpc.workers.llama_cpp.native import lib, recent_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAGIC = b"GGUF"
+
+#: Buffer for a metadata value that is asked for, in bytes: names and numbers, not templates.
+_META_BYTES = 256
+
+
+class Model:
+    """A loaded model. It is never freed: the process ends with it.
+
+    Args:
+        path: The GGUF file.
+        progress: Takes how far loading is, in percent; called at most once per percent.
+
+    Raises:
+        CarError: The file cannot be read (``io_error``), is no usable model
+            (``model_load_failed``) or does not fit (``out_of_memory``).
+    """
+
+    def __init__(self, path: str, progress: Callable[[float], None]) -> None:
+        _check_file(path)
+        params = lib.llama_model_default_params()
+        callback = lib.llama_progress_callback(_Progress(progress))
+        params.progress_callback = callback
+        self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
+        if not self.handle:
+            raise _load_error(path)
+        self.vocab: Any = lib.llama_model_get_vocab(self.handle)
+        self.size_bytes: int = lib.llama_model_size(self.handle)
+        self.context_train: int = lib.llama_model_n_ctx_train(self.handle)
+        self.embedding_size: int = lib.llama_model_n_embd_out(self.handle)
+
+    @property
+    def generates(self) -> bool:
+        """Whether this is a language model, not an encoder such as BERT."""
+        causal = self.architecture_value("attention.causal") != "false"
+        return causal and bool(lib.llama_model_has_decoder(self.handle))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that the file carries."""
+        template: bytes | None = lib.llama_model_chat_template(self.handle, None)
+        return template.decode("utf-8", "replace") if template else None
+
+    def architecture_value(self, name: str) -> str | None:
+        """A metadata value below the architecture's own prefix."""
+        architecture = self._value("general.architecture")
+        return self._value(f"{architecture}.{name}")
+
+    def kv_bytes_per_token(self) -> int:
+        """Size of the attention cache for one token in bytes (an upper bound)."""
+        heads: int = lib.llama_model_n_head(self.handle)
+        head_size = lib.llama_model_n_embd(self.handle) // max(heads, 1)
+        key_size = int(self.architecture_value("attention.key_length") or head_size)
+        value_size = int(self.architecture_value("attention.value_length") or head_size)
+        kv_heads: int = lib.llama_model_n_head_kv(self.handle)
+        layers: int = lib.llama_model_n_layer(self.handle)
+        return layers * kv_heads * (key_size + value_size) * _F16_BYTES
+
+    def _value(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(_META_BYTES)
+        found = lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, _META_BYTES)
+        return buffer.value.decode("utf-8", "replace") if found >= 0 else None
+
+
+#: The cache holds half-precision numbers, llama.cpp's default.
+_F16_BYTES = 2
+
+
+class _Progress:
+    """Passes on each new whole percent; llama.cpp calls once per tensor."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
+        self._last = -1
+
+    def __call__(self, fraction: float, _data: Any) -> bool:
+        percent = int(fraction * 100)
+        if percent > self._last:
+            self._last = percent
+            self._report(float(percent))
+        return True  # False would abort
+
+
+def _check_file(path: str) -> None:
+    try:
+        if Path(path).is_dir():
+            raise CarError("io_error", f"{path} is a folder; name the .gguf file in it", path=path)
+        with Path(path).open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except OSError as error:
+        raise CarError(
+            "io_error", f"cannot read {path}: {error.strerror}; check the path", path=path
+        ) from error
+    if magic != _MAGIC:
+        raise CarError(
+            "model_load_failed",
+            f"{path} is not a GGUF file; llama.cpp loads only models in that format",
+            path=path,
+        )
+
+
+def _load_error(path: str) -> CarError:
+    said = recent_errors()
+    if "alloc" in said or "out of memory" in said:
+        return out_of_memory(path)
+    return CarError(
+        "model_load_failed",
+        f"{path} is truncated or corrupt, or too new for this llama.cpp; fetch it again"
+        + (f" ({said})" if said else ""),
+        path=path,
+    )
+
+
+def out_of_memory(path: str) -> CarError:
+    """The model or its context does not fit."""
+    return CarError(
+        "out_of_memory",
+        f"{path} does not fit; close other programs, use a smaller model or set a smaller"
+        " context_length",
+        path=path,
+    )

@@ -1,0 +1,75 @@
+"""The llama.cpp library itself: how it is loaded, where it logs, what it is given.
+
+The only module that imports ``llama_cpp``; the others take :data:`lib` from here, so that the
+environment and the log are in place before native code runs.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import os
+from typing import Any
+
+# On an assert ggml would start a debugger on this process and print prompts to the console.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+# GNU OpenMP's threads spin while they wait, by default for so long that a busy machine slows
+# down by an order of magnitude. This many turns cost an idle machine nothing that was measured.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import llama_cpp.llama_cpp as _llama_cpp
+
+#: The functions and types of llama.h. The library ships no types, hence ``Any``.
+lib: Any = _llama_cpp
+
+#: enum ggml_log_level of ggml.h (the numbers in llama-cpp-python's own comment are outdated)
+_LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUES = 1, 4, 5
+
+#: Native error lines kept to explain a failure: llama.cpp says what is wrong in its last few.
+_KEPT_ERRORS = 8
+
+_errors: collections.deque[str] = collections.deque(maxlen=_KEPT_ERRORS)
+
+
+class _Log:
+    """Writes native messages to standard error as whole lines, and keeps the errors."""
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._level = 0
+
+    def __call__(self, level: int, text: bytes | None, _data: Any) -> None:
+        if level != _LEVEL_CONTINUES:
+            self._level = level
+        if self._level == _LEVEL_DEBUG or not text:
+            return
+        *lines, self._line = (self._line + text).split(b"\n")
+        for line in lines:
+            os.write(2, line + b"\n")
+            if self._level == _LEVEL_ERROR:
+                _errors.append(line.decode("utf-8", "replace"))
+
+
+# llama.cpp keeps a bare pointer to the callback, so it must live as long as the process.
+_log_callback = lib.llama_log_callback(_Log())
+lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
+lib.llama_backend_init()
+
+
+def recent_errors() -> str:
+    """The last errors that the library logged, as one line."""
+    return "; ".join(_errors)
+
+
+def version() -> str:
+    """Version of the library, for the log."""
+    return f"llama.cpp {lib.llama_version().decode()}"
+
+
+def cpu_threads() -> int:
+    """Threads to compute with: all cores of a small machine, all but one of a larger one."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(cores - 1, min(cores, 2))

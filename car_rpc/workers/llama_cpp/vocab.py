@@ -1,0 +1,156 @@
+"""Text to tokens and back."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from car_rpc.errors import CarError
+from car_rpc.workers.llama_cpp.native import lib
+from car_rpc.workers.text.segment import MARKERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from car_rpc.workers.chat.prompt import Part
+
+#: enum llama_token_attr: tokens that text may become only with parse_special.
+_ATTR_UNKNOWN, _ATTR_CONTROL = 1 << 0, 1 << 3
+
+#: First guess for the bytes of a token; longer ones get the buffer they need.
+_PIECE_BYTES = 256
+
+_NO_TOKEN = -1
+
+
+class Vocab:
+    """The vocabulary of a model.
+
+    Args:
+        handle: llama.cpp's vocabulary.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.size: int = lib.llama_vocab_n_tokens(handle)
+        self._bos: int = lib.llama_vocab_bos(handle)
+        self._eos: int = lib.llama_vocab_eos(handle)
+        self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        # A vocabulary may call these control tokens, whose text is hidden by default.
+        self._shown = {
+            tokens[0]
+            for tokens in (self.tokenize(marker, special=True) for marker in MARKERS)
+            if len(tokens) == 1
+        }
+
+    @property
+    def bos_text(self) -> str:
+        """Spelling of the token that begins a text; empty when there is none."""
+        return self._spelling(self._bos)
+
+    @property
+    def eos_text(self) -> str:
+        """Spelling of the token that ends a text; empty when there is none."""
+        return self._spelling(self._eos)
+
+    @property
+    def filler(self) -> int:
+        """A token that stands for an empty text."""
+        return next((token for token in (self._bos, self._eos) if token != _NO_TOKEN), 0)
+
+    def control_spellings(self) -> list[str]:
+        """Spellings that become control tokens where special tokens are parsed."""
+        hidden = _ATTR_CONTROL | _ATTR_UNKNOWN
+        attributes = lib.llama_vocab_get_attr
+        return [
+            self._spelling(token)
+            for token in range(self.size)
+            if attributes(self._handle, token) & hidden
+        ]
+
+    def has_token(self, text: str) -> bool:
+        """Whether the text is one token of its own."""
+        return len(self.tokenize(text, special=True)) == 1
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return bool(lib.llama_vocab_is_eog(self._handle, token))
+
+    def tokenize(self, text: str, *, special: bool, framed: bool = False) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: The text.
+            special: Whether spellings of control tokens become these tokens.
+            framed: Whether the model's own first and last tokens are put around it.
+
+        Raises:
+            CarError: llama.cpp cannot tokenize it (``tokenization_error``).
+        """
+        data = text.encode()
+        capacity = len(data) + 2  # no token is shorter than a byte, plus the frame
+        tokens = (lib.llama_token * capacity)()
+        count: int = lib.llama_tokenize(
+            self._handle, data, len(data), tokens, capacity, framed, special
+        )
+        if count < 0:
+            capacity = -count
+            tokens = (lib.llama_token * capacity)()
+            count = lib.llama_tokenize(
+                self._handle, data, len(data), tokens, capacity, framed, special
+            )
+        if count < 0:
+            raise CarError("tokenization_error", f"the vocabulary cannot spell {text[:40]!r}")
+        return list(tokens[:count])
+
+    def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
+        """Tokens of a rendered prompt; a missing first token is added, a second never."""
+        parts = list(parts)
+        begins = bool(lib.llama_vocab_get_add_bos(self._handle)) and self._bos != _NO_TOKEN
+        if begins and parts and not parts[0].is_content:
+            begins = not parts[0].text.startswith(self.bos_text)
+        tokens = [self._bos] if begins else []
+        for part in parts:
+            tokens += self.tokenize(part.text, special=not part.is_content)
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones included; bytes that are no text become U+FFFD.
+
+        Raises:
+            CarError: A token is not of this vocabulary (``tokenization_error``).
+        """
+        for token in tokens:
+            if not 0 <= token < self.size:
+                raise CarError(
+                    "tokenization_error", f"token {token} is not one of 0..{self.size - 1}"
+                )
+        array = (lib.llama_token * len(tokens))(*tokens)
+        size = _PIECE_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count: int = lib.llama_detokenize(
+                self._handle, array, len(tokens), buffer, size, False, True
+            )
+            if count >= 0:
+                return buffer.raw[:count].decode("utf-8", "replace")
+            size = -count
+
+    def piece(self, token: int) -> bytes:
+        """Bytes that a generated token adds; none for control tokens."""
+        return self._bytes(token, special=token in self._shown)
+
+    def _spelling(self, token: int) -> str:
+        if token == _NO_TOKEN:
+            return ""
+        return self._bytes(token, special=True).decode("utf-8", "replace")
+
+    def _bytes(self, token: int, *, special: bool) -> bytes:
+        while True:
+            size = len(self._buffer)
+            count: int = lib.llama_token_to_piece(
+                self._handle, token, self._buffer, size, 0, special
+            )
+            if count >= 0:
+                return self._buffer.raw[:count]
+            self._buffer = ctypes.create_string_buffer(-count)
