@@ -9,6 +9,7 @@ gets the result.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import NamedTuple, Protocol, TypeVar
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, GenerateCall, IdSource
-from car_rpc.engine.recording import Recorder
+from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.catalog import require_capability
@@ -36,6 +37,8 @@ from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -148,13 +151,20 @@ class Engine:
         await recorder.commit("request", **_request_data(origin))
         try:
             result = await work()
-        except (CarError, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             failure = _failure_of(error).with_data(trace_id=recorder.trace_id)
-            await recorder.commit("completion", **_failed(failure, self._clock.now_ms() - started))
+            latency_ms = self._clock.now_ms() - started
+            await recorder.commit_final("completion", **_failed(failure, latency_ms))
             raise failure from error
         latency_ms = round(self._clock.now_ms() - started, 3)
-        await recorder.commit("completion", outcome="success", latency_ms=latency_ms)
+        await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
         return result
+
+    def note(self, origin: Origin) -> None:
+        """Record a request that changed something and has succeeded already."""
+        recorder = self._recorder(UNSET)
+        recorder.note("request", **_request_data(origin))
+        recorder.note("completion", outcome="success")
 
     def route(self, wanted: str | msgspec.UnsetType, capability: Capability) -> ModelSchema:
         """The model for a request: the one asked for, else the best available one."""
@@ -193,9 +203,9 @@ class _GenerateRun:
         self._recorder.note("request", **_request_data(self._origin))
         try:
             result = await self._run()
-            await self._recorder.commit("completion", outcome="success", result=result)
-        except (CarError, TimeoutError, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             raise await self._failed(error) from error
+        await self._recorder.commit_final("completion", outcome="success", result=result)
         self._finish(Done(text=result.text, tool_calls=result.tool_calls))
         return result
 
@@ -260,7 +270,7 @@ class _GenerateRun:
         failure = failure.with_data(**data)
         self._finish(ErrorEvent(kind=failure.kind, message=failure.message))
         latency_ms = self._clock.now_ms() - self._started_ms
-        await self._recorder.commit("completion", **_failed(failure, latency_ms))
+        await self._recorder.commit_final("completion", **_failed(failure, latency_ms))
         return failure
 
     def _partial(self) -> dict[str, object]:
@@ -293,11 +303,11 @@ class _GenerateRun:
 def _failure_of(error: BaseException) -> CarError:
     if isinstance(error, CarError):
         return error
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None:
-        # The request still has to be answered: the cancel ends here.
-        task.uncancel()
-    return CarError("cancelled")
+    if isinstance(error, asyncio.CancelledError):
+        absorb_cancel()
+        return CarError("cancelled")
+    logger.error("a request failed unexpectedly", exc_info=error)
+    return CarError("internal", "this is a defect in car-rpc; its log on standard error says more")
 
 
 def _request_data(origin: Origin) -> dict[str, object]:

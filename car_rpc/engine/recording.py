@@ -16,6 +16,13 @@ DELTA_WAIT_S = 0.04
 MAX_EVENTS_PER_ROW = 128
 
 
+def absorb_cancel() -> None:
+    """The current task was cancelled and goes on, because its request must be answered."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
 class Recorder:
     """The event log of one request."""
 
@@ -41,6 +48,16 @@ class Recorder:
         """Record an event; returns when it and all before it are durable."""
         self.flush()
         await self._sink.commit(self._entry(event_type, data))
+
+    async def commit_final(self, event_type: str, **data: Any) -> None:
+        """Record how the request ended. A cancel that comes now is too late and is dropped."""
+        commit = asyncio.ensure_future(self.commit(event_type, **data))
+        while not commit.done():
+            try:
+                await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                absorb_cancel()
+        commit.result()
 
     def delta(self, event: StreamEvent) -> None:
         """Record a stream event, grouped with its neighbours."""

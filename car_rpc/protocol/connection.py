@@ -7,9 +7,11 @@ queued the answers to everything else. Take what is to be written from
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
 import msgspec
 from msgspec import Struct
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from car_rpc.errors import CarError
 from car_rpc.protocol.calls import BatchState, InFlight, Pending
@@ -90,13 +92,17 @@ class Connection(Generic[T]):
 
     # Input
 
-    def receive(self, data: bytes) -> list[Event[T]]:
-        """Take bytes of the peer; returns what to act on, in order of arrival."""
-        return self._accept_frames(self._splitter.receive(data))
+    def receive(self, data: bytes) -> Iterator[Event[T]]:
+        """Take bytes of the peer; yields what to act on, in order of arrival.
 
-    def receive_eof(self) -> list[Event[T]]:
+        Act on each event before taking the next: a message is judged in the state that the
+        one before it left behind.
+        """
+        yield from self._accept_frames(self._splitter.receive(data))
+
+    def receive_eof(self) -> Iterator[Event[T]]:
         """The peer closed its side."""
-        return self._accept_frames(self._splitter.receive_eof())
+        yield from self._accept_frames(self._splitter.receive_eof())
 
     @property
     def wants_input(self) -> bool:
@@ -114,30 +120,26 @@ class Connection(Generic[T]):
             raise CarError("malformed_message", f"`{step}` is not possible when {self.state}")
         self.state = target
 
-    def _accept_frames(self, frames: list[FrameEvent]) -> list[Event[T]]:
-        events: list[Event[T]] = []
+    def _accept_frames(self, frames: list[FrameEvent]) -> Iterator[Event[T]]:
         for frame in frames:
             if isinstance(frame, Frame):
-                self._accept_frame(frame.data, events)
+                yield from self._accept_frame(frame.data)
             else:
                 self._answer_violation(self._broken(frame), None)
-        return events
 
     def _broken(self, broken: Broken) -> Violation:
         return Violation(recover_id(broken.prefix), CarError(broken.kind, broken.detail))
 
-    def _accept_frame(self, data: bytes, events: list[Event[T]]) -> None:
+    def _accept_frame(self, data: bytes) -> Iterator[Event[T]]:
         decoded = decode(data)
-        if not isinstance(decoded, Batch):
-            self._accept(decoded, None, events)
-            return
-        batch = BatchState(len(decoded.messages))
-        for message in decoded.messages:
-            self._accept(message, batch, events)
+        if isinstance(decoded, Batch):
+            batch = BatchState(len(decoded.messages))
+            for message in decoded.messages:
+                yield from self._accept(message, batch)
+        else:
+            yield from self._accept(decoded, None)
 
-    def _accept(
-        self, message: Message, batch: BatchState | None, events: list[Event[T]]
-    ) -> None:
+    def _accept(self, message: Message, batch: BatchState | None) -> Iterator[Event[T]]:
         match message:
             case Request():
                 refusal = self._refusal(message, batch)
@@ -145,28 +147,28 @@ class Connection(Generic[T]):
                     self._reply(batch, write_error(message.id, refusal))
                 else:
                     self.in_flight.begin(message.id, batch)
-                    events.append(message)
+                    yield message
             case Violation():
                 self._answer_violation(message, batch)
             case Response():
                 waiting = self.pending.resolve(message.id)
                 if waiting is not None:
-                    events.append(Answered(waiting, message))
+                    yield Answered(waiting, message)
                 self._reply(batch, None)
             case Notification():
-                self._accept_notification(message, events)
+                yield from self._accept_notification(message)
                 self._reply(batch, None)
 
-    def _accept_notification(self, message: Notification, events: list[Event[T]]) -> None:
+    def _accept_notification(self, message: Notification) -> Iterator[Event[T]]:
         if message.method != "$/cancelRequest":
-            events.append(message)
+            yield message
             return
         try:
             target = msgspec.json.decode(message.params, type=_CancelParams).id
         except msgspec.DecodeError:
             return
         if target in self.in_flight:
-            events.append(CancelRequested(target))
+            yield CancelRequested(target)
 
     def _refusal(self, request: Request, batch: BatchState | None) -> CarError | None:
         if request.id in self.in_flight:

@@ -1,7 +1,7 @@
 """The user's models, as rows of the state directory's database.
 
-Every process on the same state directory sees a change at its next look, because the database
-tells cheaply whether another connection has written (SQLite, ``PRAGMA data_version``).
+Every process on the same state directory sees a change at its next look: a counter in the
+database goes up with each one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,25 @@ from car_rpc.wire.models import ModelSchema
 #: How long another process may hold the database, in seconds.
 BUSY_TIMEOUT_S = 5.0
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS registry (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 0), revision INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO registry VALUES (0, 0);
+CREATE TRIGGER IF NOT EXISTS model_added AFTER INSERT ON models
+    BEGIN UPDATE registry SET revision = revision + 1; END;
+CREATE TRIGGER IF NOT EXISTS model_removed AFTER DELETE ON models
+    BEGIN UPDATE registry SET revision = revision + 1; END;
+"""
 
 
 class ModelStore:
     """Persisted models.
 
     Args:
-        path: The database file; its directory exists.
+        path: The database file. The event log has opened it before, which makes it private
+            and sets its journal mode.
 
     Raises:
         CarError: ``io_error`` when the database cannot be used.
@@ -32,22 +43,24 @@ class ModelStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen_version: int | None = None
+        self._seen_revision = -1
         try:
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(_SCHEMA)
+            # Made in a thread at start-up, then used by the event loop alone.
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
     def changed(self) -> bool:
         """Whether the models may differ from what :meth:`load` last returned."""
-        return self._data_version() != self._seen_version
+        return self._revision() != self._seen_revision
 
     def load(self) -> list[ModelSchema]:
         """All models. A row that this version cannot read is left alone and not returned."""
         models: list[ModelSchema] = []
-        self._seen_version = self._data_version()
+        self._seen_revision = self._revision()
         for (text,) in self._execute("SELECT model FROM models ORDER BY id"):
             try:
                 models.append(msgspec.json.decode(text, type=ModelSchema))
@@ -59,21 +72,19 @@ class ModelStore:
         """Store a model under its id."""
         text = msgspec.json.encode(model).decode()
         self._execute("INSERT OR REPLACE INTO models VALUES (?, ?)", model.id, text)
-        self._seen_version = None
 
     def delete(self, model_id: str) -> bool:
         """Forget a model; tells whether it was there."""
         cursor = self._execute("DELETE FROM models WHERE id = ?", model_id)
-        self._seen_version = None
         return cursor.rowcount > 0
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
-    def _data_version(self) -> int:
-        (version,) = self._execute("PRAGMA data_version").fetchone()
-        return int(version)
+    def _revision(self) -> int:
+        (revision,) = self._execute("SELECT revision FROM registry").fetchone()
+        return int(revision)
 
     def _execute(self, statement: str, *values: str) -> sqlite3.Cursor:
         try:

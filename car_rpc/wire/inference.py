@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import NonNegative, Positive, WireStruct
+from car_rpc.wire.base import NonNegative, Positive, RequestId, WireStruct
 from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
-from car_rpc.wire.events import StopReason
+from car_rpc.wire.events import StopReason, StreamEvent
 
 Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
 ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
@@ -180,6 +180,22 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     attempts: list[AttemptReport] | UnsetType = UNSET
     provider_output_items: list[Any] | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET
+
+
+class GenerateEventParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``generate.event``.
+
+    Attributes:
+        request_id: JSON-RPC id of the ``generate`` request.
+        client_ref: The request's own ``client_ref``.
+        seq: Number of the event within the stream, from 0 without a gap.
+        event: What happened.
+    """
+
+    request_id: RequestId
+    client_ref: str | UnsetType = UNSET
+    seq: NonNegative
+    event: StreamEvent
 
 
 class EmbedParams(WireStruct, frozen=True, kw_only=True):

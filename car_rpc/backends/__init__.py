@@ -1,0 +1,1 @@
+"""Adapters that run models: each implements ``engine.ports.Backend`` and knows no other."""

@@ -1,0 +1,112 @@
+"""Models that the app runs itself: the core asks its runner and listens to its events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol, TypeAlias
+
+from msgspec import UNSET, Raw
+
+from car_rpc.backends.unsupported import GenerateOnly
+from car_rpc.engine.ports import Availability, GenerateCall, IdSource
+from car_rpc.errors import CarError
+from car_rpc.wire.events import Done, Heartbeat, RunnerEvent, Stop, StreamEvent
+from car_rpc.wire.models import DelegatedSource, ModelSchema
+from car_rpc.wire.runner import RunnerResult, RunnerRunParams
+
+#: How long a runner may take, in milliseconds, when the request sets no limit.
+DEFAULT_DEADLINE_MS = 300_000
+
+#: What a run yields: the runner's events in order, then its one answer.
+RunItem: TypeAlias = RunnerEvent | RunnerResult
+
+
+class RunnerChannel(Protocol):
+    """The way to the app's runner."""
+
+    @property
+    def registered(self) -> bool:
+        """Whether there is a runner."""
+        ...
+
+    def run(self, params: RunnerRunParams) -> AsyncGenerator[RunItem, None]:
+        """Start a run.
+
+        Closing the generator cancels the run in the app and waits, bounded, for its answer.
+
+        Raises:
+            CarError: How the run failed.
+        """
+        ...
+
+
+class DelegatedBackend(GenerateOnly):
+    """Runs delegated models through the registered runner.
+
+    Args:
+        channel: The way to the app.
+        ids: Source of call ids.
+    """
+
+    def __init__(self, channel: RunnerChannel, ids: IdSource) -> None:
+        reason = "the app runs this model; use a local model for embeddings and tokens"
+        super().__init__("delegated", reason)
+        self._channel = channel
+        self._ids = ids
+
+    def availability(self, model: ModelSchema) -> Availability:
+        """Available while a runner is registered; there are no weights to wait for."""
+        return Availability(available=self._channel.registered, weights_ready=True)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        """Let the app run one attempt."""
+        if not self._channel.registered:
+            detail = (
+                f"{call.model.id} is run by the app, and no runner is registered;"
+                " call `runner.register` first"
+            )
+            raise CarError("no_runner", detail, model=call.model.id)
+        last_words: list[Done] = []
+        run = self._channel.run(self._params(call))
+        try:
+            async for item in run:
+                if isinstance(item, RunnerResult):
+                    for event in _events_of(item, last_words):
+                        yield event
+                elif isinstance(item, Done):
+                    last_words.append(item)
+                elif not isinstance(item, Heartbeat):
+                    yield item
+        finally:
+            await run.aclose()
+
+    def _params(self, call: GenerateCall) -> RunnerRunParams:
+        source = call.model.source
+        hint = source.hint if isinstance(source, DelegatedSource) else UNSET
+        return RunnerRunParams(
+            call_id=self._ids.new("call_"),
+            parent_id=call.parent_id,
+            trace_id=call.trace_id,
+            attempt=call.attempt,
+            hint=hint if isinstance(hint, str) else None,
+            model=call.model.id,
+            request=Raw(call.raw_request),
+            deadline_ms=call.deadline_ms or DEFAULT_DEADLINE_MS,
+        )
+
+
+def _events_of(result: RunnerResult, last_words: list[Done]) -> list[StreamEvent]:
+    """The runner's reply as events; its own ``done`` wins over the reply."""
+    events: list[StreamEvent] = []
+    if result.usage is not UNSET:
+        events.append(result.usage)
+    if result.stop_reason is not UNSET:
+        events.append(Stop(reason=result.stop_reason))
+    events += last_words
+    events.append(
+        Done(
+            text=result.text if isinstance(result.text, str) else "",
+            tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
+        )
+    )
+    return events

@@ -1,0 +1,1 @@
+"""Local models, each in a worker process of its own: a crash is an event, not an outage."""

@@ -1,0 +1,165 @@
+"""Models that run in worker processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.backends.local.process import ProcessControl, WorkerProcess
+from car_rpc.backends.local.sampling import to_worker
+from car_rpc.engine.ports import Availability, EmbeddingBatch, EventSink, GenerateCall, LogEntry
+from car_rpc.errors import CarError
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema
+from car_rpc.wire.worker import Detokenize, Embed, Embeddings, Load, Loaded, Tokenize
+
+
+class LocalBackend:
+    """Runs each model in a worker of its own, started when it is first needed.
+
+    Args:
+        engine: Name of the worker's engine.
+        module: Library that the engine needs, for :meth:`availability`; ``None`` for none.
+        sink: The event log, for loads and crashes.
+        control: What the operating system does for workers.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        module: str | None,
+        sink: EventSink,
+        control: ProcessControl,
+    ) -> None:
+        self._engine = engine
+        self._module = module
+        self._sink = sink
+        self._control = control
+        self._workers: dict[bytes, _Slot] = {}
+
+    @property
+    def installed(self) -> bool:
+        """Whether the engine's library is there. Does not import it."""
+        return self._module is None or importlib.util.find_spec(self._module) is not None
+
+    def availability(self, model: ModelSchema) -> Availability:
+        """Whether the library and the weights are on this machine."""
+        source = model.source
+        ready = not isinstance(source, LocalSource) or _is_file(source.path)
+        return Availability(available=ready and self.installed, weights_ready=ready)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        """Run one attempt on the model's worker."""
+        # What cannot be served is refused before a model is loaded for it.
+        to_worker(call.request, self._engine, 0)
+        worker = await self._worker(call.model)
+        stream = worker.generate(lambda frame_id: to_worker(call.request, self._engine, frame_id))
+        async with aclosing(stream) as events:
+            async for event in events:
+                yield event
+
+    async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
+        """Embed texts on the model's worker."""
+        worker = await self._worker(model)
+        result = await worker.request(lambda frame_id: Embed(id=frame_id, texts=list(texts)))
+        vectors = msgspec.convert(result, Embeddings)
+        return EmbeddingBatch(vectors.data, vectors.dimensions, vectors.prompt_tokens)
+
+    async def tokenize(self, model: ModelSchema, text: str) -> list[int]:
+        """Token ids of a text."""
+        worker = await self._worker(model)
+        result = await worker.request(lambda frame_id: Tokenize(id=frame_id, text=text))
+        return msgspec.convert(result, list[int])
+
+    async def detokenize(self, model: ModelSchema, tokens: Sequence[int]) -> str:
+        """Text of token ids."""
+        worker = await self._worker(model)
+        result = await worker.request(lambda frame_id: Detokenize(id=frame_id, tokens=list(tokens)))
+        return msgspec.convert(result, str)
+
+    async def close(self) -> None:
+        """Kill all workers; returns when they are gone."""
+        slots, self._workers = list(self._workers.values()), {}
+        await asyncio.gather(*(slot.close() for slot in slots), return_exceptions=True)
+
+    async def _worker(self, model: ModelSchema) -> WorkerProcess:
+        """The live worker that has the model loaded; starts one if there is none.
+
+        Registry entries that differ only in their name share a worker, and requests that come
+        during a load wait for the same one.
+        """
+        if not self.installed:
+            raise CarError(
+                "model_load_failed",
+                f"{model.id} needs the library {self._module}, which is not installed;"
+                f" install car-rpc with the extra that brings it (`car-rpc doctor` names it)",
+                model=model.id,
+            )
+        load = _load_frame(model)
+        key = msgspec.msgpack.encode(load)
+        slot = self._workers.get(key)
+        if slot is None or slot.dead:
+            slot = self._workers[key] = _Slot(asyncio.create_task(self._start(model, load)))
+        # A caller that gives up must not take the load away from the others.
+        return await asyncio.shield(slot.starting)
+
+    async def _start(self, model: ModelSchema, load: Load) -> WorkerProcess:
+        worker = await WorkerProcess.start(self._engine, model.id, self._control)
+        worker.on_death = lambda death: self._note("worker_crash", model, reason=death.message)
+        try:
+            loaded: Loaded = await worker.load(load)
+        except BaseException:
+            await worker.stop()
+            raise
+        self._note("model_load", model, pid=worker.pid, engine=loaded.engine)
+        return worker
+
+    def _note(self, event_type: str, model: ModelSchema, **data: Any) -> None:
+        self._sink.append(LogEntry(event_type, {"model": model.id, **data}))
+
+
+class _Slot:
+    """A worker that is starting or running."""
+
+    def __init__(self, starting: asyncio.Task[WorkerProcess]) -> None:
+        self.starting = starting
+        # Somebody may have given up waiting; the failure still reaches whoever waits.
+        starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    @property
+    def dead(self) -> bool:
+        task = self.starting
+        if not task.done():
+            return False
+        return task.cancelled() or task.exception() is not None or not task.result().alive
+
+    async def close(self) -> None:
+        self.starting.cancel()
+        await asyncio.wait([self.starting])
+        if not self.starting.cancelled() and self.starting.exception() is None:
+            await self.starting.result().stop()
+
+
+def _load_frame(model: ModelSchema) -> Load:
+    source = model.source
+    if isinstance(source, FakeSource):
+        return Load(script=source.script)
+    if not isinstance(source, LocalSource) or not isinstance(source.path, str):
+        raise CarError("internal", "a model reached a backend that does not serve its source")
+    return Load(
+        path=source.path,
+        context_length=None if source.context_length is UNSET else source.context_length,
+        pooling=None if source.pooling is UNSET else source.pooling,
+    )
+
+
+def _is_file(path: object) -> bool:
+    return isinstance(path, str) and os.access(path, os.R_OK) and Path(path).is_file()

@@ -1,0 +1,370 @@
+"""One worker process: spawn it, talk to it in frames, notice its death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import struct
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from car_rpc.errors import CarError
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.worker import (
+    MAX_WORKER_FRAME_BYTES,
+    Cancel,
+    Events,
+    Failed,
+    FromWorker,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Pause,
+    Rendered,
+    Rendering,
+    Reply,
+    Resume,
+    ToWorker,
+)
+
+#: Unread events of a request at which its sequence is parked until they are taken. A few
+#: hundred tokens keep a slow reader's stream busy without holding more than some kilobytes.
+PAUSE_AT_EVENTS = 256
+
+#: How long a chat template may take to render, in seconds. Templates come from untrusted
+#: files; real ones take milliseconds.
+RENDER_TIMEOUT_S = 10.0
+
+#: How long a worker has to confirm a cancel, in seconds, before it is taken for hung.
+CANCEL_TIMEOUT_S = 10.0
+
+#: Longest line of a worker's standard error that is kept, in bytes.
+MAX_STDERR_LINE_BYTES = 8 * 1024
+
+_LENGTH = struct.Struct(">I")
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(FromWorker).decode
+
+
+class ProcessControl(Protocol):
+    """What the operating system does for workers."""
+
+    def spawn_options(self) -> dict[str, Any]:
+        """Keyword arguments for starting one."""
+        ...
+
+    def lower_priority(self, pid: int) -> None:
+        """Let its work come after that of the app and of the core."""
+        ...
+
+    def kill_tree(self, pid: int) -> None:
+        """Kill it and whatever it started."""
+        ...
+
+
+Answer: TypeAlias = Reply | Failed | CarError
+
+
+class _Call:
+    """One request that the worker has not finished."""
+
+    def __init__(self) -> None:
+        self.events: list[StreamEvent] = []
+        self.answer: Answer | None = None
+        self.changed = asyncio.Event()
+        self.paused = False
+        self.render_timer: asyncio.TimerHandle | None = None
+
+    def finish(self, answer: Answer) -> None:
+        if self.answer is None:
+            self.answer = answer
+        self.rendered()
+        self.changed.set()
+
+    def rendered(self) -> None:
+        if self.render_timer is not None:
+            self.render_timer.cancel()
+            self.render_timer = None
+
+
+class WorkerProcess:
+    """A running worker with one model in it. Create it with :meth:`start`.
+
+    Args:
+        process: The child, with pipes on all three standard streams.
+        name: Name for the log.
+        control: What the operating system does for workers.
+    """
+
+    def __init__(self, process: Process, name: str, control: ProcessControl) -> None:
+        #: Called once when the process dies without having been told to stop.
+        self.on_death: Callable[[CarError], None] | None = None
+        self._stopping = False
+        self._process = process
+        self._name = name
+        self._control = control
+        self._logger = logging.getLogger(f"car_rpc.worker.{name}")
+        self._calls: dict[int, _Call] = {}
+        self._next_id = 1
+        self._death: CarError | None = None
+        self._killed_for: CarError | None = None
+        self._tasks = [
+            asyncio.create_task(self._read_frames()),
+            asyncio.create_task(self._read_stderr()),
+        ]
+
+    @classmethod
+    async def start(cls, engine: str, name: str, control: ProcessControl) -> WorkerProcess:
+        """Start a worker for an engine; nothing is loaded yet.
+
+        Raises:
+            CarError: ``device_error`` when the process cannot be started.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "car_rpc.workers",
+                engine,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                limit=MAX_STDERR_LINE_BYTES,
+                env=_environment(),
+                **control.spawn_options(),
+            )
+        except OSError as error:
+            raise CarError("device_error", f"cannot start a worker process: {error}") from error
+        control.lower_priority(process.pid)
+        return cls(process, name, control)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process can still take requests."""
+        return self._death is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
+    async def load(self, load: Load) -> Loaded:
+        """Load the model; the first thing to do with a worker.
+
+        Raises:
+            CarError: ``model_load_failed`` and the like, or ``worker_crashed``.
+        """
+        call = self._calls[0] = _Call()
+        self._send(load)
+        try:
+            while call.answer is None:
+                await call.changed.wait()
+                call.changed.clear()
+        finally:
+            self._calls.pop(0, None)
+        result = _result(call.answer)
+        if not isinstance(result, Loaded):
+            raise CarError("internal", "the worker answered a load with something else")
+        return result
+
+    async def request(self, make: Callable[[int], ToWorker]) -> Any:
+        """Send a request that has no events and wait for its result.
+
+        Raises:
+            CarError: What the worker answered, or ``worker_crashed``.
+        """
+        request_id, call = self._begin(make)
+        try:
+            while call.answer is None:
+                await call.changed.wait()
+                call.changed.clear()
+        finally:
+            await self._end(request_id, call)
+        return _result(call.answer)
+
+    async def generate(
+        self, make: Callable[[int], Generate]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Run a generation; yields its events. Closing it cancels and awaits confirmation.
+
+        Raises:
+            CarError: What the worker answered, or ``worker_crashed``.
+        """
+        request_id, call = self._begin(make)
+        try:
+            while True:
+                while call.events:
+                    events, call.events = call.events, []
+                    for event in events:
+                        yield event
+                if call.paused:
+                    call.paused = False
+                    self._send(Resume(id=request_id))
+                if call.answer is not None:
+                    break
+                await call.changed.wait()
+                call.changed.clear()
+        finally:
+            await self._end(request_id, call)
+        _result(call.answer)
+
+    async def stop(self) -> None:
+        """End the process and everything it started; returns when it is gone."""
+        self._stopping = True
+        self._kill()
+        await self._process.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, make: Callable[[int], ToWorker]) -> tuple[int, _Call]:
+        if self._death is not None:
+            raise self._death
+        request_id = self._next_id
+        self._next_id += 1
+        call = self._calls[request_id] = _Call()
+        self._send(make(request_id))
+        return request_id, call
+
+    async def _end(self, request_id: int, call: _Call) -> None:
+        """Make sure that the worker is done with a request."""
+        call.rendered()
+        try:
+            if call.answer is None:
+                self._send(Cancel(id=request_id))
+                await self._confirmed(call)
+        finally:
+            self._calls.pop(request_id, None)
+
+    async def _confirmed(self, call: _Call) -> None:
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                while call.answer is None:
+                    call.changed.clear()
+                    await call.changed.wait()
+        except TimeoutError:
+            self._kill(CarError("worker_crashed", f"{self._name} did not react to a cancel"))
+
+    def _arm_render_timer(self, call: _Call) -> None:
+        call.render_timer = asyncio.get_running_loop().call_later(
+            RENDER_TIMEOUT_S, self._render_overdue, call
+        )
+
+    def _render_overdue(self, call: _Call) -> None:
+        problem = f"the chat template of {self._name} did not finish in {RENDER_TIMEOUT_S:.0f} s"
+        call.finish(CarError("invalid_request", f"{problem}; use a model file with another one"))
+        self._kill(CarError("worker_crashed", f"stopped, because {problem}"))
+
+    def _kill(self, reason: CarError | None = None) -> None:
+        self._killed_for = self._killed_for or reason
+        if self._process.returncode is None:
+            self._control.kill_tree(self._process.pid)
+
+    def _send(self, frame: ToWorker) -> None:
+        body = _encode(frame)
+        stdin = self._process.stdin
+        if stdin is not None and self._death is None:
+            # A dead worker is noticed by the reader; what is written to it is void.
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                stdin.write(_LENGTH.pack(len(body)) + body)
+
+    async def _read_frames(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        try:
+            while True:
+                (length,) = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
+                if length > MAX_WORKER_FRAME_BYTES:
+                    self._kill(CarError("worker_crashed", f"{self._name} sent an oversize frame"))
+                    break
+                self._accept(_decode(await stdout.readexactly(length)))
+        except asyncio.IncompleteReadError:
+            pass
+        except msgspec.DecodeError as error:
+            self._kill(CarError("worker_crashed", f"{self._name} sent a bad frame: {error}"))
+        self._died(await self._process.wait())
+
+    def _accept(self, frame: FromWorker) -> None:
+        if isinstance(frame, LoadProgress):
+            return
+        call = self._calls.get(0 if isinstance(frame, Loaded) else frame.id)
+        if call is None:
+            return
+        match frame:
+            case Events():
+                call.events += frame.events
+                call.changed.set()
+                if not call.paused and len(call.events) >= PAUSE_AT_EVENTS:
+                    call.paused = True
+                    self._send(Pause(id=frame.id))
+            case Rendering():
+                self._arm_render_timer(call)
+            case Rendered():
+                call.rendered()
+            case Loaded():
+                call.finish(Reply(id=0, result=frame))
+            case _:
+                call.finish(frame)
+
+    def _died(self, returncode: int) -> None:
+        self._death = self._killed_for or CarError(
+            "worker_crashed",
+            f"the process of {self._name} ended {_how(returncode)};"
+            " the next request starts a fresh one",
+        )
+        for call in self._calls.values():
+            call.finish(self._death)
+        if self.on_death is not None and not self._stopping:
+            self.on_death(self._death)
+
+    async def _read_stderr(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None
+        while True:
+            try:
+                line = await stderr.readuntil(b"\n")
+            except asyncio.IncompleteReadError as error:
+                line = error.partial
+                if not line:
+                    break
+            except asyncio.LimitOverrunError as error:
+                line = await stderr.readexactly(error.consumed)
+            self._logger.info("%s", line.decode(errors="replace").rstrip())
+
+
+def _result(answer: Answer | None) -> Any:
+    match answer:
+        case Reply():
+            return answer.result
+        case CarError():
+            raise answer
+        case Failed():
+            try:
+                raise CarError(answer.kind, answer.detail, **answer.data)
+            except KeyError:
+                raise CarError("inference_failed", answer.detail) from None
+        case None:
+            raise CarError("cancelled")
+
+
+def _how(returncode: int) -> str:
+    if returncode >= 0:
+        return f"with exit code {returncode}"
+    with contextlib.suppress(ValueError):
+        return f"by signal {signal.Signals(-returncode).name}"
+    return f"by signal {-returncode}"
+
+
+def _environment() -> dict[str, str]:
+    """Environment of a worker: ours, with OpenMP told to stop spinning soon.
+
+    Two spinning threads on two busy cores slow a decode down twentyfold; a bounded spin keeps
+    the speed of an idle machine.
+    """
+    return {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1", **os.environ}

@@ -1,0 +1,119 @@
+"""A client's request in the form that workers take: defaults applied, the rest refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import CarError, invalid_params, unsupported_mode
+from car_rpc.wire.content import Message, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.worker import Generate, SamplingParams
+
+#: Content that a text model understands.
+_TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
+
+_SEED_BITS = 64
+
+
+def to_worker(request: GenerateRequest, backend: str, request_id: int) -> Generate:
+    """The worker's frame for a request.
+
+    Args:
+        request: The client's request.
+        backend: Name of the backend, for errors.
+        request_id: Id of the frame.
+
+    Raises:
+        CarError: ``unsupported_mode`` for what this backend cannot enforce.
+    """
+    _refuse(request, backend)
+    return Generate(
+        id=request_id,
+        messages=conversation(request, backend),
+        tools=_tools(request),
+        params=_params(request),
+    )
+
+
+def conversation(request: GenerateRequest, backend: str) -> list[Message]:
+    """All turns: the context as system text, the messages, then the prompt."""
+    messages = list(request.messages) if isinstance(request.messages, list) else []
+    for index, message in enumerate(messages):
+        if isinstance(message.content, list):
+            _refuse_media(message, index, backend)
+    if isinstance(request.context, str) and request.context:
+        messages = _with_context(messages, request.context)
+    if isinstance(request.prompt, str):
+        messages.append(Message(role="user", content=request.prompt))
+    return messages
+
+
+def _with_context(messages: list[Message], context: str) -> list[Message]:
+    # Templates take one system turn, the first; a second one is an error in many.
+    if messages and messages[0].role == "system" and isinstance(messages[0].content, str):
+        joined = f"{messages[0].content}\n\n{context}"
+        return [msgspec.structs.replace(messages[0], content=joined), *messages[1:]]
+    return [Message(role="system", content=context), *messages]
+
+
+def _refuse(request: GenerateRequest, backend: str) -> None:
+    params = request.params
+    if request.response_format is not UNSET:
+        kind = msgspec.to_builtins(request.response_format)["type"].replace("_", "-")
+        reason = "the form of the answer cannot be enforced yet; leave `response_format` out"
+        raise unsupported_mode(f"structured-output-{kind}", backend, reason)
+    if request.images:
+        raise unsupported_mode("multimodal-content", backend, "this model reads text only")
+    if request.overflow == "truncate":
+        reason = "turns are not cut yet; send a shorter conversation"
+        raise unsupported_mode("overflow-truncate", backend, reason)
+    if request.resume_trace_id is not UNSET:
+        raise unsupported_mode("resume-trace", backend, "resuming a trace is not supported yet")
+    if params.tool_choice not in (UNSET, "auto", "none"):
+        reason = "a tool call cannot be forced yet; use `auto` or `none`"
+        raise unsupported_mode("tool-choice", backend, reason)
+    if params.logprobs not in (UNSET, 0):
+        raise unsupported_mode("logprobs", backend, "log-probabilities are not reported yet")
+
+
+def _refuse_media(message: Message, index: int, backend: str) -> None:
+    for position, block in enumerate(message.content):
+        if not isinstance(block, str | _TEXT_BLOCKS):
+            kind = msgspec.to_builtins(block)["type"]
+            raise CarError(
+                "unsupported_mode",
+                f"mode {kind}-content-block not implemented on backend {backend}:"
+                " this model reads text only",
+                path=f"$.messages[{index}].content[{position}]",
+            )
+
+
+def _tools(request: GenerateRequest) -> list[dict[str, Any]]:
+    if request.tools is UNSET or request.params.tool_choice == "none":
+        return []
+    tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
+    return tools
+
+
+def _params(request: GenerateRequest) -> SamplingParams:
+    given = {
+        field: value
+        for field in SamplingParams.__struct_fields__
+        if (value := getattr(request.params, field)) is not UNSET
+    }
+    if "seed" in given:
+        given["seed"] = int(given["seed"]) % (1 << _SEED_BITS)
+    if "logit_bias" in given:
+        given["logit_bias"] = _logit_bias(given["logit_bias"])
+    return SamplingParams(**given)
+
+
+def _logit_bias(by_token: dict[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in by_token.items()}
+    except ValueError:
+        detail = "the keys must be token ids (`tokenize` gives them)"
+        raise invalid_params(detail, "$.params.logit_bias") from None

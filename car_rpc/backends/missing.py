@@ -1,0 +1,31 @@
+"""What answers for models whose engine is not part of this installation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from car_rpc.backends.unsupported import GenerateOnly
+from car_rpc.engine.ports import Availability, GenerateCall
+from car_rpc.errors import unsupported_mode
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.models import ModelSchema
+
+
+class MissingBackend(GenerateOnly):
+    """Refuses everything.
+
+    Args:
+        name: Name of the engine that is missing.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "this engine is not built yet; use a GGUF model")
+
+    def availability(self, model: ModelSchema) -> Availability:
+        """Never available."""
+        return Availability(available=False, weights_ready=False)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        """Always refuses."""
+        raise unsupported_mode("generate", self._name, self._reason)
+        yield  # an async generator that ends before its first event

@@ -1,0 +1,37 @@
+"""What backends without a tokenizer or an embedding answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from car_rpc.engine.ports import EmbeddingBatch
+from car_rpc.errors import unsupported_mode
+from car_rpc.wire.models import ModelSchema
+
+
+class GenerateOnly:
+    """Base of backends that only generate.
+
+    Args:
+        name: Name of the backend, for errors.
+        reason: Why the rest is not there and what to use instead.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self._name = name
+        self._reason = reason
+
+    async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
+        """Always refuses."""
+        raise unsupported_mode("embed", self._name, self._reason)
+
+    async def tokenize(self, model: ModelSchema, text: str) -> list[int]:
+        """Always refuses."""
+        raise unsupported_mode("tokenize/detokenize", self._name, self._reason)
+
+    async def detokenize(self, model: ModelSchema, tokens: Sequence[int]) -> str:
+        """Always refuses."""
+        raise unsupported_mode("tokenize/detokenize", self._name, self._reason)
+
+    async def close(self) -> None:
+        """Nothing to stop."""

@@ -1,0 +1,118 @@
+"""From a request to its handler and back, through jsonrpcserver.
+
+The library dispatches a request that is already decoded: it finds the method in the table and
+calls it. Parameters stay raw until the method's own decoder takes them, and this is the one
+place that turns exceptions into wire errors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from jsonrpcserver import Error, Result, Success
+from jsonrpcserver.async_dispatcher import dispatch_request as dispatch_async
+from jsonrpcserver.dispatcher import dispatch_request as dispatch_inline
+from jsonrpcserver.request import Request as LibraryRequest
+
+from car_rpc.errors import CarError
+from car_rpc.host.handlers import HANDLERS, Handler, Scope, Services
+from car_rpc.host.params import decode_params
+from car_rpc.wire.methods import METHODS, Method
+
+logger = logging.getLogger(__name__)
+
+Outcome: TypeAlias = bytes | CarError
+
+#: What the library hands to a method: the whole request, its parameters raw.
+_NO_ARGUMENTS: list[Any] = []
+
+
+class _Call(NamedTuple):
+    scope: Scope
+    raw_params: bytes
+
+
+class Dispatcher:
+    """Calls handlers.
+
+    Args:
+        services: What handlers work with.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._inline: dict[str, Callable[[_Call], Result]] = {}
+        self._async: dict[str, Callable[[_Call], Awaitable[Result]]] = {}
+        for name, handler in HANDLERS.items():
+            method = METHODS[name]
+            if method.inline:
+                self._inline[name] = _inline_method(method, handler, services)
+            else:
+                self._async[name] = _async_method(method, handler, services)
+
+    def is_inline(self, method: str) -> bool:
+        """Whether a method runs at once, in order of arrival."""
+        return method in self._inline
+
+    def call_inline(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
+        """Call an inline method."""
+        request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
+        _, result = dispatch_inline(self._inline, _Call(scope, raw_params), request)
+        return _outcome(result, method)
+
+    async def call(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
+        """Call a method that may take time. An unknown one is ``method_not_found``."""
+        request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
+        _, result = await dispatch_async(self._async, _Call(scope, raw_params), request)
+        return _outcome(result, method)
+
+
+def _inline_method(
+    method: Method, handler: Handler, services: Services
+) -> Callable[[_Call], Result]:
+    def call(request: _Call) -> Result:
+        try:
+            params = decode_params(request.raw_params, method.params)
+            return _success(handler(services, request.scope, params))
+        except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
+            return _failure(error)
+
+    return call
+
+
+def _async_method(
+    method: Method, handler: Handler, services: Services
+) -> Callable[[_Call], Awaitable[Result]]:
+    async def call(request: _Call) -> Result:
+        try:
+            params = decode_params(request.raw_params, method.params)
+            return _success(await handler(services, request.scope, params))
+        except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
+            return _failure(error)
+
+    return call
+
+
+def _success(result: Any) -> Result:
+    return Success(msgspec.json.encode(result))
+
+
+def _failure(error: Exception) -> Result:
+    if not isinstance(error, CarError):
+        logger.error("a handler failed unexpectedly", exc_info=error)
+        error = CarError(
+            "internal", "this is a defect in car-rpc; its log on standard error says more"
+        )
+    return Error(error.code, error.message, error)
+
+
+def _outcome(result: Any, method: str) -> Outcome:
+    # jsonrpcserver returns oslash's Either: Right holds a success, Left an error.
+    value = result._value if hasattr(result, "_value") else result._error
+    if hasattr(value, "result"):
+        return bytes(value.result)
+    if isinstance(value.data, CarError):
+        return value.data
+    return CarError("method_not_found", f"{method!r}; `initialize` lists the methods")

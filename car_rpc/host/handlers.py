@@ -1,0 +1,208 @@
+"""What each method does: typed parameters in, typed result out. No JSON-RPC, no I/O.
+
+Each function is bound to its row of the method table by :data:`HANDLERS`. Plain functions
+belong to methods that the table marks inline.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import UnsetType
+
+from car_rpc.engine.engine import Engine, Listener, Origin
+from car_rpc.engine.ports import EmbeddingBatch
+from car_rpc.errors import CarError
+from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.runner import RunnerHost
+from car_rpc.registry.registry import Registry
+from car_rpc.wire.inference import (
+    DetokenizeParams,
+    DetokenizeResult,
+    EmbedParams,
+    EmbedResult,
+    GenerateRequest,
+    InferenceResult,
+    TokenizeParams,
+    TokenizeResult,
+    Usage,
+)
+from car_rpc.wire.lifecycle import EmptyParams
+from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
+from car_rpc.wire.models import (
+    FakeSource,
+    ModelParams,
+    ModelResult,
+    ModelsListParams,
+    ModelsListResult,
+    ModelsRegisterParams,
+    ModelsRegisterResult,
+    ModelsUnregisterResult,
+)
+from car_rpc.wire.runner import (
+    RunnerEventParams,
+    RunnerEventResult,
+    RunnerRegisterParams,
+    RunnerRegisterResult,
+    RunnerUnregisterResult,
+)
+from car_rpc.wire.script import check as check_script
+
+
+class Services(NamedTuple):
+    """What handlers work with."""
+
+    engine: Engine
+    registry: Registry
+    runner: RunnerHost
+    log: EventLog
+
+
+class Scope(NamedTuple):
+    """One request, as handlers see it.
+
+    Attributes:
+        origin: Where it came from.
+        open_stream: Opens its stream; takes the client's own reference to the request.
+    """
+
+    origin: Origin
+    open_stream: Callable[[str | UnsetType], Listener]
+
+
+Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
+
+
+async def generate(services: Services, scope: Scope, params: GenerateRequest) -> InferenceResult:
+    """Run a model; with ``stream`` its events go to the client first."""
+    listener = scope.open_stream(params.client_ref) if params.stream else None
+    return await services.engine.generate(params, scope.origin, listener)
+
+
+async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:
+    """Embed texts."""
+    model, batch = await services.engine.embed(params, scope.origin)
+    return EmbedResult(
+        embeddings=_vectors(batch, as_base64=params.encoding == "base64"),
+        model_used=model.id,
+        dimensions=batch.dimensions,
+        usage=Usage(
+            prompt_tokens=batch.prompt_tokens,
+            completion_tokens=0,
+            total_tokens=batch.prompt_tokens,
+            context_window=model.context_length or None,
+        ),
+    )
+
+
+def _vectors(batch: EmbeddingBatch, *, as_base64: bool) -> list[list[float]] | list[str]:
+    size = batch.dimensions * 4
+    rows = [batch.data[start : start + size] for start in range(0, len(batch.data), size or 1)]
+    if as_base64:
+        return [base64.b64encode(row).decode() for row in rows]
+    return [memoryview(row).cast("f").tolist() for row in rows]
+
+
+async def tokenize(services: Services, _: Scope, params: TokenizeParams) -> TokenizeResult:
+    """Token ids of a text."""
+    return TokenizeResult(tokens=await services.engine.tokenize(params.model, params.text))
+
+
+async def detokenize(services: Services, _: Scope, params: DetokenizeParams) -> DetokenizeResult:
+    """Text of token ids."""
+    return DetokenizeResult(text=await services.engine.detokenize(params.model, params.tokens))
+
+
+def models_list(services: Services, _: Scope, params: ModelsListParams) -> ModelsListResult:
+    """All models that match."""
+    models = [services.engine.described(model) for model in services.registry.all()]
+    return ModelsListResult(
+        models=[
+            model
+            for model in models
+            if (model.available or not params.available_only)
+            and (params.capability in model.capabilities or not isinstance(params.capability, str))
+        ]
+    )
+
+
+def models_get(services: Services, _: Scope, params: ModelParams) -> ModelResult:
+    """One model, by id or name."""
+    model = services.registry.find(params.model)
+    return ModelResult(model=services.engine.described(model))
+
+
+async def models_register(
+    services: Services, scope: Scope, params: ModelsRegisterParams
+) -> ModelsRegisterResult:
+    """Add a model; it can be used at once and is there after a restart."""
+
+    async def work() -> ModelsRegisterResult:
+        source = params.model.source
+        if isinstance(source, FakeSource):
+            try:
+                check_script(source.script)
+            except ValueError as error:
+                path = "$.model.source.script"
+                raise CarError("invalid_params", f"{error} - at `{path}`", path=path) from None
+        model, replaced = services.registry.register(params.model)
+        return ModelsRegisterResult(model=services.engine.described(model), replaced=replaced)
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+async def models_unregister(
+    services: Services, scope: Scope, params: ModelParams
+) -> ModelsUnregisterResult:
+    """Forget a model; its files stay."""
+
+    async def work() -> ModelsUnregisterResult:
+        return ModelsUnregisterResult(model_id=services.registry.unregister(params.model))
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+def runner_register(
+    services: Services, scope: Scope, _: RunnerRegisterParams
+) -> RunnerRegisterResult:
+    """Make the client the runner of delegated models."""
+    result = RunnerRegisterResult(replaced=services.runner.register())
+    services.engine.note(scope.origin)
+    return result
+
+
+def runner_unregister(services: Services, scope: Scope, _: EmptyParams) -> RunnerUnregisterResult:
+    """Empty the runner's slot."""
+    services.runner.unregister()
+    services.engine.note(scope.origin)
+    return RunnerUnregisterResult()
+
+
+def runner_event(services: Services, _: Scope, params: RunnerEventParams) -> RunnerEventResult:
+    """Take one event of a run."""
+    return services.runner.event(params)
+
+
+async def eventlog_query(
+    services: Services, _: Scope, params: EventlogQueryParams
+) -> EventlogQueryResult:
+    """A page of the event log."""
+    return await services.log.query(params)
+
+
+HANDLERS: dict[str, Handler] = {
+    "generate": generate,
+    "embed": embed,
+    "tokenize": tokenize,
+    "detokenize": detokenize,
+    "models.list": models_list,
+    "models.get": models_get,
+    "models.register": models_register,
+    "models.unregister": models_unregister,
+    "runner.register": runner_register,
+    "runner.unregister": runner_unregister,
+    "runner.event": runner_event,
+    "eventlog.query": eventlog_query,
+}

@@ -1,0 +1,223 @@
+"""Run one session over the claimed streams, from the first byte to an empty process table.
+
+Whatever ends the session (end of input, a signal, a dead parent, a client that reads no more,
+``exit``) takes the same path: cancel, answer, stop workers, write out the log, exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from car_rpc.config import Settings
+from car_rpc.host import logs
+from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.session import Session
+from car_rpc.protocol.connection import Connection
+from car_rpc.transport.claim import Claimed
+from car_rpc.transport.os_layer import OsLayer, os_layer
+from car_rpc.wire.lifecycle import BackendInfo, InitializeParams, LogParams
+
+if TYPE_CHECKING:
+    from car_rpc.host.dispatch import Dispatcher
+    from car_rpc.host.wiring import App
+
+logger = logging.getLogger(__name__)
+
+#: Bounds of the steps of stopping, in seconds; with the watchdog below, everything is over 2 s
+#: after it began.
+CANCEL_S = 0.4
+LOG_S = 0.5
+FLUSH_S = 0.3
+WATCHDOG_S = 1.8
+
+
+class Ending(NamedTuple):
+    """Why the session ends, with which exit code, and how long requests may finish first."""
+
+    reason: str
+    exit_code: int
+    drain_s: float = 0.0
+
+
+def run(settings: Settings, claimed: Claimed, started: float) -> int:
+    """Serve until the session ends.
+
+    Args:
+        settings: What was asked for.
+        claimed: The wire's descriptors.
+        started: ``time.monotonic()`` at the start of the process.
+
+    Returns:
+        The exit code: 0 after the end of input or ``shutdown`` and ``exit``, 1 after ``exit``
+        alone, 3 when the parent died, 4 when the client reads no more, 128 plus the signal's
+        number after a signal.
+    """
+    handler, captured_fd = logs.start(settings.log_level)
+    server = _Server(settings, claimed, started, os_layer())
+    exit_code = asyncio.run(server.serve(captured_fd))
+    logs.read_captured(captured_fd)
+    handler.flush_within(FLUSH_S)
+    return exit_code
+
+
+class _Server:
+    def __init__(
+        self, settings: Settings, claimed: Claimed, started: float, layer: OsLayer
+    ) -> None:
+        self._settings = settings
+        self._claimed = claimed
+        self._layer = layer
+        self._started = started
+        self._startup_ms: dict[str, float] = {}
+        self._session_id = "ses_" + secrets.token_hex(8)
+        self._app: App | None = None
+        self._mark("modules")
+
+    async def serve(self, captured_fd: int) -> int:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._ending: asyncio.Future[Ending] = loop.create_future()
+        self._connection: Connection[Run] = Connection(
+            self._settings.max_message_bytes, self._settings.framing
+        )
+        self._writer = self._layer.open_writer(
+            self._claimed.writer_fd,
+            self._connection.take_output,
+            self._written,
+            lambda: self._end(Ending("the client reads no more", 4)),
+        )
+        self._runner = RunnerHost(self._connection, self._writer.kick)
+        self._session = Session(
+            settings=self._settings,
+            session_id=self._session_id,
+            connection=self._connection,
+            kick=self._writer.kick,
+            load=self._load,
+            backends=_backends,
+            on_initialize=self._initialized,
+            on_exit=lambda code: self._end(Ending("exit", code)),
+            startup_ms=self._startup_ms,
+        )
+        loop.add_reader(captured_fd, logs.read_captured, captured_fd)
+        self._watch_signals()
+        if self._settings.parent_pid is not None:
+            self._watch_parent(self._settings.parent_pid)
+        self._reading = True
+        self._reader = self._layer.open_reader(
+            self._claimed.reader_fd, self._received, self._input_ended
+        )
+        self._mark("ready")
+        ending = await self._ending
+        await self._stop(ending)
+        return ending.exit_code
+
+    # Input and output
+
+    def _received(self, data: bytes) -> None:
+        self._session.receive(data)
+        if not self._connection.wants_input:
+            self._reading = False
+            self._reader.pause()
+
+    def _written(self) -> None:
+        self._session.output_taken()
+        if not self._reading and self._connection.wants_input:
+            self._reading = True
+            self._reader.resume()
+
+    def _input_ended(self) -> None:
+        self._session.receive_eof()
+        self._runner.abandon()
+        gone = self._layer.reader_gone(self._claimed.writer_fd)
+        drain_s = 0.0 if gone else self._settings.drain_ms / 1000
+        self._end(Ending("the input ended", 0, drain_s))
+
+    # What ends the session
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+        elif not ending.drain_s:
+            # Something more urgent came while requests were finishing.
+            self._session.cancel_all()
+
+    def _watch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            ending = Ending(f"signal {number.name}", 128 + number)
+            try:
+                self._loop.add_signal_handler(number, self._end, ending)
+            except NotImplementedError:  # Windows: the default handlers stay
+                return
+
+    def _watch_parent(self, pid: int) -> None:
+        if not self._layer.is_ancestor(pid):
+            logger.warning("process %d is not an ancestor of this one and is not watched", pid)
+            return
+        self._layer.watch_process(pid, lambda: self._end(Ending(f"process {pid} died", 3)))
+
+    def _initialized(self, params: InitializeParams) -> None:
+        self._mark("initialize")
+        if params.process_id is not None:
+            self._watch_parent(params.process_id)
+        capability = params.capabilities.log
+        if isinstance(capability, msgspec.Struct):
+            logging.getLogger().addHandler(logs.ForwardHandler(capability.level, self._forward_log))
+
+    def _forward_log(self, level: str, message: str, source: str) -> None:
+        payload = msgspec.json.encode(LogParams(level=level, message=message, source=source))
+        self._loop.call_soon_threadsafe(self._session.send_log, payload)
+
+    async def _load(self) -> Dispatcher:
+        # In a thread: the imports and the database take a while, and pings go on meanwhile.
+        self._app = await asyncio.to_thread(self._make_app)
+        self._mark("engine")
+        self._app.begin_session()
+        return self._app.dispatcher
+
+    def _make_app(self) -> App:
+        from car_rpc.host.wiring import App
+
+        return App(self._settings, self._session_id, self._layer, self._runner)
+
+    async def _stop(self, ending: Ending) -> None:
+        logger.info("stopping: %s", ending.reason)
+        self._connection.step("close")
+        if ending.drain_s:
+            await self._session.finish_requests(ending.drain_s)
+        watchdog = threading.Timer(WATCHDOG_S, os._exit, [ending.exit_code])
+        watchdog.daemon = True
+        watchdog.start()
+        self._session.cancel_all()
+        await self._session.answered(CANCEL_S)
+        if self._app is not None:
+            await self._app.stop_backends()
+            await self._session.answered(CANCEL_S)
+            await self._app.close(ending.reason, LOG_S)
+        await self._writer.flush(FLUSH_S)
+        self._reader.close()
+        watchdog.cancel()
+
+    def _mark(self, phase: str) -> None:
+        self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
+
+
+def _backends() -> dict[str, BackendInfo]:
+    """Which engines are installed. Looks for them without importing them."""
+    llama = BackendInfo(available=True)
+    if importlib.util.find_spec("llama_cpp") is None:
+        llama = BackendInfo(available=False, reason="install car-rpc with the extra `llama`")
+    return {
+        "local": llama,
+        "delegated": BackendInfo(available=True),
+        "fake": BackendInfo(available=True),
+    }

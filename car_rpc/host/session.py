@@ -1,0 +1,344 @@
+"""One connection with an app: which request does what, and who answers it.
+
+Every request becomes either an immediate answer or a task whose end is its answer, so there is
+no path on which one is forgotten or answered twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from car_rpc import __version__
+from car_rpc.config import Settings
+from car_rpc.errors import CarError
+from car_rpc.host.params import decode_params
+from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run
+from car_rpc.protocol.connection import MAX_IN_FLIGHT, Answered, CancelRequested, Connection, Event
+from car_rpc.protocol.messages import MAX_BATCH, MAX_DEPTH, Notification, Request, compact
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import GenerateEventParams
+from car_rpc.wire.lifecycle import (
+    PROTOCOL_VERSION,
+    SPEC_MAJOR,
+    SPEC_MINOR,
+    BackendInfo,
+    InitializeParams,
+    InitializeResult,
+    Limits,
+    PeerInfo,
+    PingResult,
+    ServerCapabilities,
+    SpecVersion,
+)
+from car_rpc.wire.methods import METHODS, spec_hash
+
+if TYPE_CHECKING:
+    from car_rpc.host.dispatch import Dispatcher, Outcome
+    from car_rpc.host.handlers import Scope
+
+logger = logging.getLogger(__name__)
+
+#: Unread events of one stream, in bytes, at which its producer waits.
+STREAM_BUFFER_BYTES = 256 * 1024
+
+#: How long cancelled requests may take to be answered at ``shutdown``, in seconds.
+SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
+
+_encode = msgspec.json.encode
+
+
+class Session:
+    """Serves one connection.
+
+    Args:
+        settings: The process's settings.
+        session_id: Names this session in the event log.
+        connection: The protocol state.
+        kick: Tells the writer that there is output.
+        load: Makes the dispatcher; called once, after ``initialize`` was answered.
+        on_initialize: Told what the client said of itself.
+        on_exit: Called with the exit code when the client sends ``exit``.
+        startup_ms: Phases of the start, for ``ping``.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        session_id: str,
+        connection: Connection[Run],
+        kick: Callable[[], None],
+        load: Callable[[], Awaitable[Dispatcher]],
+        backends: Callable[[], dict[str, BackendInfo]],
+        on_initialize: Callable[[InitializeParams], None],
+        on_exit: Callable[[int], None],
+        startup_ms: dict[str, float],
+    ) -> None:
+        self._settings = settings
+        self._session_id = session_id
+        self._connection = connection
+        self._kick = kick
+        self._load = load
+        self._backends = backends
+        self._on_initialize = on_initialize
+        self._on_exit = on_exit
+        self._startup_ms = startup_ms
+        self._dispatcher: Dispatcher | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._load_error: CarError | None = None
+        self._backlog: list[Request] = []
+        self._tasks: dict[RequestId, asyncio.Task[Outcome]] = {}
+        self._cancelled: set[RequestId] = set()
+        self._drained = asyncio.Event()
+
+    # Input
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        self._handle_all(self._connection.receive(data))
+
+    def receive_eof(self) -> None:
+        """The client closed its side."""
+        self._handle_all(self._connection.receive_eof())
+
+    def output_taken(self) -> None:
+        """Output was written: streams that waited for room may go on."""
+        self._drained.set()
+
+    async def finish_requests(self, timeout_s: float) -> None:
+        """Let requests finish for a while, then cancel the rest."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while (waiting := self._unfinished()) and (remaining := deadline - loop.time()) > 0:
+            await asyncio.wait(waiting, timeout=remaining)
+        self.cancel_all()
+
+    def cancel_all(self) -> None:
+        """Cancel every request but the one that asks for it."""
+        for request in [*self._backlog]:
+            self._cancel(request.id)
+        current = asyncio.current_task()
+        for request_id, task in [*self._tasks.items()]:
+            if task is not current:
+                self._cancel(request_id)
+
+    async def answered(self, timeout_s: float) -> None:
+        """Return when every other request is answered, or after a while."""
+        waiting = self._unfinished()
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+            await asyncio.sleep(0)  # the answers are given by the tasks' done callbacks
+
+    def _unfinished(self) -> set[asyncio.Task[Any]]:
+        current = asyncio.current_task()
+        tasks: set[asyncio.Task[Any]] = {t for t in self._tasks.values() if t is not current}
+        if self._backlog and self._loading is not None:
+            tasks.add(self._loading)
+        return tasks
+
+    def _handle_all(self, events: Iterable[Event[Run]]) -> None:
+        for event in events:
+            match event:
+                case Request():
+                    self._handle_request(event)
+                case Notification():
+                    self._handle_notification(event)
+                case CancelRequested():
+                    self._cancel(event.id)
+                case Answered():
+                    event.waiting.answer(event.response)
+        self._kick()
+
+    def _handle_request(self, request: Request) -> None:
+        lifecycle = {"initialize": self._initialize, "ping": self._ping}.get(request.method)
+        if lifecycle is not None:
+            self._respond(request.id, _guarded(lifecycle, request))
+        elif request.method == "shutdown":
+            self._connection.step("shutdown")
+            self._start(request.id, self._shutdown())
+        elif self._load_error is not None:
+            self._respond(request.id, self._load_error)
+        elif self._dispatcher is None:
+            self._backlog.append(request)
+        else:
+            self._dispatch(self._dispatcher, request)
+
+    def _handle_notification(self, notification: Notification) -> None:
+        if notification.method == "exit":
+            self._on_exit(0 if self._connection.state == "draining" else 1)
+        elif notification.method == "runner.event":
+            if self._dispatcher is not None:
+                scope = self._scope(Request("", notification.method, notification.params))
+                self._dispatcher.call_inline(notification.method, scope, notification.params)
+        elif not notification.method.startswith("$/"):
+            logger.info("the notification %r is unknown and ignored", notification.method)
+
+    def _dispatch(self, dispatcher: Dispatcher, request: Request) -> None:
+        scope = self._scope(request)
+        if dispatcher.is_inline(request.method):
+            self._respond(
+                request.id, dispatcher.call_inline(request.method, scope, request.params)
+            )
+        else:
+            self._start(request.id, dispatcher.call(request.method, scope, request.params))
+
+    def _scope(self, request: Request) -> Scope:
+        from car_rpc.engine.engine import Origin
+        from car_rpc.host.handlers import Scope
+
+        origin = Origin(request.id, request.method, compact(request.params))
+        return Scope(origin, partial(_Stream, self, request.id))
+
+    # Tasks and answers
+
+    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks[request_id] = task
+        task.add_done_callback(partial(self._finished, request_id))
+
+    def _finished(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
+        del self._tasks[request_id]
+        self._cancelled.discard(request_id)
+        if task.cancelled():
+            self._respond(request_id, CarError("cancelled"))
+        elif (error := task.exception()) is not None:
+            logger.error("a request failed unexpectedly", exc_info=error)
+            self._respond(request_id, CarError("internal", "see the log on standard error"))
+        else:
+            self._respond(request_id, task.result())
+        self._kick()
+
+    def _respond(self, request_id: RequestId, outcome: Outcome) -> None:
+        self._connection.respond(request_id, outcome)
+
+    def _cancel(self, request_id: RequestId) -> None:
+        task = self._tasks.get(request_id)
+        if task is not None:
+            # One cancel is enough; a second would interrupt the tidying up after the first.
+            if request_id not in self._cancelled:
+                self._cancelled.add(request_id)
+                task.cancel()
+            return
+        for request in self._backlog:
+            if request.id == request_id:
+                self._backlog.remove(request)
+                self._respond(request_id, CarError("cancelled"))
+                self._kick()
+                return
+
+    # Lifecycle methods
+
+    def _initialize(self, request: Request) -> bytes:
+        params = decode_params(request.params, InitializeParams)
+        if params.protocol_version != PROTOCOL_VERSION:
+            raise CarError(
+                "protocol_version_unsupported",
+                f"this process speaks version {PROTOCOL_VERSION},"
+                f" not {params.protocol_version}; update the older side",
+                supported=[PROTOCOL_VERSION],
+            )
+        self._connection.step("initialize")
+        self._on_initialize(params)
+        self._loading = asyncio.create_task(self._load_dispatcher())
+        return _encode(self._initialize_result())
+
+    def _initialize_result(self) -> InitializeResult:
+        methods = sorted(name for name, row in METHODS.items() if row.direction != "core_to_client")
+        return InitializeResult(
+            protocol_version=PROTOCOL_VERSION,
+            spec=SpecVersion(major=SPEC_MAJOR, minor=SPEC_MINOR, hash=spec_hash()),
+            server_info=PeerInfo(name="car-rpc", version=__version__),
+            session_id=self._session_id,
+            capabilities=ServerCapabilities(
+                methods=methods,
+                backends=self._backends(),
+                limits=Limits(
+                    max_message_bytes=self._settings.max_message_bytes,
+                    max_depth=MAX_DEPTH,
+                    max_in_flight=MAX_IN_FLIGHT,
+                    runner_buffer_bytes=RUNNER_BUFFER_BYTES,
+                    max_batch=MAX_BATCH,
+                ),
+            ),
+        )
+
+    async def _load_dispatcher(self) -> None:
+        try:
+            self._dispatcher = await self._load()
+        except CarError as error:
+            self._load_error = error
+        except Exception:
+            logger.exception("the engine could not be started")
+            self._load_error = CarError("internal", "the engine did not start; see the log")
+        backlog, self._backlog = self._backlog, []
+        for request in backlog:
+            self._handle_request(request)
+        self._kick()
+
+    def _ping(self, _: Request) -> bytes:
+        in_flight = len(self._connection.in_flight)
+        return _encode(PingResult(in_flight=in_flight, startup_ms=self._startup_ms))
+
+    async def _shutdown(self) -> Outcome:
+        await self.finish_requests(self._settings.drain_ms / 1000)
+        await self.answered(SHUTDOWN_CANCEL_TIMEOUT_S)
+        return b"null"
+
+    # Streams
+
+    async def send_event(self, request_id: RequestId, payload: bytes) -> None:
+        """Queue an event of a stream; waits while too many of it are unread."""
+        while self._connection.stream_bytes(request_id) > STREAM_BUFFER_BYTES:
+            self._drained.clear()
+            await self._drained.wait()
+        self.send_event_now(request_id, payload)
+
+    def send_event_now(self, request_id: RequestId, payload: bytes) -> None:
+        """Queue an event of a stream."""
+        self._connection.notify("generate.event", payload, stream=request_id)
+        self._kick()
+
+    def send_log(self, payload: bytes) -> None:
+        """Queue a ``log`` notification."""
+        self._connection.notify("log", payload)
+        self._kick()
+
+
+class _Stream:
+    """The events of one request on their way to the client."""
+
+    def __init__(
+        self, session: Session, request_id: RequestId, client_ref: str | UnsetType = UNSET
+    ) -> None:
+        self._session = session
+        self._request_id = request_id
+        self._client_ref = client_ref
+        self._seq = 0
+
+    async def send(self, event: StreamEvent) -> None:
+        await self._session.send_event(self._request_id, self._payload(event))
+
+    def send_last(self, event: StreamEvent) -> None:
+        self._session.send_event_now(self._request_id, self._payload(event))
+
+    def _payload(self, event: StreamEvent) -> bytes:
+        params = GenerateEventParams(
+            request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
+        )
+        self._seq += 1
+        return _encode(params)
+
+
+def _guarded(handler: Callable[[Request], bytes], request: Request) -> Outcome:
+    try:
+        return handler(request)
+    except CarError as error:
+        return error

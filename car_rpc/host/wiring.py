@@ -1,0 +1,119 @@
+"""Put the parts together: settings in, a dispatcher with everything behind it out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from car_rpc import __version__
+from car_rpc.backends.delegated import DelegatedBackend
+from car_rpc.backends.fake import FakeBackend, needs_worker
+from car_rpc.backends.local.backend import LocalBackend
+from car_rpc.backends.local.process import ProcessControl
+from car_rpc.backends.missing import MissingBackend
+from car_rpc.config import Settings
+from car_rpc.engine.engine import Engine
+from car_rpc.engine.ports import Backend, LogEntry
+from car_rpc.errors import CarError
+from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.dispatch import Dispatcher
+from car_rpc.host.handlers import Services
+from car_rpc.host.runner import RunnerHost
+from car_rpc.registry.builtin import builtin_models
+from car_rpc.registry.registry import Registry
+from car_rpc.registry.store import ModelStore
+from car_rpc.wire.models import DelegatedSource, FakeSource, LocalSource, ModelSchema
+
+#: The one database of a state directory.
+DATABASE_NAME = "car.db"
+
+
+class SystemClock:
+    """The machine's monotonic clock."""
+
+    def now_ms(self) -> float:
+        """Milliseconds."""
+        return time.monotonic() * 1000
+
+
+class RandomIds:
+    """Ids of 64 random bits."""
+
+    def new(self, prefix: str) -> str:
+        """A fresh id."""
+        return prefix + secrets.token_hex(8)
+
+
+class App:
+    """Everything behind the dispatcher, so that it can be closed again.
+
+    Args:
+        settings: The process's settings.
+        session_id: Names the session in the event log.
+        control: What the operating system does for workers.
+        runner: The way to the app's runner.
+
+    Raises:
+        CarError: ``io_error`` when the state directory cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, session_id: str, control: ProcessControl, runner: RunnerHost
+    ) -> None:
+        _make_private_directory(settings.state_dir)
+        database = settings.state_dir / DATABASE_NAME
+        self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
+        ids = RandomIds()
+        llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
+        fake_worker = LocalBackend("fake", None, self.log, control)
+        self._backends: dict[str, Backend] = {
+            "local": llama_cpp,
+            "fake": FakeBackend(),
+            "fake_worker": fake_worker,
+            "delegated": DelegatedBackend(runner, ids),
+            "mlx": MissingBackend("mlx"),
+        }
+        self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
+        engine = Engine(self._registry, self._backend_of, self.log, SystemClock(), ids)
+        services = Services(engine, self._registry, runner, self.log)
+        self.dispatcher = Dispatcher(services)
+
+    async def stop_backends(self) -> None:
+        """Stop all workers."""
+        for backend in self._backends.values():
+            await backend.close()
+
+    def begin_session(self) -> None:
+        """Record that the session began."""
+        self.log.append(LogEntry("session_start", {"version": __version__}))
+
+    async def close(self, reason: str, timeout_s: float) -> None:
+        """Record that the session ended, write out the event log and close the database."""
+        self.log.append(LogEntry("session_end", {"reason": reason}))
+        await self.log.close(timeout_s)
+        self._registry.close()
+
+    def _backend_of(self, model: ModelSchema) -> Backend:
+        match model.source:
+            case LocalSource():
+                return self._backends["local"]
+            case DelegatedSource():
+                return self._backends["delegated"]
+            case FakeSource(script=script):
+                return self._backends["fake_worker" if needs_worker(script) else "fake"]
+            case _:
+                return self._backends["mlx"]
+
+
+def _make_private_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CarError(
+            "io_error",
+            f"the state directory {path} cannot be made ({error.strerror});"
+            " choose another with --state-dir",
+            path=str(path),
+        ) from error

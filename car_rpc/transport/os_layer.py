@@ -1,0 +1,64 @@
+"""What differs between operating systems, behind one interface."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from car_rpc.transport.pumps import Reader, Writer
+
+
+class OsLayer(Protocol):
+    """Pipes, the parent, process trees and priorities."""
+
+    def open_reader(
+        self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]
+    ) -> Reader:
+        """Read a descriptor in the way that suits it."""
+        ...
+
+    def open_writer(
+        self,
+        fd: int,
+        take: Callable[[int], bytes],
+        on_written: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> Writer:
+        """Write to a descriptor in the way that suits it."""
+        ...
+
+    def reader_gone(self, fd: int) -> bool:
+        """Whether the other end of an output pipe is closed."""
+        ...
+
+    def is_ancestor(self, pid: int) -> bool:
+        """Whether a process is this one's parent, or its parent's, and so on."""
+        ...
+
+    def watch_process(self, pid: int, on_death: Callable[[], None]) -> None:
+        """Call back, in the event loop, when a process has ended."""
+        ...
+
+    def spawn_options(self) -> dict[str, Any]:
+        """How to start a worker: a group of its own, no inherited descriptors."""
+        ...
+
+    def lower_priority(self, pid: int) -> None:
+        """Let a process's work come after that of the app and of the core."""
+        ...
+
+    def kill_tree(self, pid: int) -> None:
+        """Kill a process started with :meth:`spawn_options`, and all it started."""
+        ...
+
+
+def os_layer() -> OsLayer:
+    """The layer of this operating system."""
+    if sys.platform == "win32":
+        from car_rpc.transport.os_windows import WindowsLayer
+
+        return WindowsLayer()
+    from car_rpc.transport.os_posix import PosixLayer
+
+    return PosixLayer()

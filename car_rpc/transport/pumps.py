@@ -1,0 +1,288 @@
+"""Move bytes between descriptors and the event loop.
+
+Two variants behind one shape: polled, for what the operating system can poll, and threads, for
+everything else (files, Windows pipes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+#: Bytes read at once. A pipe of Linux holds 64 KiB; sockets and larger pipes give more.
+READ_BYTES = 256 * 1024
+
+#: Bytes taken for one write.
+WRITE_BYTES = 256 * 1024
+
+#: Bytes written in one turn of the event loop, so that a flood leaves room for the rest.
+TURN_BYTES = 1024 * 1024
+
+
+class Reader(Protocol):
+    """Delivers what arrives on a descriptor."""
+
+    def pause(self) -> None:
+        """Take no more input for now."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+    def close(self) -> None:
+        """Deliver nothing more."""
+        ...
+
+
+class Writer(Protocol):
+    """Writes what a source has, whenever it is told that there is something."""
+
+    def kick(self) -> None:
+        """There is something to write."""
+        ...
+
+    async def flush(self, timeout_s: float) -> None:
+        """Return when everything is written, or after a while."""
+        ...
+
+
+class PolledReader:
+    """Reads a descriptor that can be polled.
+
+    Args:
+        fd: The descriptor; it becomes non-blocking.
+        on_data: Gets each chunk.
+        on_eof: Called once at the end of the stream.
+    """
+
+    def __init__(
+        self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]
+    ) -> None:
+        self._fd = fd
+        self._on_data = on_data
+        self._on_eof = on_eof
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._ready)
+
+    def pause(self) -> None:
+        """Take no more input for now."""
+        self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._open:
+            self._loop.add_reader(self._fd, self._ready)
+
+    def close(self) -> None:
+        """Deliver nothing more."""
+        self._open = False
+        self._loop.remove_reader(self._fd)
+
+    def _ready(self) -> None:
+        try:
+            data = os.read(self._fd, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._on_data(data)
+        else:
+            self.close()
+            self._on_eof()
+
+
+class ThreadReader:
+    """Reads a descriptor with a thread that blocks in it; see :class:`PolledReader`."""
+
+    def __init__(
+        self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]
+    ) -> None:
+        self._fd = fd
+        self._on_data = on_data
+        self._on_eof = on_eof
+        self._loop = asyncio.get_running_loop()
+        self._may_read = threading.Event()
+        self._may_read.set()
+        self._open = True
+        threading.Thread(target=self._run, name="car-rpc-reader", daemon=True).start()
+
+    def pause(self) -> None:
+        """Take no more input for now; what is being read still arrives."""
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._may_read.set()
+
+    def close(self) -> None:
+        """Deliver nothing more."""
+        self._open = False
+
+    def _run(self) -> None:
+        data = b"-"
+        while data:
+            self._may_read.wait()
+            try:
+                data = os.read(self._fd, READ_BYTES)
+            except OSError:
+                data = b""
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._deliver, data)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._open:
+            return
+        if data:
+            self._on_data(data)
+        else:
+            self._open = False
+            self._on_eof()
+
+
+class _WriterBase:
+    """What both writers share: take from the source, wake whoever flushes."""
+
+    def __init__(
+        self,
+        fd: int,
+        take: Callable[[int], bytes],
+        on_written: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        self._fd = fd
+        self._take = take
+        self._on_written = on_written
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._broken = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Return when everything is written, or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+
+    def _break(self) -> None:
+        self._broken = True
+        self._idle.set()
+        self._on_broken()
+
+
+class PolledWriter(_WriterBase):
+    """Writes to a descriptor that can be polled.
+
+    Args:
+        fd: The descriptor; it becomes non-blocking.
+        take: Gives the next bytes, about as many as asked for, or none.
+        on_written: Called after some were written.
+        on_broken: Called once when nobody reads any more.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        take: Callable[[int], bytes],
+        on_written: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        super().__init__(fd, take, on_written, on_broken)
+        self._chunk = memoryview(b"")
+        self._scheduled = False
+        self._blocked = False
+        os.set_blocking(fd, False)
+
+    def kick(self) -> None:
+        """Write at the end of this turn of the loop, together with what else comes in it."""
+        if not self._scheduled and not self._blocked and not self._broken:
+            self._scheduled = True
+            self._idle.clear()
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._scheduled = False
+        room = TURN_BYTES
+        try:
+            while room > 0:
+                if not self._chunk:
+                    self._chunk = memoryview(self._take(WRITE_BYTES))
+                if not self._chunk:
+                    self._idle.set()
+                    break
+                written = os.write(self._fd, self._chunk)
+                self._chunk = self._chunk[written:]
+                room -= written
+            else:
+                self.kick()
+        except BlockingIOError:
+            self._blocked = True
+            self._loop.add_writer(self._fd, self._unblocked)
+        except OSError:
+            self._break()
+            return
+        self._on_written()
+
+    def _unblocked(self) -> None:
+        self._loop.remove_writer(self._fd)
+        self._blocked = False
+        self._write()
+
+
+class ThreadWriter(_WriterBase):
+    """Writes with a thread that blocks in the descriptor; see :class:`PolledWriter`."""
+
+    def __init__(
+        self,
+        fd: int,
+        take: Callable[[int], bytes],
+        on_written: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        super().__init__(fd, take, on_written, on_broken)
+        self._chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._scheduled = False
+        self._writing = False
+        threading.Thread(target=self._run, name="car-rpc-writer", daemon=True).start()
+
+    def kick(self) -> None:
+        """Hand the next bytes to the thread unless it is writing."""
+        if not self._scheduled and not self._writing and not self._broken:
+            self._scheduled = True
+            self._idle.clear()
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._scheduled = False
+        chunk = self._take(WRITE_BYTES)
+        if chunk:
+            self._writing = True
+            self._chunks.put(chunk)
+        else:
+            self._idle.set()
+
+    def _run(self) -> None:
+        while True:
+            data = self._chunks.get()
+            outcome = self._written
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                outcome = self._break
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(outcome)
+
+    def _written(self) -> None:
+        self._writing = False
+        self._on_written()
+        self._hand_over()

@@ -1,0 +1,96 @@
+"""The one method table. The dispatcher, the specification and the bindings are made from it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from car_rpc.wire import content, events, inference, lifecycle, log, models, runner
+
+Direction = Literal["client_to_core", "core_to_client", "both"]
+
+
+class Method(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        params: Type of the parameters.
+        result: Type of the result, or ``None`` when it is null or there is none.
+        kind: Whether it is a request, a notification or either.
+        direction: Who sends it.
+        inline: Handled in order of arrival, without a task.
+        logged: Whether the event log holds it.
+        stream: Notification that carries the events before its response.
+    """
+
+    params: Any
+    result: Any = None
+    kind: Literal["request", "notification", "either"] = "request"
+    direction: Direction = "client_to_core"
+    inline: bool = False
+    logged: bool = False
+    stream: str | None = None
+
+
+METHODS: dict[str, Method] = {
+    "initialize": Method(lifecycle.InitializeParams, lifecycle.InitializeResult, inline=True),
+    "ping": Method(
+        lifecycle.EmptyParams, lifecycle.PingResult, direction="both", inline=True
+    ),
+    "shutdown": Method(lifecycle.EmptyParams),
+    "exit": Method(lifecycle.EmptyParams, kind="notification", inline=True),
+    "$/cancelRequest": Method(
+        lifecycle.CancelParams, kind="notification", direction="both", inline=True
+    ),
+    "log": Method(lifecycle.LogParams, kind="notification", direction="core_to_client"),
+    "generate": Method(
+        inference.GenerateRequest,
+        inference.InferenceResult,
+        logged=True,
+        stream="generate.event",
+    ),
+    "generate.event": Method(
+        inference.GenerateEventParams, kind="notification", direction="core_to_client"
+    ),
+    "embed": Method(inference.EmbedParams, inference.EmbedResult, logged=True),
+    "tokenize": Method(inference.TokenizeParams, inference.TokenizeResult),
+    "detokenize": Method(inference.DetokenizeParams, inference.DetokenizeResult),
+    "models.list": Method(models.ModelsListParams, models.ModelsListResult, inline=True),
+    "models.get": Method(models.ModelParams, models.ModelResult, inline=True),
+    "models.register": Method(
+        models.ModelsRegisterParams, models.ModelsRegisterResult, logged=True
+    ),
+    "models.unregister": Method(
+        models.ModelParams, models.ModelsUnregisterResult, logged=True
+    ),
+    "runner.register": Method(
+        runner.RunnerRegisterParams, runner.RunnerRegisterResult, inline=True, logged=True
+    ),
+    "runner.unregister": Method(
+        lifecycle.EmptyParams, runner.RunnerUnregisterResult, inline=True, logged=True
+    ),
+    "runner.run": Method(
+        runner.RunnerRunParams,
+        runner.RunnerResult,
+        direction="core_to_client",
+        stream="runner.event",
+    ),
+    "runner.event": Method(
+        runner.RunnerEventParams, runner.RunnerEventResult, kind="either", inline=True
+    ),
+    "eventlog.query": Method(log.EventlogQueryParams, log.EventlogQueryResult),
+}
+
+
+def spec_hash() -> str:
+    """Fingerprint of the method table and of every type that it uses."""
+    digest = hashlib.sha256()
+    for name, row in sorted(METHODS.items()):
+        digest.update(f"{name} {row.kind} {row.direction} {row.stream}\n".encode())
+    for module in (content, events, inference, lifecycle, log, models, runner):
+        for name, value in sorted(vars(module).items()):
+            if isinstance(value, type) and issubclass(value, msgspec.Struct):
+                digest.update(f"{name} {value.__annotations__}\n".encode())
+    return digest.hexdigest()[:16]
