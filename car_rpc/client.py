@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -157,12 +157,12 @@ class GenerateStream:
     def __init__(self, client: CarClient, params: dict[str, Any]) -> None:
         self._client = client
         self._params = params
-        self._answer: _Waiting | None = None
+        self._answer: Waiting | None = None
         self._events: MemoryObjectReceiveStream[StreamEvent] | None = None
 
     async def __aenter__(self) -> Self:
         send, self._events = anyio.create_memory_object_stream[StreamEvent](STREAM_BUFFER_EVENTS)
-        self._answer = await self._client._begin("generate", self._params, send)
+        self._answer = await self._client.begin("generate", self._params, send)
         return self
 
     async def __aexit__(
@@ -171,26 +171,24 @@ class GenerateStream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._answer is not None and self._events is not None
-        self._events.close()
-        if not self._answer.done.is_set():
-            await self._client._cancel(self._answer)
+        waiting, events = self._opened()
+        events.close()
+        if not waiting.done.is_set():
+            await self._client.cancel(waiting)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> StreamEvent:
-        assert self._events is not None
         try:
-            return await self._events.receive()
+            return await self._opened()[1].receive()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
     @property
     def request_id(self) -> RequestId:
         """JSON-RPC id of the request."""
-        assert self._answer is not None
-        return self._answer.request_id
+        return self._opened()[0].request_id
 
     async def result(self) -> InferenceResult:
         """The result, once the stream has ended.
@@ -199,12 +197,16 @@ class GenerateStream:
             RemoteError: The request failed.
             ProcessEnded: The process is gone.
         """
-        assert self._answer is not None
-        return msgspec.json.decode(await self._answer.wait(), type=InferenceResult)
+        return msgspec.json.decode(await self._opened()[0].wait(), type=InferenceResult)
+
+    def _opened(self) -> tuple[Waiting, MemoryObjectReceiveStream[StreamEvent]]:
+        if self._answer is None or self._events is None:
+            raise RuntimeError("use the stream in `async with`")
+        return self._answer, self._events
 
 
-class _Waiting:
-    """A request of ours that has no answer yet."""
+class Waiting:
+    """A request that was sent, and its answer once that is there."""
 
     def __init__(self, events: MemoryObjectSendStream[StreamEvent] | None) -> None:
         self.request_id: RequestId = 0
@@ -214,10 +216,12 @@ class _Waiting:
         self._lost: ProcessEnded | None = None
 
     def answer(self, response: Response) -> None:
+        """The core answered."""
         self._response = response
         self._finish()
 
     def lose(self, error: ProcessEnded) -> None:
+        """There will be no answer."""
         self._lost = error
         self._finish()
 
@@ -227,6 +231,12 @@ class _Waiting:
             self.events.close()
 
     async def wait(self) -> bytes:
+        """The result as JSON.
+
+        Raises:
+            RemoteError: The request failed.
+            ProcessEnded: The process is gone.
+        """
         await self.done.wait()
         if self._response is None:
             raise self._lost or ProcessEnded(None)
@@ -248,8 +258,8 @@ class CarClient:
         self._process = process
         self._tasks = tasks
         self._on_log = on_log
-        self._pending: Pending[_Waiting] = Pending()
-        self._streams: dict[RequestId, _Waiting] = {}
+        self._pending: Pending[Waiting] = Pending()
+        self._streams: dict[RequestId, Waiting] = {}
         self._write_lock = anyio.Lock()
         self._runner: Runner | None = None
         self._runs: dict[RequestId, anyio.CancelScope] = {}
@@ -268,7 +278,7 @@ class CarClient:
         allowed_paths: Sequence[str] = (),
         on_log: Callable[[LogParams], None] | None = None,
         log_level: str = "info",
-    ) -> AsyncIterator[CarClient]:
+    ) -> AsyncGenerator[CarClient]:
         """Spawn the process and initialize the connection; leave nothing behind.
 
         Args:
@@ -285,16 +295,26 @@ class CarClient:
             ProcessEnded: It ended before it answered.
         """
         process = await anyio.open_process([*command, *arguments], env=env, stderr=stderr)
-        async with anyio.create_task_group() as tasks:
-            client = cls(process, tasks, on_log)
-            tasks.start_soon(client._read)
-            try:
-                await client._initialize(allowed_paths, log_level)
-                yield client
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await client._leave()
-                tasks.cancel_scope.cancel()
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                client = cls(process, tasks, on_log)
+                tasks.start_soon(client._read)
+                try:
+                    await client._initialize(allowed_paths, log_level)
+                    yield client
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await client._leave()
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup:
+            if failure is None:
+                raise
+            # What the caller raised comes out as it was, not in a group.
+            raise failure from None
 
     @property
     def pid(self) -> int:
@@ -310,12 +330,12 @@ class CarClient:
             RemoteError: The request failed.
             ProcessEnded: The process is gone.
         """
-        waiting = await self._begin(method, params, None)
+        waiting = await self.begin(method, params, None)
         try:
             return msgspec.json.decode(await waiting.wait(), type=result_type)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._cancel(waiting)
+                await self.cancel(waiting)
             raise
 
     async def call(self, method: str, params: Any = None) -> Any:
@@ -393,26 +413,26 @@ class CarClient:
         }
         self.server = await self.request("initialize", params, InitializeResult)
 
-    async def _begin(
+    async def begin(
         self, method: str, params: Any, events: MemoryObjectSendStream[StreamEvent] | None
-    ) -> _Waiting:
+    ) -> Waiting:
+        """Send a request and return at once; its answer arrives in what is returned."""
         if self._ended is not None:
             raise self._ended
-        waiting = _Waiting(events)
+        waiting = Waiting(events)
         waiting.request_id = self._pending.begin(waiting)
         if events is not None:
             self._streams[waiting.request_id] = waiting
         await self._write(write_request(waiting.request_id, method, _encode(params)))
         return waiting
 
-    async def _cancel(self, waiting: _Waiting) -> None:
+    async def cancel(self, waiting: Waiting) -> None:
         """Cancel a request and wait for its answer, which always comes."""
         await self.notify("$/cancelRequest", {"id": waiting.request_id})
         await waiting.done.wait()
 
     async def _write(self, payload: bytes) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
+        stdin = _piped(self._process.stdin)
         # A message is written whole, also when the caller is cancelled meanwhile.
         with anyio.CancelScope(shield=True):
             async with self._write_lock:
@@ -422,8 +442,7 @@ class CarClient:
                     raise self._ended or ProcessEnded(self._process.returncode) from None
 
     async def _read(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
+        stdout = _piped(self._process.stdout)
         splitter = Splitter(MAX_MESSAGE_BYTES, "ndjson")
         try:
             async for chunk in stdout:
@@ -489,10 +508,8 @@ class CarClient:
                 payload = await self._outcome(runner, request_id, params)
         finally:
             del self._runs[request_id]
-        try:
+        with suppress(ProcessEnded):
             await self._write(payload)
-        except ProcessEnded:
-            pass
 
     async def _outcome(
         self, runner: Runner, request_id: RequestId, params: RunnerRunParams
@@ -524,4 +541,10 @@ class CarClient:
 
 
 def _error_data(error: ErrorObject) -> dict[str, Any]:
-    return dict(error.data) if isinstance(error.data, dict) else {}
+    return msgspec.convert(error.data or {}, dict[str, Any])
+
+
+def _piped(stream: T | None) -> T:
+    if stream is None:
+        raise RuntimeError("the process was started without its pipes")
+    return stream

@@ -43,9 +43,9 @@ class FakeBackend(GenerateOnly):
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Play the model's script for one request."""
         source = call.model.source
-        assert isinstance(source, FakeSource)
+        script = source.script if isinstance(source, FakeSource) else []
         sent = 0
-        for action in fake_script.expand(source.script, last_user_text(call.request)):
+        for action in fake_script.expand(script, last_user_text(call.request)):
             match action:
                 case fake_script.Emit():
                     yield action.event

@@ -1,70 +1,33 @@
-"""One request from its parameters to its one result.
-
-The data flows forward once: route, attempt, events through the accumulator to the client and
-to the log, result. Whatever happens on the way, the stream ends with exactly one ``done`` or
-``error``, and the log holds the request before it runs and its completion before the caller
-gets the result.
-"""
+"""The engine: every method that runs a model, and what they share."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
-from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, GenerateCall, IdSource
-from car_rpc.engine.recording import Recorder, absorb_cancel
-from car_rpc.engine.stream import Accumulator
-from car_rpc.errors import CarError, invalid_params
+from car_rpc.engine.generation import (
+    Generation,
+    Listener,
+    Origin,
+    failed_data,
+    failure_of,
+    request_data,
+)
+from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, IdSource
+from car_rpc.engine.recording import Recorder
 from car_rpc.registry.catalog import require_capability
 from car_rpc.registry.registry import Registry
-from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import (
-    Attempt,
-    Done,
-    ErrorEvent,
-    ReasoningDelta,
-    StreamEvent,
-    TextDelta,
-    ToolCallStart,
-)
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Who gets the events of a stream."""
-
-    async def send(self, event: StreamEvent) -> None:
-        """Pass on an event; waits while too many are unread."""
-        ...
-
-    def send_last(self, event: StreamEvent) -> None:
-        """Pass on the final event, without waiting."""
-        ...
-
-
-class Origin(NamedTuple):
-    """Where a request came from.
-
-    Attributes:
-        request_id: The client's id of it.
-        method: Its method.
-        raw_params: The client's own JSON.
-    """
-
-    request_id: RequestId
-    method: str
-    raw_params: bytes
 
 
 class Engine:
@@ -86,15 +49,15 @@ class Engine:
         clock: Clock,
         ids: IdSource,
     ) -> None:
+        self.backend_of = backend_of
+        self.clock = clock
         self._registry = registry
-        self._backend_of = backend_of
         self._sink = sink
-        self._clock = clock
         self._ids = ids
 
     def described(self, model: ModelSchema) -> ModelSchema:
         """The model with ``available`` and ``weights_ready`` as they are now."""
-        available, weights_ready = self._backend_of(model).availability(model)
+        available, weights_ready = self.backend_of(model).availability(model)
         return msgspec.structs.replace(model, available=available, weights_ready=weights_ready)
 
     async def generate(
@@ -107,8 +70,7 @@ class Engine:
                 once it was chosen, the model.
         """
         recorder = self._recorder(request.conversation_id)
-        run = _GenerateRun(self, request, origin, listener, recorder)
-        return await run.result()
+        return await Generation(self, request, origin, listener, recorder).result()
 
     async def embed(
         self, params: EmbedParams, origin: Origin
@@ -126,19 +88,19 @@ class Engine:
 
         async def work() -> tuple[ModelSchema, EmbeddingBatch]:
             model = self.route(params.model, "embed")
-            return model, await self._backend_of(model).embed(model, texts)
+            return model, await self.backend_of(model).embed(model, texts)
 
         return await self.recorded(origin, work)
 
     async def tokenize(self, wanted: str, text: str) -> list[int]:
         """Token ids of a text in a model's vocabulary."""
         model = self._registry.find(wanted)
-        return await self._backend_of(model).tokenize(model, text)
+        return await self.backend_of(model).tokenize(model, text)
 
     async def detokenize(self, wanted: str, tokens: list[int]) -> str:
         """Text of token ids in a model's vocabulary."""
         model = self._registry.find(wanted)
-        return await self._backend_of(model).detokenize(model, tokens)
+        return await self.backend_of(model).detokenize(model, tokens)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
         """Run work with its request and its completion in the event log.
@@ -147,23 +109,23 @@ class Engine:
             CarError: What the work raised, with the trace added.
         """
         recorder = self._recorder(UNSET)
-        started = self._clock.now_ms()
-        await recorder.commit("request", **_request_data(origin))
+        started = self.clock.now_ms()
+        await recorder.commit("request", **request_data(origin))
         try:
             result = await work()
         except (Exception, asyncio.CancelledError) as error:
-            failure = _failure_of(error).with_data(trace_id=recorder.trace_id)
-            latency_ms = self._clock.now_ms() - started
-            await recorder.commit_final("completion", **_failed(failure, latency_ms))
+            failure = failure_of(error).with_data(trace_id=recorder.trace_id)
+            latency_ms = self.clock.now_ms() - started
+            await recorder.commit_final("completion", **failed_data(failure, latency_ms))
             raise failure from error
-        latency_ms = round(self._clock.now_ms() - started, 3)
+        latency_ms = round(self.clock.now_ms() - started, 3)
         await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
         return result
 
     def note(self, origin: Origin) -> None:
         """Record a request that changed something and has succeeded already."""
         recorder = self._recorder(UNSET)
-        recorder.note("request", **_request_data(origin))
+        recorder.note("request", **request_data(origin))
         recorder.note("completion", outcome="success")
 
     def route(self, wanted: str | msgspec.UnsetType, capability: Capability) -> ModelSchema:
@@ -175,149 +137,3 @@ class Engine:
     def _recorder(self, conversation_id: str | msgspec.UnsetType) -> Recorder:
         conversation = conversation_id if isinstance(conversation_id, str) else None
         return Recorder(self._sink, self._ids.new("tr_"), conversation)
-
-
-class _GenerateRun:
-    """The state of one ``generate`` request."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: GenerateRequest,
-        origin: Origin,
-        listener: Listener | None,
-        recorder: Recorder,
-    ) -> None:
-        self._engine = engine
-        self._request = request
-        self._origin = origin
-        self._listener = listener
-        self._recorder = recorder
-        self._clock = engine._clock
-        self._started_ms = engine._clock.now_ms()
-        self._first_token_ms: float | None = None
-        self._accumulator = Accumulator()
-        self._model: ModelSchema | None = None
-
-    async def result(self) -> InferenceResult:
-        self._recorder.note("request", **_request_data(self._origin))
-        try:
-            result = await self._run()
-        except (Exception, asyncio.CancelledError) as error:
-            raise await self._failed(error) from error
-        await self._recorder.commit_final("completion", outcome="success", result=result)
-        self._finish(Done(text=result.text, tool_calls=result.tool_calls))
-        return result
-
-    async def _run(self) -> InferenceResult:
-        request = self._request
-        if request.prompt is UNSET and not request.messages:
-            raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
-        self._model = model = self._engine.route(request.model, "generate")
-        reason = "explicit model" if isinstance(request.model, str) else "best available model"
-        self._recorder.note("route", model=model.id, reason=reason)
-        timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
-        async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
-            await self._attempt(model, 1, timeout_ms)
-        return self._inference_result(model)
-
-    async def _attempt(self, model: ModelSchema, attempt: int, deadline_ms: int | None) -> None:
-        trace_id = self._recorder.trace_id
-        self._recorder.begin_attempt(attempt)
-        await self._recorder.commit("attempt", model=model.id)
-        await self._send(Attempt(attempt=attempt, trace_id=trace_id, model=model.id))
-        call = GenerateCall(
-            model=model,
-            request=self._request,
-            raw_request=self._origin.raw_params,
-            parent_id=self._origin.request_id,
-            trace_id=trace_id,
-            attempt=attempt,
-            deadline_ms=deadline_ms,
-        )
-        async with aclosing(self._engine._backend_of(model).generate(call)) as events:
-            async for event in events:
-                for outgoing in self._accumulator.push(event):
-                    await self._pass_on(outgoing)
-        for outgoing in self._accumulator.close_calls():
-            await self._pass_on(outgoing)
-
-    async def _pass_on(self, event: StreamEvent) -> None:
-        if self._first_token_ms is None and isinstance(
-            event, TextDelta | ReasoningDelta | ToolCallStart
-        ):
-            self._first_token_ms = round(self._clock.now_ms() - self._started_ms, 3)
-        self._recorder.delta(event)
-        await self._send(event)
-
-    async def _send(self, event: StreamEvent) -> None:
-        if self._listener is not None:
-            await self._listener.send(event)
-
-    def _finish(self, event: StreamEvent) -> None:
-        if self._listener is not None:
-            self._listener.send_last(event)
-
-    async def _failed(self, error: BaseException) -> CarError:
-        failure = _failure_of(error)
-        if isinstance(error, TimeoutError):
-            failure = CarError("timeout", f"timeout_ms {self._request.timeout_ms} ran out")
-        data = {"trace_id": self._recorder.trace_id}
-        if self._model is not None:
-            data["model"] = self._model.id
-        if failure.kind == "cancelled":
-            failure = failure.with_data(partial=self._partial())
-        failure = failure.with_data(**data)
-        self._finish(ErrorEvent(kind=failure.kind, message=failure.message))
-        latency_ms = self._clock.now_ms() - self._started_ms
-        await self._recorder.commit_final("completion", **_failed(failure, latency_ms))
-        return failure
-
-    def _partial(self) -> dict[str, object]:
-        accumulator = self._accumulator
-        return {
-            "text": accumulator.text,
-            "tool_calls": accumulator.tool_calls(),
-            "usage": accumulator.usage,
-        }
-
-    def _inference_result(self, model: ModelSchema) -> InferenceResult:
-        accumulator = self._accumulator
-        tool_calls = accumulator.tool_calls()
-        items = accumulator.provider_output_items
-        return InferenceResult(
-            text=accumulator.text,
-            tool_calls=tool_calls,
-            trace_id=self._recorder.trace_id,
-            model_used=model.id,
-            latency_ms=round(self._clock.now_ms() - self._started_ms, 3),
-            time_to_first_token_ms=self._first_token_ms,
-            usage=accumulator.usage,
-            stop_reason=accumulator.stop_reason or ("tool_use" if tool_calls else "end_turn"),
-            reasoning=accumulator.reasoning or UNSET,
-            provider_output_items=items or UNSET,
-            client_ref=self._request.client_ref,
-        )
-
-
-def _failure_of(error: BaseException) -> CarError:
-    if isinstance(error, CarError):
-        return error
-    if isinstance(error, asyncio.CancelledError):
-        absorb_cancel()
-        return CarError("cancelled")
-    logger.error("a request failed unexpectedly", exc_info=error)
-    return CarError("internal", "this is a defect in car-rpc; its log on standard error says more")
-
-
-def _request_data(origin: Origin) -> dict[str, object]:
-    return {
-        "request_id": origin.request_id,
-        "method": origin.method,
-        "params": Raw(origin.raw_params),
-    }
-
-
-def _failed(failure: CarError, latency_ms: float) -> dict[str, object]:
-    error = {"code": failure.code, "message": failure.message, "data": failure.data}
-    return {"outcome": "failed", "error": error, "latency_ms": round(latency_ms, 3)}

@@ -89,9 +89,9 @@ class Accumulator:
                 (``inference_failed``).
         """
         match event:
+            case TextDelta(text="") | ReasoningDelta(text="") | Heartbeat():
+                return []
             case TextDelta() | ReasoningDelta():
-                if not event.text:
-                    return []
                 parts = self._text if isinstance(event, TextDelta) else self._reasoning
                 parts.append(event.text)
             case ToolCallStart() | ToolCallDelta() | ToolCallCancel():
@@ -103,18 +103,19 @@ class Accumulator:
             case Stop():
                 self.stop_reason = event.reason
             case StreamReset():
-                self._text.clear()
-                self._reasoning.clear()
-                self._calls.clear()
+                self._reset()
             case Done():
                 return self._fill(event)
             case ErrorEvent():
                 raise error_of(event)
-            case Heartbeat():
-                return []
             case _:
                 pass
         return [event]
+
+    def _reset(self) -> None:
+        self._text.clear()
+        self._reasoning.clear()
+        self._calls.clear()
 
     def close_calls(self) -> list[StreamEvent]:
         """The answer is complete: events for tool calls whose arguments do not parse.
@@ -143,9 +144,7 @@ class Accumulator:
         for _, call in sorted(self._calls.items()):
             arguments = _arguments(call)
             if not call.cancelled and arguments is not None:
-                calls.append(
-                    ToolCall(id=call.start.id, name=call.start.name, arguments=arguments)
-                )
+                calls.append(ToolCall(id=call.start.id, name=call.start.name, arguments=arguments))
         return calls
 
     def _push_tool_event(self, event: ToolCallStart | ToolCallDelta | ToolCallCancel) -> None:

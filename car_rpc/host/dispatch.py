@@ -44,7 +44,8 @@ class Dispatcher:
 
     def __init__(self, services: Services) -> None:
         self._inline: dict[str, Callable[[_Call], Result]] = {}
-        self._async: dict[str, Callable[[_Call], Awaitable[Result]]] = {}
+        # The library types its table for plain functions and awaits what these return.
+        self._async: dict[str, Callable[..., Any]] = {}
         for name, handler in HANDLERS.items():
             method = METHODS[name]
             if method.inline:

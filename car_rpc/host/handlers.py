@@ -7,12 +7,14 @@ belong to methods that the table marks inline.
 from __future__ import annotations
 
 import base64
+from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import UnsetType
 
-from car_rpc.engine.engine import Engine, Listener, Origin
+from car_rpc.engine.engine import Engine
+from car_rpc.engine.generation import Listener, Origin
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
@@ -102,7 +104,7 @@ def _vectors(batch: EmbeddingBatch, *, as_base64: bool) -> list[list[float]] | l
     rows = [batch.data[start : start + size] for start in range(0, len(batch.data), size or 1)]
     if as_base64:
         return [base64.b64encode(row).decode() for row in rows]
-    return [memoryview(row).cast("f").tolist() for row in rows]
+    return [array("f", row).tolist() for row in rows]
 
 
 async def tokenize(services: Services, _: Scope, params: TokenizeParams) -> TokenizeResult:

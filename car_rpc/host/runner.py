@@ -12,7 +12,7 @@ import msgspec
 from car_rpc.backends.delegated import RunItem
 from car_rpc.errors import KINDS, CarError
 from car_rpc.protocol.connection import Connection
-from car_rpc.protocol.messages import Response
+from car_rpc.protocol.messages import ErrorObject, Response
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent, RunnerEventTag
 from car_rpc.wire.runner import (
@@ -32,7 +32,7 @@ RUNNER_BUFFER_BYTES = 8 * 1024 * 1024
 #: How long the app has to answer a run that was cancelled, in seconds.
 CANCEL_TIMEOUT_S = 1.0
 
-_decode_event = msgspec.json.Decoder(RunnerEvent).decode
+_decode_event: Callable[[bytes], RunnerEvent] = msgspec.json.Decoder(RunnerEvent).decode
 _decode_tag = msgspec.json.Decoder(RunnerEventTag).decode
 _decode_result = msgspec.json.Decoder(RunnerResult).decode
 _encode = msgspec.json.encode
@@ -50,14 +50,17 @@ class Run:
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more is wanted of the app."""
         return self.answered or self.failure is not None
 
     def push(self, item: RunItem, size_bytes: int) -> None:
+        """Queue what the app sent."""
         self.items.append((item, size_bytes))
         self.waiting_bytes += size_bytes
         self.changed.set()
 
     def fail(self, error: CarError) -> None:
+        """End the run with an error, unless it has one already."""
         self.failure = self.failure or error
         self.changed.set()
 
@@ -65,7 +68,7 @@ class Run:
         """The app's response: the one terminal outcome of the run."""
         self.answered = True
         if response.error is not None:
-            self.fail(_error_of(response))
+            self.fail(_error_of(response.error))
             return
         try:
             self.push(_decode_result(response.result), len(response.result))
@@ -177,10 +180,8 @@ def _tag_of(raw: bytes) -> str | None:
         return None
 
 
-def _error_of(response: Response) -> CarError:
+def _error_of(error: ErrorObject) -> CarError:
     """The app's error in our own terms."""
-    error = response.error
-    assert error is not None
     try:
         data = msgspec.convert(error.data or {}, RunnerErrorData)
     except msgspec.ValidationError:

@@ -71,6 +71,8 @@ def run(settings: Settings, claimed: Claimed, started: float) -> int:
 
 
 class _Server:
+    """The session's host: descriptors, signals, the parent, and the way out."""
+
     def __init__(
         self, settings: Settings, claimed: Claimed, started: float, layer: OsLayer
     ) -> None:
@@ -101,11 +103,7 @@ class _Server:
             settings=self._settings,
             session_id=self._session_id,
             connection=self._connection,
-            kick=self._writer.kick,
-            load=self._load,
-            backends=_backends,
-            on_initialize=self._initialized,
-            on_exit=lambda code: self._end(Ending("exit", code)),
+            host=self,
             startup_ms=self._startup_ms,
         )
         loop.add_reader(captured_fd, logs.read_captured, captured_fd)
@@ -142,7 +140,13 @@ class _Server:
         drain_s = 0.0 if gone else self._settings.drain_ms / 1000
         self._end(Ending("the input ended", 0, drain_s))
 
+    def kick(self) -> None:
+        self._writer.kick()
+
     # What ends the session
+
+    def exit(self, code: int) -> None:
+        self._end(Ending("exit", code))
 
     def _end(self, ending: Ending) -> None:
         if not self._ending.done():
@@ -165,7 +169,7 @@ class _Server:
             return
         self._layer.watch_process(pid, lambda: self._end(Ending(f"process {pid} died", 3)))
 
-    def _initialized(self, params: InitializeParams) -> None:
+    def initialized(self, params: InitializeParams) -> None:
         self._mark("initialize")
         if params.process_id is not None:
             self._watch_parent(params.process_id)
@@ -177,7 +181,7 @@ class _Server:
         payload = msgspec.json.encode(LogParams(level=level, message=message, source=source))
         self._loop.call_soon_threadsafe(self._session.send_log, payload)
 
-    async def _load(self) -> Dispatcher:
+    async def load(self) -> Dispatcher:
         # In a thread: the imports and the database take a while, and pings go on meanwhile.
         self._app = await asyncio.to_thread(self._make_app)
         self._mark("engine")
@@ -185,9 +189,20 @@ class _Server:
         return self._app.dispatcher
 
     def _make_app(self) -> App:
-        from car_rpc.host.wiring import App
+        from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
         return App(self._settings, self._session_id, self._layer, self._runner)
+
+    def backends(self) -> dict[str, BackendInfo]:
+        """Which engines are installed. Looks for them without importing them."""
+        llama = BackendInfo(available=True)
+        if importlib.util.find_spec("llama_cpp") is None:
+            llama = BackendInfo(available=False, reason="install car-rpc with the extra `llama`")
+        return {
+            "local": llama,
+            "delegated": BackendInfo(available=True),
+            "fake": BackendInfo(available=True),
+        }
 
     async def _stop(self, ending: Ending) -> None:
         logger.info("stopping: %s", ending.reason)
@@ -209,15 +224,3 @@ class _Server:
 
     def _mark(self, phase: str) -> None:
         self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
-
-
-def _backends() -> dict[str, BackendInfo]:
-    """Which engines are installed. Looks for them without importing them."""
-    llama = BackendInfo(available=True)
-    if importlib.util.find_spec("llama_cpp") is None:
-        llama = BackendInfo(available=False, reason="install car-rpc with the extra `llama`")
-    return {
-        "local": llama,
-        "delegated": BackendInfo(available=True),
-        "fake": BackendInfo(available=True),
-    }

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -55,6 +55,30 @@ SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
 _encode = msgspec.json.encode
 
 
+class SessionHost(Protocol):
+    """What the process around a session does for it."""
+
+    def kick(self) -> None:
+        """There is output to write."""
+        ...
+
+    async def load(self) -> Dispatcher:
+        """Make the dispatcher; called once, after ``initialize`` was answered."""
+        ...
+
+    def backends(self) -> dict[str, BackendInfo]:
+        """Which engines are installed."""
+        ...
+
+    def initialized(self, params: InitializeParams) -> None:
+        """The client has introduced itself."""
+        ...
+
+    def exit(self, code: int) -> None:
+        """The client sent ``exit``."""
+        ...
+
+
 class Session:
     """Serves one connection.
 
@@ -62,10 +86,7 @@ class Session:
         settings: The process's settings.
         session_id: Names this session in the event log.
         connection: The protocol state.
-        kick: Tells the writer that there is output.
-        load: Makes the dispatcher; called once, after ``initialize`` was answered.
-        on_initialize: Told what the client said of itself.
-        on_exit: Called with the exit code when the client sends ``exit``.
+        host: The process around the session.
         startup_ms: Phases of the start, for ``ping``.
     """
 
@@ -75,21 +96,14 @@ class Session:
         settings: Settings,
         session_id: str,
         connection: Connection[Run],
-        kick: Callable[[], None],
-        load: Callable[[], Awaitable[Dispatcher]],
-        backends: Callable[[], dict[str, BackendInfo]],
-        on_initialize: Callable[[InitializeParams], None],
-        on_exit: Callable[[int], None],
+        host: SessionHost,
         startup_ms: dict[str, float],
     ) -> None:
         self._settings = settings
         self._session_id = session_id
         self._connection = connection
-        self._kick = kick
-        self._load = load
-        self._backends = backends
-        self._on_initialize = on_initialize
-        self._on_exit = on_exit
+        self._host = host
+        self._kick = host.kick
         self._startup_ms = startup_ms
         self._dispatcher: Dispatcher | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -173,7 +187,7 @@ class Session:
 
     def _handle_notification(self, notification: Notification) -> None:
         if notification.method == "exit":
-            self._on_exit(0 if self._connection.state == "draining" else 1)
+            self._host.exit(0 if self._connection.state == "draining" else 1)
         elif notification.method == "runner.event":
             if self._dispatcher is not None:
                 scope = self._scope(Request("", notification.method, notification.params))
@@ -184,15 +198,14 @@ class Session:
     def _dispatch(self, dispatcher: Dispatcher, request: Request) -> None:
         scope = self._scope(request)
         if dispatcher.is_inline(request.method):
-            self._respond(
-                request.id, dispatcher.call_inline(request.method, scope, request.params)
-            )
+            self._respond(request.id, dispatcher.call_inline(request.method, scope, request.params))
         else:
             self._start(request.id, dispatcher.call(request.method, scope, request.params))
 
     def _scope(self, request: Request) -> Scope:
-        from car_rpc.engine.engine import Origin
-        from car_rpc.host.handlers import Scope
+        # Loaded by now, and not at start-up.
+        from car_rpc.engine.generation import Origin  # noqa: PLC0415 - see above
+        from car_rpc.host.handlers import Scope  # noqa: PLC0415 - see above
 
         origin = Origin(request.id, request.method, compact(request.params))
         return Scope(origin, partial(_Stream, self, request.id))
@@ -246,7 +259,7 @@ class Session:
                 supported=[PROTOCOL_VERSION],
             )
         self._connection.step("initialize")
-        self._on_initialize(params)
+        self._host.initialized(params)
         self._loading = asyncio.create_task(self._load_dispatcher())
         return _encode(self._initialize_result())
 
@@ -259,7 +272,7 @@ class Session:
             session_id=self._session_id,
             capabilities=ServerCapabilities(
                 methods=methods,
-                backends=self._backends(),
+                backends=self._host.backends(),
                 limits=Limits(
                     max_message_bytes=self._settings.max_message_bytes,
                     max_depth=MAX_DEPTH,
@@ -272,7 +285,7 @@ class Session:
 
     async def _load_dispatcher(self) -> None:
         try:
-            self._dispatcher = await self._load()
+            self._dispatcher = await self._host.load()
         except CarError as error:
             self._load_error = error
         except Exception:

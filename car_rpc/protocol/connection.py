@@ -246,5 +246,5 @@ class Connection(Generic[T]):
 
     def take_output(self, limit_bytes: int) -> bytes:
         """The next bytes to write: whole messages, at least one, up to about the limit."""
-        framing = self._splitter.framing or "ndjson"
+        framing: Framing = self._splitter.framing or "ndjson"
         return b"".join(wrap(payload, framing) for payload in self._outbox.take(limit_bytes))

@@ -26,6 +26,8 @@ MAX_HEADER_BYTES = 8 * 1024
 #: it would silence the connection for good.
 MAX_SKIP_FACTOR = 16
 
+_LSP: Framing = "lsp"
+_NDJSON: Framing = "ndjson"
 _BOM = b"\xef\xbb\xbf"
 _CONTENT_LENGTH = re.compile(rb"content-length[ \t]*:[ \t]*([0-9]{1,19})[ \t]*$", re.IGNORECASE)
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*[ \t]*:")
@@ -66,7 +68,7 @@ class Splitter:
     """
 
     def __init__(self, max_message_bytes: int, framing: Framing | None = None) -> None:
-        self.framing = framing
+        self.framing: Framing | None = framing
         self._max = max_message_bytes
         self._buffer = bytearray()
         self._at_start = True
@@ -105,7 +107,7 @@ class Splitter:
             self._buffer.clear()
             self._at_start = False
             if self.framing is None:
-                self.framing = "lsp" if data[:1] in b"Cc" else "ndjson"
+                self.framing = _LSP if data[:1] in b"Cc" else _NDJSON
         return data
 
     # Newline-delimited JSON

@@ -73,7 +73,7 @@ class Batch(NamedTuple):
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     jsonrpc: Literal["2.0"]
-    id: int | str | None | UnsetType = UNSET
+    id: int | str | UnsetType | None = UNSET
     method: str | UnsetType = UNSET
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET

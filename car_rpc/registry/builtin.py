@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema
 
 #: Where the demo models lie inside the package.
 DEMO_DIR = Path(__file__).resolve().parent.parent / "data" / "demo"
@@ -25,7 +25,9 @@ def builtin_models() -> list[ModelSchema]:
     ]
 
 
-def _demo(variant: str, source: LocalSource | MlxSource, capabilities: list[str]) -> ModelSchema:
+def _demo(
+    variant: str, source: LocalSource | MlxSource, capabilities: list[Capability]
+) -> ModelSchema:
     return ModelSchema(
         id=f"demo/{variant}",
         source=source,

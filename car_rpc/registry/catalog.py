@@ -72,9 +72,7 @@ class Catalog:
             CarError: ``model_not_found`` when no available model has the capability.
         """
         candidates = [
-            model
-            for model in self.all()
-            if capability in model.capabilities and available(model)
+            model for model in self.all() if capability in model.capabilities and available(model)
         ]
         if not candidates:
             raise CarError(

@@ -23,9 +23,7 @@ class Registry:
         models_dir: Relative model paths are taken from here.
     """
 
-    def __init__(
-        self, builtin: Iterable[ModelSchema], store: ModelStore, models_dir: Path
-    ) -> None:
+    def __init__(self, builtin: Iterable[ModelSchema], store: ModelStore, models_dir: Path) -> None:
         self._catalog = Catalog(builtin)
         self._store = store
         self._models_dir = models_dir

@@ -36,16 +36,19 @@ def claim_stdio() -> Claimed:
     except OSError:  # started without standard error: diagnostics go nowhere
         os.dup2(null_fd, 2)
     os.dup2(2, 1)
-    if null_fd > 2:
+    if null_fd > _LAST_STANDARD_FD:
         os.close(null_fd)
     return Claimed(reader_fd, writer_fd)
+
+
+_LAST_STANDARD_FD = 2
 
 
 def _move_above_stdio(fd: int) -> int:
     # Python 3.4 (PEP 446) makes os.dup's result non-inheritable. With fd 2 closed a copy
     # could land on 2, where native code would print into the wire.
     copies = [os.dup(fd)]
-    while copies[-1] <= 2:
+    while copies[-1] <= _LAST_STANDARD_FD:
         copies.append(os.dup(fd))
     for copy in copies[:-1]:
         os.close(copy)

@@ -56,9 +56,9 @@ class OsLayer(Protocol):
 def os_layer() -> OsLayer:
     """The layer of this operating system."""
     if sys.platform == "win32":
-        from car_rpc.transport.os_windows import WindowsLayer
+        from car_rpc.transport.os_windows import WindowsLayer  # noqa: PLC0415 - this system only
 
         return WindowsLayer()
-    from car_rpc.transport.os_posix import PosixLayer
+    from car_rpc.transport.os_posix import PosixLayer  # noqa: PLC0415 - this system only
 
     return PosixLayer()

@@ -39,8 +39,9 @@ FORCE_THREADS = "CAR_RPC_THREAD_IO"
 
 
 class PosixLayer:
-    """Pipes are polled; regular files and terminals, which share their flags with the shell,
-    get threads.
+    """Pipes are polled; regular files and terminals get threads.
+
+    Files cannot be polled, and a terminal shares its flags with the shell.
     """
 
     def open_reader(
@@ -125,7 +126,7 @@ def _parent_of(pid: int) -> int:
             # behind it (proc(5)).
             status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
             return int(status.rpartition(")")[2].split()[1])
-        output = subprocess.run(  # noqa: S603 - a fixed command with a number
+        output = subprocess.run(
             ["/bin/ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, check=False, timeout=1
         ).stdout
         return int(output or b"0")

@@ -76,7 +76,7 @@ class WindowsLayer:
 
     def kill_tree(self, pid: int) -> None:
         """``taskkill`` ends a process with its descendants."""
-        subprocess.run(  # noqa: S603 - a fixed command with a number
+        subprocess.run(
             ["taskkill", "/T", "/F", "/PID", str(pid)],  # noqa: S607 - found on the system path
             capture_output=True,
             check=False,

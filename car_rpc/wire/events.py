@@ -180,6 +180,7 @@ RunnerEvent: TypeAlias = (
     | ErrorEvent
 )
 
+
 class RunnerEventTag(WireStruct, frozen=True, kw_only=True):
     """Only the tag of an event, to tell an unknown event from a malformed one."""
 

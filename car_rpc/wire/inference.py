@@ -64,9 +64,7 @@ class GenerateParams(WireStruct, frozen=True, kw_only=True):
     ignore_eos: bool | UnsetType = UNSET
 
 
-class JsonSchemaFormat(
-    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_schema"
-):
+class JsonSchemaFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
     """The answer must match a JSON Schema."""
 
     schema: dict[str, Any]
@@ -74,9 +72,7 @@ class JsonSchemaFormat(
     name: str | UnsetType = UNSET
 
 
-class JsonObjectFormat(
-    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_object"
-):
+class JsonObjectFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_object"):
     """The answer must be a JSON object."""
 
 

@@ -36,9 +36,7 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "initialize": Method(lifecycle.InitializeParams, lifecycle.InitializeResult, inline=True),
-    "ping": Method(
-        lifecycle.EmptyParams, lifecycle.PingResult, direction="both", inline=True
-    ),
+    "ping": Method(lifecycle.EmptyParams, lifecycle.PingResult, direction="both", inline=True),
     "shutdown": Method(lifecycle.EmptyParams),
     "exit": Method(lifecycle.EmptyParams, kind="notification", inline=True),
     "$/cancelRequest": Method(
@@ -62,9 +60,7 @@ METHODS: dict[str, Method] = {
     "models.register": Method(
         models.ModelsRegisterParams, models.ModelsRegisterResult, logged=True
     ),
-    "models.unregister": Method(
-        models.ModelParams, models.ModelsUnregisterResult, logged=True
-    ),
+    "models.unregister": Method(models.ModelParams, models.ModelsUnregisterResult, logged=True),
     "runner.register": Method(
         runner.RunnerRegisterParams, runner.RunnerRegisterResult, inline=True, logged=True
     ),

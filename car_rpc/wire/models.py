@@ -43,8 +43,9 @@ class ScriptedFailure(WireStruct, frozen=True, kw_only=True):
 
 
 class ScriptStep(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One step of a scripted model; exactly one of the fields is set (``repeat`` goes with
-    ``emit``).
+    """One step of a scripted model.
+
+    Exactly one of the fields is set; ``repeat`` goes with ``emit``.
 
     Attributes:
         emit: Emit this event, ``repeat`` times.

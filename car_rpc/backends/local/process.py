@@ -190,9 +190,7 @@ class WorkerProcess:
             await self._end(request_id, call)
         return _result(call.answer)
 
-    async def generate(
-        self, make: Callable[[int], Generate]
-    ) -> AsyncGenerator[StreamEvent, None]:
+    async def generate(self, make: Callable[[int], Generate]) -> AsyncGenerator[StreamEvent, None]:
         """Run a generation; yields its events. Closing it cancels and awaits confirmation.
 
         Raises:
@@ -275,8 +273,7 @@ class WorkerProcess:
                 stdin.write(_LENGTH.pack(len(body)) + body)
 
     async def _read_frames(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
+        stdout = _opened(self._process.stdout)
         try:
             while True:
                 (length,) = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
@@ -324,8 +321,7 @@ class WorkerProcess:
             self.on_death(self._death)
 
     async def _read_stderr(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None
+        stderr = _opened(self._process.stderr)
         while True:
             try:
                 line = await stderr.readuntil(b"\n")
@@ -351,6 +347,12 @@ def _result(answer: Answer | None) -> Any:
                 raise CarError("inference_failed", answer.detail) from None
         case None:
             raise CarError("cancelled")
+
+
+def _opened(pipe: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    if pipe is None:
+        raise CarError("internal", "a worker was started without its pipes")
+    return pipe
 
 
 def _how(returncode: int) -> str:

@@ -1,0 +1,145 @@
+"""What the commands other than ``serve`` do. Each starts the process as an app would."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+
+from car_rpc.cli.doctor import report
+from car_rpc.client import CarClient, ProcessEnded, RemoteError
+from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
+from car_rpc.wire.log import LogEvent
+
+#: Width of a line of the event log in the terminal, in characters.
+LOG_LINE_CHARS = 160
+
+#: Exit codes: the request failed; the command line was wrong; Ctrl-C (128 + SIGINT).
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was asked for; returns the exit code."""
+    try:
+        return anyio.run(partial(COMMANDS[options.command], options))
+    except (RemoteError, ProcessEnded) as error:
+        print(f"car-rpc: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+async def generate(options: argparse.Namespace) -> int:
+    """Stream an answer to the terminal."""
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    params = {
+        name: value
+        for name in ("max_tokens", "temperature", "thinking")
+        if (value := getattr(options, name)) is not None
+    }
+    request: dict[str, Any] = {"prompt": prompt, "params": params}
+    if options.model:
+        request["model"] = options.model
+    if options.system:
+        request["context"] = options.system
+    async with _start(options) as car, car.stream(**request) as stream:
+        async for event in stream:
+            match event:
+                case TextDelta():
+                    print(event.text, end="", flush=True)
+                case ReasoningDelta():
+                    print(event.text, end="", flush=True, file=sys.stderr)
+                case ToolCallStart():
+                    print(f"[{event.name} ", end="", flush=True)
+                case ToolCallDelta():
+                    print(event.arguments_delta, end="", flush=True)
+                case _:
+                    pass
+        print()
+        result = await stream.result()
+        print(f"({result.model_used}, {result.latency_ms:.0f} ms)", file=sys.stderr)
+    return 0
+
+
+async def models(options: argparse.Namespace) -> int:
+    """List the models."""
+    async with _start(options) as car:
+        known = await car.models()
+    width = max((len(model.id) for model in known), default=0)
+    for model in known:
+        state = "available" if model.available else "not available"
+        note = " (toy)" if "demo" in model.tags else ""
+        print(f"{model.id:{width}}  {state:13}  {', '.join(model.capabilities)}{note}")
+    return 0
+
+
+async def doctor(options: argparse.Namespace) -> int:
+    """Say what is installed and what is missing."""
+    async with _start(options) as car:
+        if car.server is None:
+            return FAILED
+        print("\n".join(report(car.server, await car.models())))
+    return 0
+
+
+async def log(options: argparse.Namespace) -> int:
+    """Show the newest events of the log, oldest first."""
+    filters: dict[str, Any] = {"order": "desc", "limit": options.limit}
+    if options.trace:
+        filters["trace_id"] = options.trace
+    async with _start(options) as car:
+        page = await car.query_log(**filters)
+    for event in reversed(page.events):
+        print(msgspec.json.encode(event).decode() if options.json else _line(event))
+    return 0
+
+
+async def call(options: argparse.Namespace) -> int:
+    """Call any method and print its result."""
+    try:
+        params = json.loads(options.params)
+    except ValueError as error:
+        print(f"car-rpc: the parameters are not JSON: {error}", file=sys.stderr)
+        return USAGE
+    async with _start(options) as car:
+        result = await car.call(options.method, params)
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
+    "generate": generate,
+    "models": models,
+    "doctor": doctor,
+    "log": log,
+    "call": call,
+}
+
+
+def _start(options: argparse.Namespace) -> AbstractAsyncContextManager[CarClient]:
+    arguments = ["--log-level", "warning"]
+    if options.state_dir:
+        arguments += ["--state-dir", str(options.state_dir)]
+    if options.models_dir:
+        arguments += ["--models-dir", str(options.models_dir)]
+    return CarClient.start(arguments=arguments, stderr=None)
+
+
+def _line(event: LogEvent) -> str:
+    data = msgspec.json.encode(event.data).decode()
+    line = f"{event.seq:>6} {event.ts} {event.trace_id or '-':19} {event.type:14} {data}"
+    return line if len(line) <= LOG_LINE_CHARS else line[: LOG_LINE_CHARS - 1] + "…"

@@ -1,0 +1,52 @@
+"""Say what is installed, what is missing and what to do about it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+
+from car_rpc import __version__
+from car_rpc.config import car_home
+from car_rpc.wire.lifecycle import InitializeResult
+from car_rpc.wire.models import ModelSchema
+
+_ENGINES = {
+    "local": "llama.cpp, for GGUF models",
+    "delegated": "models that the app runs itself",
+    "fake": "scripted models, for an app's tests",
+}
+
+_REAL_MODEL = (
+    "The demo models are toys that prove the installation. For a real model, download a GGUF file\n"
+    "  and register it:\n"
+    '  car-rpc call models.register \'{"model": {"id": "me/qwen3:4b", "capabilities": ["generate"],'
+    ' "source": {"type": "local", "path": "/path/to/model.gguf"}}}\''
+)
+
+
+def report(server: InitializeResult, models: Sequence[ModelSchema]) -> Iterator[str]:
+    """Lines for people.
+
+    Args:
+        server: What the process said of itself.
+        models: All models it knows.
+    """
+    yield f"car-rpc {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    yield f"  interpreter  {sys.executable}"
+    yield f"  state        {car_home()} (set CAR_HOME or --state-dir to change it)"
+    yield "engines"
+    for name, backend in server.capabilities.backends.items():
+        state = "ok" if backend.available else f"missing: {backend.reason}"
+        yield f"  {name:12} {state} - {_ENGINES.get(name, '')}"
+    yield "models"
+    for model in models:
+        yield f"  {model.id:24} {_state(model)}"
+    if all("demo" in model.tags for model in models if model.available):
+        yield _REAL_MODEL
+
+
+def _state(model: ModelSchema) -> str:
+    if model.available:
+        return "ok"
+    return "its engine is missing" if model.weights_ready else "its file is missing"

@@ -1,0 +1,119 @@
+"""The command line's grammar."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from car_rpc import __version__
+from car_rpc.config import DEFAULT_DRAIN_MS, Settings, car_home
+
+_DESCRIPTION = "One local AI engine for apps, spoken to in JSON-RPC 2.0 over stdin and stdout."
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    root = argparse.ArgumentParser(prog="car-rpc", description=_DESCRIPTION)
+    root.add_argument("--version", action="version", version=f"car-rpc {__version__}")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="serve an app over stdin and stdout"))
+    generate = commands.add_parser("generate", help="generate text and stream it to the terminal")
+    generate.add_argument("prompt", help="what to say; - reads it from stdin")
+    generate.add_argument("--model", help="id or name; the best available one by default")
+    generate.add_argument("--system", help="system text")
+    generate.add_argument("--max-tokens", type=int)
+    generate.add_argument("--temperature", type=float)
+    generate.add_argument("--thinking", choices=("auto", "on", "off"))
+    _add_state(generate)
+    models = commands.add_parser("models", help="list the models that are known")
+    _add_state(models)
+    doctor = commands.add_parser(
+        "doctor", help="say what is installed, what is missing, what to do"
+    )
+    _add_state(doctor)
+    log = commands.add_parser("log", help="show the event log")
+    log.add_argument("--trace", help="only this request")
+    log.add_argument("--limit", type=int, default=50, help="most events (default %(default)s)")
+    log.add_argument("--json", action="store_true", help="one JSON object per line")
+    _add_state(log)
+    call = commands.add_parser("call", help="call any method and print its result")
+    call.add_argument("method")
+    call.add_argument("params", nargs="?", default="{}", help="JSON object (default {})")
+    _add_state(call)
+    return root
+
+
+def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
+    add = serve_parser.add_argument
+    add("--framing", choices=("auto", "ndjson", "lsp"), default="auto", help="default: auto")
+    _add_state(serve_parser)
+    add(
+        "--allow-path",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="message content may name files below DIR; may be repeated",
+    )
+    add("--parent-pid", type=int, metavar="PID", help="end when this process ends")
+    add(
+        "--max-message-bytes",
+        type=_positive,
+        default=64 * 1024 * 1024,
+        metavar="N",
+        help="longest message accepted (default %(default)s)",
+    )
+    add(
+        "--drain-ms",
+        type=_natural,
+        default=DEFAULT_DRAIN_MS,
+        metavar="MS",
+        help="how long requests may finish at the end (default %(default)s)",
+    )
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="least severe level on stderr (default %(default)s)",
+    )
+
+
+def _add_state(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the event log and the registry are kept (default: $CAR_HOME or ~/.car)",
+    )
+    command.add_argument(
+        "--models-dir", type=Path, metavar="DIR", help="model files (default: models/ below it)"
+    )
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """What the options of ``serve`` ask for."""
+    state_dir = (options.state_dir or car_home()).absolute()
+    return Settings(
+        state_dir=state_dir,
+        models_dir=(options.models_dir or car_home() / "models").absolute(),
+        framing=None if options.framing == "auto" else options.framing,
+        allowed_paths=tuple(path.absolute() for path in options.allow_path),
+        parent_pid=options.parent_pid,
+        max_message_bytes=options.max_message_bytes,
+        drain_ms=options.drain_ms,
+        log_level=options.log_level,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
