@@ -92,8 +92,7 @@ class LlamaEngine:
         self._generator.add(generation)
 
     def _make_generator(self, model: Model) -> Generator:
-        per_slot = max(1, self._context_length * model.kv_bytes_per_token())
-        slots = max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // per_slot))
+        slots = slot_count(self._context_length * model.kv_bytes_per_token())
         context = Context(
             model,
             PREFILL_CHUNK,
@@ -110,3 +109,8 @@ class LlamaEngine:
 def make_engine() -> LlamaEngine:
     """An engine with no model yet."""
     return LlamaEngine()
+
+
+def slot_count(slot_bytes: int) -> int:
+    """How many answers run at once, when each needs a cache of so many bytes."""
+    return max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // max(slot_bytes, 1)))

@@ -1,0 +1,214 @@
+"""Real worker processes, and a model file small enough to make on the spot."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from car_rpc.wire.content import Message
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.worker import (
+    Events,
+    Failed,
+    FromWorker,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Reply,
+    SamplingParams,
+    ToWorker,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+DEMO_MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+{%- endfor -%}
+{{- '<|im_start|>assistant\n' -}}
+{%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\n' -}}{%- endif -%}
+"""
+
+
+class Worker:
+    """A worker process from the core's side; blocking, with the test's timeout as its limit."""
+
+    def __init__(self, engine: str, stderr: Path) -> None:
+        with stderr.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "car_rpc.workers", engine],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=ROOT,
+            )
+        self._stderr = stderr
+        self._decoder = msgspec.msgpack.Decoder(FromWorker)
+
+    def send(self, *frames: ToWorker) -> None:
+        for frame in frames:
+            body = msgspec.msgpack.encode(frame)
+            self.process.stdin.write(len(body).to_bytes(4, "big") + body)
+        self.process.stdin.flush()
+
+    def receive(self) -> FromWorker:
+        length = self.process.stdout.read(4)
+        if not length:
+            raise EOFError
+        return self._decoder.decode(self.process.stdout.read(int.from_bytes(length, "big")))
+
+    def load(self, path: str | Path = "", **options: object) -> Loaded | Failed:
+        self.send(Load(path=str(path), **options))
+        while isinstance(frame := self.receive(), LoadProgress):
+            pass
+        return frame
+
+    def until(self, *kinds: type) -> FromWorker:
+        """The next frame of one of these kinds; the others are dropped."""
+        while not isinstance(frame := self.receive(), kinds):
+            pass
+        return frame
+
+    def collect(self, request_id: int) -> tuple[list[StreamEvent], Reply | Failed]:
+        """All events of a request and its answer; frames of other requests are dropped."""
+        events: list[StreamEvent] = []
+        while True:
+            frame = self.receive()
+            if frame.id == request_id:
+                if isinstance(frame, Reply | Failed):
+                    return events, frame
+                if isinstance(frame, Events):
+                    events += frame.events
+
+    def ask(self, request: ToWorker) -> Reply | Failed:
+        self.send(request)
+        return self.collect(request.id)[1]
+
+    @staticmethod
+    def request(text: str = "hello", request_id: int = 1, **params: object) -> Generate:
+        options = {"temperature": 0.0, "max_tokens": 16, **params}
+        return Generate(
+            id=request_id,
+            messages=[Message(role="user", content=text)],
+            params=SamplingParams(**options),
+        )
+
+    def generate(self, text: str = "hello", **params: object) -> list[StreamEvent]:
+        self.send(self.request(text, **params))
+        events, answer = self.collect(1)
+        assert isinstance(answer, Reply), answer
+        return events
+
+    def stderr(self) -> str:
+        return self._stderr.read_text(encoding="utf-8", errors="replace")
+
+    def close(self) -> int:
+        self.process.stdin.close()
+        return self.process.wait()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+    workers: list[Worker] = []
+
+    def start(engine: str) -> Worker:
+        workers.append(Worker(engine, tmp_path / f"stderr-{len(workers)}"))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.process.kill()
+        worker.process.wait()
+        worker.process.stdin.close()
+        worker.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes model files; the same options give the same file."""
+    folder = tmp_path_factory.mktemp("models")
+
+    @functools.cache
+    def make(template: str | None = CHAT_TEMPLATE, **options: int) -> Path:
+        return write_model(folder / f"{len(list(folder.iterdir()))}.gguf", template, **options)
+
+    return make
+
+
+def byte_tokens() -> list[str]:
+    """The 256 byte tokens in GPT-2's spelling."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+
+
+def write_model(
+    path: Path, template: str | None = CHAT_TEMPLATE, *, context: int = 512, seed: int = 1
+) -> Path:
+    """Write a GGUF model with random weights, a byte vocabulary and ChatML's markers."""
+    import gguf
+    import numpy as np
+
+    control, own = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
+    special = {
+        "<|endoftext|>": control, "<|im_start|>": control, "<|im_end|>": control,
+        "<think>": own, "</think>": own, "<tool_call>": own, "</tool_call>": own,
+    }  # fmt: skip
+    tokens = [*byte_tokens(), "he", *special]
+    types = [gguf.TokenType.NORMAL] * 257 + list(special.values())
+    writer = gguf.GGUFWriter(path, "llama")
+    layers, heads, kv_heads, width, hidden = 2, 4, 2, 64, 128
+    writer.add_name("random")
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(width // heads)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(["h e"])
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_pad_token_id(tokens.index("<|endoftext|>"))
+    writer.add_add_bos_token(False)
+    if template is not None:
+        writer.add_chat_template(template)
+
+    rng = np.random.default_rng(seed)
+
+    def weight(name: str, *shape: int) -> None:
+        writer.add_tensor(name, rng.normal(0, 0.3, shape).astype(np.float32))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(name, np.ones(width, np.float32))
+
+    weight("token_embd.weight", len(tokens), width)
+    norm("output_norm.weight")
+    kv_width = width // heads * kv_heads
+    for layer in range(layers):
+        norm(f"blk.{layer}.attn_norm.weight")
+        weight(f"blk.{layer}.attn_q.weight", width, width)
+        weight(f"blk.{layer}.attn_k.weight", kv_width, width)
+        weight(f"blk.{layer}.attn_v.weight", kv_width, width)
+        weight(f"blk.{layer}.attn_output.weight", width, width)
+        norm(f"blk.{layer}.ffn_norm.weight")
+        weight(f"blk.{layer}.ffn_gate.weight", hidden, width)
+        weight(f"blk.{layer}.ffn_up.weight", hidden, width)
+        weight(f"blk.{layer}.ffn_down.weight", width, hidden)
+    weight("output.weight", len(tokens), width)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,0 +1,264 @@
+"""The llama.cpp worker as a real process: files, endings, embeddings and tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from car_rpc.wire.content import Message
+from car_rpc.wire.events import Stop, TextDelta, UsageEvent
+from car_rpc.wire.worker import (
+    Cancel,
+    Detokenize,
+    Embed,
+    Embeddings,
+    Events,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    LoadProgress,
+    Pause,
+    Rendering,
+    Reply,
+    Resume,
+    SamplingParams,
+    Tokenize,
+)
+from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_NOT_LOADED
+
+pytest.importorskip("llama_cpp")
+
+pytestmark = [pytest.mark.llama, pytest.mark.process]
+
+ENDLESS = (
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture
+def worker(start_worker, model_file: Callable[..., Path]):
+    worker = start_worker("llama_cpp")
+    assert isinstance(worker.load(model_file()), Loaded)
+    return worker
+
+
+# --------------------------------------------------------------------------------- loading
+
+
+def test_loading_tells_how_far_it_is(start_worker, model_file: Callable[..., Path]) -> None:
+    worker = start_worker("llama_cpp")
+    worker.send(Load(path=str(model_file()), context_length=300))
+    percents = []
+    while isinstance(frame := worker.receive(), LoadProgress):
+        percents.append(frame.percent)
+    assert percents == sorted(set(percents))
+    assert percents[-1] == 100.0
+    assert isinstance(frame, Loaded)
+    assert frame.context_length == 300
+    assert frame.model_bytes > 0
+    assert frame.engine.startswith("llama.cpp ")
+
+
+def not_gguf(folder: Path) -> Path:
+    path = folder / "notes.gguf"
+    path.write_text("hello", encoding="utf-8")
+    return path
+
+
+def folder_instead(folder: Path) -> Path:
+    return folder
+
+
+def absent(folder: Path) -> Path:
+    return folder / "absent.gguf"
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "advice"),
+    [
+        (not_gguf, "model_load_failed", "is not a GGUF file"),
+        (folder_instead, "io_error", "is a folder; name the .gguf file in it"),
+        (absent, "io_error", "No such file or directory; check the path"),
+    ],
+)
+def test_a_path_that_is_no_model_is_explained(
+    start_worker, tmp_path: Path, make: Callable[[Path], Path], kind: str, advice: str
+) -> None:
+    worker = start_worker("llama_cpp")
+    path = make(tmp_path)
+    answer = worker.load(path)
+    assert isinstance(answer, Failed)
+    assert (answer.id, answer.kind, answer.data) == (0, kind, {"path": str(path)})
+    assert advice in answer.detail
+    assert worker.process.wait() == EXIT_NOT_LOADED
+
+
+@pytest.mark.parametrize("kept", [4, 100, 5000, -1000])
+def test_a_truncated_file_is_explained(
+    start_worker, model_file: Callable[..., Path], tmp_path: Path, kept: int
+) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(model_file().read_bytes()[:kept])
+    answer = start_worker("llama_cpp").load(path)
+    assert isinstance(answer, Failed)
+    assert answer.kind == "model_load_failed"
+    assert f"{path} is truncated or corrupt" in answer.detail
+
+
+# --------------------------------------------------------------------------------- requests
+
+
+def test_an_answer_streams(worker) -> None:
+    events = worker.generate(max_tokens=8, ignore_eos=True)
+    *deltas, usage, stop = events
+    assert all(isinstance(event, TextDelta) for event in deltas)
+    assert isinstance(usage, UsageEvent)
+    assert usage.completion_tokens == 8
+    assert stop == Stop(reason="max_tokens")
+
+
+def test_a_running_answer_is_cancelled_and_its_slot_used_again(worker) -> None:
+    expected = worker.generate("again")
+    worker.send(worker.request(max_tokens=None, ignore_eos=True), Cancel(id=1))
+    _, answer = worker.collect(1)
+    assert answer == Failed(id=1, kind="cancelled", detail="")
+    assert worker.generate("again") == expected
+
+
+def test_a_paused_answer_goes_on_after_resume(worker) -> None:
+    expected = worker.generate(max_tokens=200, ignore_eos=True)
+    worker.send(worker.request(max_tokens=200, ignore_eos=True), Pause(id=1))
+    worker.send(worker.request("other", 2))
+    early, frame = [], worker.receive()
+    while not (isinstance(frame, Reply) and frame.id == 2):
+        if isinstance(frame, Events) and frame.id == 1:
+            early += frame.events
+        frame = worker.receive()
+    assert not any(isinstance(event, Stop) for event in early)
+    worker.send(Resume(id=1))
+    late, answer = worker.collect(1)
+    assert answer == Reply(id=1)
+    assert early + late == expected
+
+
+def test_the_worker_ends_with_its_pipe_in_the_middle_of_an_answer(worker) -> None:
+    worker.send(worker.request(max_tokens=None, ignore_eos=True))
+    worker.until(Events)
+    assert worker.close() == EXIT_CORE_GONE
+
+
+def test_an_endless_template_leaves_the_worker_killable(
+    start_worker, model_file: Callable[..., Path]
+) -> None:
+    worker = start_worker("llama_cpp")
+    worker.load(model_file(ENDLESS))
+    worker.send(worker.request())
+    assert worker.receive() == Rendering(id=1)
+    assert worker.close() == EXIT_CORE_GONE
+
+
+def test_native_messages_go_to_standard_error(worker) -> None:
+    worker.close()
+    lines = worker.stderr().splitlines()
+    assert any(line.startswith("llama_context:") for line in lines)
+
+
+# ------------------------------------------------------------------------ tokens and vectors
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", " two  spaces\n", "é🙂👩‍👩‍👧", "<|im_start|>x", "a\0b"]
+)
+def test_tokens_turn_back_into_their_text(worker, text: str) -> None:
+    tokens = worker.ask(Tokenize(id=1, text=text)).result
+    assert worker.ask(Detokenize(id=2, tokens=tokens)).result == text
+
+
+def test_control_tokens_are_single_tokens(worker) -> None:
+    assert len(worker.ask(Tokenize(id=1, text="<|im_start|>")).result) == 1
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(worker) -> None:
+    answer = worker.ask(Detokenize(id=1, tokens=[0, 10**6]))
+    assert isinstance(answer, Failed)
+    assert answer.kind == "tokenization_error"
+
+
+def vectors(worker, *texts: str) -> np.ndarray:
+    answer = worker.ask(Embed(id=1, texts=list(texts)))
+    assert isinstance(answer, Reply), answer
+    result = answer.result
+    assert set(result) == set(Embeddings.__struct_fields__)
+    array = np.frombuffer(result["data"], "<f4")
+    return array.reshape(len(texts), result["dimensions"])
+
+
+def test_vectors_have_unit_length_and_keep_the_order(worker) -> None:
+    texts = [f"text number {index}" for index in range(40)]
+    together = vectors(worker, *texts)
+    alone = np.concatenate([vectors(worker, text) for text in texts])
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    assert len(np.unique(alone.round(3), axis=0)) == len(texts)
+
+
+def test_the_same_text_has_the_same_vector(worker) -> None:
+    first, second = vectors(worker, "same"), vectors(worker, "same")
+    np.testing.assert_array_equal(first, second)
+
+
+def test_an_empty_text_has_a_vector(worker) -> None:
+    assert np.isfinite(vectors(worker, "", "a")).all()
+
+
+def test_no_texts_have_no_vectors(worker) -> None:
+    assert vectors(worker).size == 0
+
+
+def test_a_text_that_is_too_long_is_named(worker) -> None:
+    answer = worker.ask(Embed(id=1, texts=["short", "x" * 600]))
+    assert isinstance(answer, Failed)
+    assert answer.kind == "context_overflow"
+    assert answer.data == {"prompt_tokens": 600, "context_length": 512, "index": 1}
+
+
+def test_embedding_can_be_cancelled(worker) -> None:
+    worker.send(Embed(id=1, texts=["x" * 500] * 200), Cancel(id=1))
+    assert worker.collect(1)[1] == Failed(id=1, kind="cancelled", detail="")
+
+
+@pytest.mark.parametrize("pooling", ["none", "rank"])
+def test_a_pooling_without_one_vector_per_text_is_refused(
+    start_worker, model_file: Callable[..., Path], pooling: str
+) -> None:
+    worker = start_worker("llama_cpp")
+    worker.load(model_file(), pooling=pooling)
+    answer = worker.ask(Embed(id=1, texts=["a"]))
+    assert isinstance(answer, Failed)
+    assert answer.kind == "unsupported_mode"
+
+
+def test_poolings_differ(start_worker, model_file: Callable[..., Path]) -> None:
+    found = []
+    for pooling in (None, "mean", "last", "cls"):
+        worker = start_worker("llama_cpp")
+        worker.load(model_file(), pooling=pooling)
+        found.append(vectors(worker, "hello there"))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert len({vector.tobytes() for vector in found}) == 3
+
+
+def test_generating_and_embedding_share_a_worker(worker) -> None:
+    expected = worker.generate()
+    message = Message(role="user", content="hello")
+    params = SamplingParams(temperature=0.0, max_tokens=16)
+    worker.send(
+        Generate(id=1, messages=[message], params=params), Embed(id=2, texts=["x" * 300] * 20)
+    )
+    events, answer = worker.collect(1)
+    assert answer == Reply(id=1)
+    assert events == expected
+    assert isinstance(worker.until(Reply).result, dict)
