@@ -99,7 +99,7 @@ async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedR
     )
 
 
-def _vectors(batch: EmbeddingBatch, *, as_base64: bool) -> list[list[float]] | list[str]:
+def _vectors(batch: EmbeddingBatch, *, as_base64: bool) -> list[list[float] | str]:
     size = batch.dimensions * 4
     rows = [batch.data[start : start + size] for start in range(0, len(batch.data), size or 1)]
     if as_base64:

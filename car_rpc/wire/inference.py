@@ -215,7 +215,7 @@ class EmbedParams(WireStruct, frozen=True, kw_only=True):
 class EmbedResult(WireStruct, frozen=True, kw_only=True):
     """Unit-length embeddings, one for each text, in order."""
 
-    embeddings: list[list[float]] | list[str]
+    embeddings: list[list[float] | str]
     model_used: str
     dimensions: int
     usage: Usage
