@@ -50,7 +50,7 @@ class Context:
 
     def __init__(self, model: Model, capacity: int, **settings: Any) -> None:
         self._params = lib.llama_context_default_params()
-        threads = cpu_threads()
+        threads = cpu_threads(model.size_bytes)
         defaults = {
             "n_batch": capacity,
             "n_ubatch": capacity,

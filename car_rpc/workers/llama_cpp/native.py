@@ -25,6 +25,10 @@ lib: Any = _llama_cpp
 #: enum ggml_log_level of ggml.h (the numbers in llama-cpp-python's own comment are outdated)
 _LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUES = 1, 4, 5
 
+#: Below this size a token takes so little work that threads mostly wait for each other. On a
+#: busy machine two of them took 15 times as long as one.
+_SMALL_MODEL_BYTES = 64 * 1024 * 1024
+
 #: Native error lines kept to explain a failure: llama.cpp says what is wrong in its last few.
 _KEPT_ERRORS = 8
 
@@ -66,8 +70,17 @@ def version() -> str:
     return f"llama.cpp {lib.llama_version().decode()}"
 
 
-def cpu_threads() -> int:
-    """Threads to compute with: all cores of a small machine, all but one of a larger one."""
+def cpu_threads(model_bytes: int) -> int:
+    """Threads to compute with: all cores of a small machine, all but one of a larger one.
+
+    The number is fixed for a model's life, not adapted to the load, because the numbers that a
+    model computes depend on it.
+
+    Args:
+        model_bytes: Size of the weights.
+    """
+    if model_bytes < _SMALL_MODEL_BYTES:
+        return 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
