@@ -86,7 +86,10 @@ def _add_state(command: argparse.ArgumentParser) -> None:
         help="where the event log and the registry are kept (default: $CAR_HOME or ~/.car)",
     )
     command.add_argument(
-        "--models-dir", type=Path, metavar="DIR", help="model files (default: models/ below it)"
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        help="where model files lie (default: models/ in $CAR_HOME or ~/.car)",
     )
 
 

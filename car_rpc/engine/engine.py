@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET
 
 from car_rpc.engine.generation import (
     Generation,
@@ -69,7 +68,13 @@ class Engine:
             CarError: The one error that the request ends with; ``data`` names the trace and,
                 once it was chosen, the model.
         """
-        recorder = self._recorder(request.conversation_id)
+        conversation = request.conversation_id
+        recorder = Recorder(
+            self._sink,
+            self._ids.new("tr_"),
+            conversation if isinstance(conversation, str) else None,
+            metadata_only=request.privacy == "metadata",
+        )
         return await Generation(self, request, origin, listener, recorder).result()
 
     async def embed(
@@ -108,7 +113,7 @@ class Engine:
         Raises:
             CarError: What the work raised, with the trace added.
         """
-        recorder = self._recorder(UNSET)
+        recorder = Recorder(self._sink, self._ids.new("tr_"))
         started = self.clock.now_ms()
         await recorder.commit("request", **request_data(origin))
         try:
@@ -124,7 +129,7 @@ class Engine:
 
     def note(self, origin: Origin) -> None:
         """Record a request that changed something and has succeeded already."""
-        recorder = self._recorder(UNSET)
+        recorder = Recorder(self._sink, self._ids.new("tr_"))
         recorder.note("request", **request_data(origin))
         recorder.note("completion", outcome="success")
 
@@ -133,7 +138,3 @@ class Engine:
         if isinstance(wanted, str):
             return require_capability(self._registry.find(wanted), capability)
         return self._registry.default_for(capability, lambda m: self.described(m).available)
-
-    def _recorder(self, conversation_id: str | msgspec.UnsetType) -> Recorder:
-        conversation = conversation_id if isinstance(conversation_id, str) else None
-        return Recorder(self._sink, self._ids.new("tr_"), conversation)

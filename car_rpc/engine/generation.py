@@ -224,4 +224,9 @@ def request_data(origin: Origin) -> dict[str, object]:
 def failed_data(failure: CarError, latency_ms: float) -> dict[str, object]:
     """A failed completion as the event log keeps it."""
     error = {"code": failure.code, "message": failure.message, "data": failure.data}
-    return {"outcome": "failed", "error": error, "latency_ms": round(latency_ms, 3)}
+    return {
+        "outcome": "failed",
+        "kind": failure.kind,
+        "error": error,
+        "latency_ms": round(latency_ms, 3),
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
 from car_rpc.engine.ports import EventSink, LogEntry
 from car_rpc.wire.events import StreamEvent
 
@@ -15,6 +17,9 @@ DELTA_WAIT_S = 0.04
 #: Most events of one row of the log.
 MAX_EVENTS_PER_ROW = 128
 
+#: Members of an event that hold what the client or a model said.
+_CONTENT = frozenset({"params", "events", "result", "error"})
+
 
 def absorb_cancel() -> None:
     """The current task was cancelled and goes on, because its request must be answered."""
@@ -24,12 +29,27 @@ def absorb_cancel() -> None:
 
 
 class Recorder:
-    """The event log of one request."""
+    """The event log of one request.
 
-    def __init__(self, sink: EventSink, trace_id: str, conversation_id: str | None) -> None:
+    Args:
+        sink: Where events go.
+        trace_id: The request's trace.
+        conversation_id: The client's name of the conversation.
+        metadata_only: Keep sizes instead of content (privacy level ``metadata``).
+    """
+
+    def __init__(
+        self,
+        sink: EventSink,
+        trace_id: str,
+        conversation_id: str | None = None,
+        *,
+        metadata_only: bool = False,
+    ) -> None:
         self.trace_id = trace_id
         self._sink = sink
         self._conversation_id = conversation_id
+        self._metadata_only = metadata_only
         self._deltas: list[StreamEvent] = []
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
@@ -77,4 +97,12 @@ class Recorder:
             self._sink.append(self._entry("deltas", {"events": deltas}))
 
     def _entry(self, event_type: str, data: dict[str, Any]) -> LogEntry:
+        if self._metadata_only:
+            data = {name: _size_if_content(name, value) for name, value in data.items()}
         return LogEntry(event_type, data, self.trace_id, self._conversation_id, self._attempt)
+
+
+def _size_if_content(name: str, value: object) -> object:
+    if name not in _CONTENT:
+        return value
+    return {"bytes": len(msgspec.json.encode(value))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import UnsetType
@@ -18,6 +19,7 @@ from car_rpc.engine.generation import Listener, Origin
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
+from car_rpc.host import attachments
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.registry import Registry
 from car_rpc.wire.inference import (
@@ -60,6 +62,7 @@ class Services(NamedTuple):
     registry: Registry
     runner: RunnerHost
     log: EventLog
+    allowed_roots: list[Path]
 
 
 class Scope(NamedTuple):
@@ -79,8 +82,10 @@ Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
 
 async def generate(services: Services, scope: Scope, params: GenerateRequest) -> InferenceResult:
     """Run a model; with ``stream`` its events go to the client first."""
+    raw = scope.origin.raw_params
+    params, raw = await attachments.inline(params, raw, services.allowed_roots)
     listener = scope.open_stream(params.client_ref) if params.stream else None
-    return await services.engine.generate(params, scope.origin, listener)
+    return await services.engine.generate(params, scope.origin._replace(raw_params=raw), listener)
 
 
 async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:

@@ -14,6 +14,7 @@ import secrets
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -83,6 +84,7 @@ class _Server:
         self._startup_ms: dict[str, float] = {}
         self._session_id = "ses_" + secrets.token_hex(8)
         self._app: App | None = None
+        self._allowed_paths: list[Path] = []
         self._mark("modules")
 
     async def serve(self, captured_fd: int) -> int:
@@ -171,6 +173,7 @@ class _Server:
 
     def initialized(self, params: InitializeParams) -> None:
         self._mark("initialize")
+        self._allowed_paths = [Path(path) for path in params.allowed_paths]
         if params.process_id is not None:
             self._watch_parent(params.process_id)
         capability = params.capabilities.log
@@ -191,7 +194,7 @@ class _Server:
     def _make_app(self) -> App:
         from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
-        return App(self._settings, self._session_id, self._layer, self._runner)
+        return App(self._settings, self._session_id, self._layer, self._runner, self._allowed_paths)
 
     def backends(self) -> dict[str, BackendInfo]:
         """Which engines are installed. Looks for them without importing them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,13 +55,19 @@ class App:
         session_id: Names the session in the event log.
         control: What the operating system does for workers.
         runner: The way to the app's runner.
+        allowed_paths: Roots that the client named when it introduced itself.
 
     Raises:
         CarError: ``io_error`` when the state directory cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, session_id: str, control: ProcessControl, runner: RunnerHost
+        self,
+        settings: Settings,
+        session_id: str,
+        control: ProcessControl,
+        runner: RunnerHost,
+        allowed_paths: Sequence[Path],
     ) -> None:
         _make_private_directory(settings.state_dir)
         database = settings.state_dir / DATABASE_NAME
@@ -77,7 +84,8 @@ class App:
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
         engine = Engine(self._registry, self._backend_of, self.log, SystemClock(), ids)
-        services = Services(engine, self._registry, runner, self.log)
+        roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
+        services = Services(engine, self._registry, runner, self.log, roots)
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:

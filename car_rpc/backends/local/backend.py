@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,10 @@ class LocalBackend:
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the model's worker."""
         # What cannot be served is refused before a model is loaded for it.
-        to_worker(call.request, self._engine, 0)
+        frame = partial(to_worker, call.model, call.request, self._engine)
+        frame(0)
         worker = await self._worker(call.model)
-        stream = worker.generate(lambda frame_id: to_worker(call.request, self._engine, frame_id))
+        stream = worker.generate(frame)
         async with aclosing(stream) as events:
             async for event in events:
                 yield event

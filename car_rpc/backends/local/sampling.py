@@ -10,6 +10,7 @@ from msgspec import UNSET
 from car_rpc.errors import CarError, invalid_params, unsupported_mode
 from car_rpc.wire.content import Message, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.worker import Generate, SamplingParams
 
 #: Content that a text model understands.
@@ -18,10 +19,13 @@ _TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
 _SEED_BITS = 64
 
 
-def to_worker(request: GenerateRequest, backend: str, request_id: int) -> Generate:
+def to_worker(
+    model: ModelSchema, request: GenerateRequest, backend: str, request_id: int
+) -> Generate:
     """The worker's frame for a request.
 
     Args:
+        model: The model that runs it.
         request: The client's request.
         backend: Name of the backend, for errors.
         request_id: Id of the frame.
@@ -34,7 +38,7 @@ def to_worker(request: GenerateRequest, backend: str, request_id: int) -> Genera
         id=request_id,
         messages=conversation(request, backend),
         tools=_tools(request),
-        params=_params(request),
+        params=_params(model, request),
     )
 
 
@@ -98,12 +102,15 @@ def _tools(request: GenerateRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def _params(request: GenerateRequest) -> SamplingParams:
+def _params(model: ModelSchema, request: GenerateRequest) -> SamplingParams:
     given = {
         field: value
         for field in SamplingParams.__struct_fields__
         if (value := getattr(request.params, field)) is not UNSET
     }
+    if isinstance(model.max_output_tokens, int):
+        asked = given.get("max_tokens", model.max_output_tokens)
+        given["max_tokens"] = min(asked, model.max_output_tokens)
     if "seed" in given:
         given["seed"] = int(given["seed"]) % (1 << _SEED_BITS)
     if "logit_bias" in given:

@@ -1,0 +1,95 @@
+"""Files that message content names: checked against the allowed roots, then carried inline.
+
+Message content is not trusted, so a ``path`` source must lie below the state directory or a
+root that the app allowed. It is inlined before a runner or a server sees the request; the core
+never fetches a ``url``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import mimetypes
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import CarError
+from car_rpc.wire.content import PathSource
+from car_rpc.wire.inference import GenerateRequest
+
+#: Most bytes of files in one request: base64 of it still fits a message of the default limit.
+MAX_ATTACHED_BYTES = 48 * 1024 * 1024
+
+
+def names_files(request: GenerateRequest) -> bool:
+    """Whether any content block has a ``path`` source."""
+    messages = request.messages if isinstance(request.messages, list) else []
+    blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
+    blocks += request.images if isinstance(request.images, list) else []
+    return any(isinstance(getattr(block, "source", UNSET), PathSource) for block in blocks)
+
+
+async def inline(
+    request: GenerateRequest, raw: bytes, roots: Sequence[Path]
+) -> tuple[GenerateRequest, bytes]:
+    """The request with its files in it, typed and as the client's own JSON, patched.
+
+    Raises:
+        CarError: ``policy_denied`` for a file outside the roots, ``io_error`` for one that
+            cannot be read, ``invalid_params`` when the files are too large together.
+    """
+    if not names_files(request):
+        return request, raw
+    patched = await asyncio.to_thread(_patched, raw, roots)
+    return msgspec.json.decode(patched, type=GenerateRequest), patched
+
+
+def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
+    params = msgspec.json.decode(raw)
+    room = MAX_ATTACHED_BYTES
+    for block in _blocks(params):
+        source: dict[str, Any] = block.get("source") or {}
+        if source.get("type") == "path":
+            path = _allowed(source["path"], roots)
+            data = _read(path, room)
+            room -= len(data)
+            media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            encoded = base64.b64encode(data).decode()
+            block["source"] = {"type": "base64", "media_type": media_type, "data": encoded}
+    return msgspec.json.encode(params)
+
+
+def _blocks(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from params.get("images") or ()
+    for message in params.get("messages") or ():
+        content = message.get("content")
+        if isinstance(content, list):
+            yield from content
+
+
+def _allowed(name: str, roots: Sequence[Path]) -> Path:
+    # Resolving first is what makes `..` and symbolic links harmless.
+    path = Path(name).resolve()
+    if not any(path.is_relative_to(root.resolve()) for root in roots):
+        raise CarError(
+            "policy_denied",
+            f"the file {name} is outside the allowed paths; start with --allow-path or name"
+            " its folder in `allowed_paths` of `initialize`",
+            path=name,
+        )
+    return path
+
+
+def _read(path: Path, room: int) -> bytes:
+    try:
+        if path.stat().st_size > room:
+            detail = f"the files of a request may have {MAX_ATTACHED_BYTES} bytes together"
+            raise CarError("invalid_params", f"{detail}; {path} is too much", path=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        detail = f"cannot read {path}: {error.strerror}"
+        raise CarError("io_error", detail, path=str(path)) from None
