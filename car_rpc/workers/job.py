@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from car_rpc.errors import CarError
@@ -20,7 +21,7 @@ from car_rpc.wire.worker import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from car_rpc.wire.events import StreamEvent
 
@@ -30,9 +31,10 @@ Request: TypeAlias = Generate | Embed | Tokenize | Detokenize
 class Job:
     """One request: what was asked, what the core wants of it now, and the way to answer.
 
-    The reader thread sets the flags at once, while the engine is at work; the engine looks at
-    them between steps. The first of :meth:`reply` and :meth:`fail` answers, later ones are
-    ignored, so the core gets exactly one answer.
+    The reader thread cancels, pauses and resumes while the engine is at work. A cancelled
+    request is answered at once, so the core never waits for a long step; the engine looks at
+    the flags between steps and then drops what it has. After the first answer nothing more is
+    sent, so the core gets exactly one.
 
     Args:
         request: The frame that asked.
@@ -56,7 +58,9 @@ class Job:
         self.running.set()
         self._send = send
         self._on_answer = on_answer
-        self._unanswered = threading.Lock()
+        self._answered = False
+        self._interrupt: Callable[[], None] | None = None
+        self._lock = threading.RLock()  # what is sent, and the interrupt
 
     @property
     def id(self) -> int:
@@ -64,9 +68,13 @@ class Job:
         return self.request.id
 
     def cancel(self) -> None:
-        """Stop the request; a paused one wakes up for that."""
+        """Answer that the request is cancelled, and let the engine know."""
         self.cancelled.set()
-        self.running.set()
+        self.running.set()  # a paused one wakes up to be dropped
+        with self._lock:
+            self.fail(CarError("cancelled"))
+            if self._interrupt is not None:
+                self._interrupt()
 
     def pause(self) -> None:
         """Hold the request back until :meth:`resume`."""
@@ -77,18 +85,31 @@ class Job:
         """Go on."""
         self.running.set()
 
+    @contextmanager
+    def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Call ``interrupt`` from another thread when the request is cancelled meanwhile."""
+        with self._lock:
+            self._interrupt = interrupt
+            if self.cancelled.is_set():
+                interrupt()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._interrupt = None
+
     def rendering(self) -> None:
         """Say that the chat template starts to run."""
-        self._send(Rendering(id=self.id))
+        self._say(Rendering(id=self.id))
 
     def rendered(self, prompt_tokens: int) -> None:
         """Say that the prompt is ready."""
-        self._send(Rendered(id=self.id, prompt_tokens=prompt_tokens))
+        self._say(Rendered(id=self.id, prompt_tokens=prompt_tokens))
 
     def emit(self, events: Sequence[StreamEvent]) -> None:
         """Send events, in one frame; none is fine."""
         if events:
-            self._send(Events(id=self.id, events=list(events)))
+            self._say(Events(id=self.id, events=list(events)))
 
     def reply(self, result: Any = None) -> None:
         """Answer with a result.
@@ -102,12 +123,15 @@ class Job:
         """Answer with an error."""
         self._answer(Failed(id=self.id, kind=error.kind, detail=error.detail, data=error.extra))
 
+    def _say(self, frame: FromWorker) -> None:
+        with self._lock:
+            if not self._answered:
+                self._send(frame)
+
     def _answer(self, frame: Reply | Failed) -> None:
-        if not self._unanswered.acquire(blocking=False):
-            return
-        self._on_answer(self)
-        try:
+        with self._lock:
+            if self._answered:
+                return
+            self._on_answer(self)
             self._send(frame)
-        except CarError:
-            self._unanswered.release()
-            raise
+            self._answered = True

@@ -52,6 +52,8 @@ class Engine(Protocol):
     def start(self, job: Job) -> None:
         """Take a request and return soon; it is answered now or in later steps.
 
+        A job that is cancelled is answered already: the engine only drops it.
+
         What is raised here becomes the job's answer.
         """
         ...
@@ -159,7 +161,7 @@ class Runtime:
         try:
             job = self._inbox.get(block=wait)
             while True:
-                if job is not None:
+                if job is not None and not job.cancelled.is_set():
                     self._start(engine, job)
                 job = self._inbox.get_nowait()
         except queue.Empty:

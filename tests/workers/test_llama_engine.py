@@ -300,13 +300,17 @@ def test_a_waiting_request_can_be_cancelled(engine: LlamaEngine) -> None:
     assert all(isinstance(each.answer, Reply) for each in running)
 
 
-def test_a_request_cancelled_before_it_starts_does_not_start(engine: LlamaEngine) -> None:
-    frames: list[FromWorker] = []
-    job = Job(chat(), frames.append, lambda _: None)
-    job.cancel()
-    with pytest.raises(CarError, match="cancelled"):
-        engine.start(job)
-    assert frames == []
+def test_cancelling_ends_a_batch_in_the_middle(engine: LlamaEngine) -> None:
+    (expected,) = run(engine, chat())
+    asked = Asked(engine, chat("a" * 480))
+    asked.job.cancel()
+    generator = engine._generator
+    assert generator is not None
+    generator._admit()
+    generator._read_prompt()
+    assert not generator._active
+    assert asked.answer == Failed(id=1, kind="cancelled", detail="")
+    assert run(engine, chat())[0].events == expected.events
 
 
 def test_a_paused_answer_waits_and_then_goes_on(engine: LlamaEngine) -> None:

@@ -77,9 +77,6 @@ class TinyEngine:
             self.blocked.set()
             self.release.wait()
             self.jobs.pop("block").reply()
-        for text, job in list(self.jobs.items()):
-            if job.cancelled.is_set():
-                self.jobs.pop(text).fail(CarError("cancelled"))
         return False
 
     def reset(self) -> None:
@@ -233,10 +230,11 @@ def test_flags_change_while_the_engine_is_at_work(core: Core, engine: TinyEngine
     job = engine.started.get(timeout=10)
     assert engine.blocked.wait(10)
     core.send(Pause(id=1), Cancel(id=1))
-    assert job.cancelled.wait(10)
+    assert core.receive() == Failed(id=1, kind="cancelled", detail="")
+    assert job.cancelled.is_set()
     assert job.running.is_set()
     engine.release.set()
-    assert {core.receive().id, core.receive().id} == {1, 2}
+    assert core.receive() == Reply(id=2)
 
 
 def test_a_request_is_paused_and_resumed(core: Core, engine: TinyEngine) -> None:
@@ -252,10 +250,22 @@ def test_a_cancelled_request_is_not_paused_again(core: Core, engine: TinyEngine)
     core.send(Tokenize(id=1, text="block"))
     assert engine.blocked.wait(10)
     job = engine.started.get(timeout=10)
-    core.send(Cancel(id=1), Pause(id=1), Tokenize(id=2, text="hello"))
+    core.send(Pause(id=1), Cancel(id=1), Pause(id=1))
+    assert core.receive() == Failed(id=1, kind="cancelled", detail="")
     engine.release.set()
-    assert {core.receive().id, core.receive().id} == {1, 2}
+    settle(core)
     assert job.running.is_set()
+
+
+def test_a_request_cancelled_before_its_turn_does_not_start(core: Core, engine: TinyEngine) -> None:
+    core.send(Tokenize(id=1, text="block"))
+    assert engine.blocked.wait(10)
+    core.send(Tokenize(id=2, text="wait"), Cancel(id=2))
+    assert core.receive() == Failed(id=2, kind="cancelled", detail="")
+    engine.release.set()
+    assert core.receive() == Reply(id=1)
+    settle(core)
+    assert "wait" not in engine.jobs
 
 
 # -------------------------------------------------------------------------------- loading

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.model import Model
+
+# llama.cpp asks this function many times per batch whether to stop. A Python function would
+# take the interpreter's lock each time; C's strlen has the right form, as the length of a text
+# is 0 (go on) or 1 (stop) by its first byte.
+_IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, lib.ggml_abort_callback)
 
 
 class DecodeError(Exception):
@@ -65,9 +73,15 @@ class Context:
         self._encodes = bool(lib.llama_model_has_encoder(model.handle))
         self._memory: Any = lib.llama_get_memory(self.handle)
         self._batch: Any = lib.llama_batch_init(capacity, 0, 1)
+        self._abort = ctypes.create_string_buffer(2)
+        lib.llama_set_abort_callback(self.handle, _IS_SET, self._abort)
 
-    def decode(self, rows: Sequence[Row]) -> None:
+    def decode(self, rows: Sequence[Row], owner: Job | None = None) -> None:
         """Run the model over a batch.
+
+        Args:
+            rows: The batch.
+            owner: The request that the whole batch belongs to; cancelling it ends the run.
 
         Raises:
             DecodeError: It failed; the sequences of the batch must be dropped.
@@ -81,9 +95,14 @@ class Context:
             batch.logits[index] = row.output
         batch.n_tokens = len(rows)
         run = lib.llama_encode if self._encodes else lib.llama_decode
-        code: int = run(self.handle, batch)
+        with owner.interruptible(self._interrupt) if owner is not None else nullcontext():
+            code: int = run(self.handle, batch)
+        self._abort[0] = b"\0"
         if code != 0:
             raise DecodeError(str(code))
+
+    def _interrupt(self) -> None:
+        self._abort[0] = b"\1"
 
     def logits(self, index: int, size: int) -> NDArray[np.float32]:
         """Logits of the batch's row ``index``; valid until the next batch."""

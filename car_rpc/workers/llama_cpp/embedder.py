@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from car_rpc.workers.llama_cpp.model import Model
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
-#: Longest text in tokens, and most tokens of one batch. Pooling needs a text in one piece, and
+#: Longest text in tokens. Pooling needs a text in one piece, and
 #: the buffers for a piece grow with its square; embedding models are made for 512 to 2048.
 MAX_TEXT_TOKENS = 2048
 
-#: Most texts of one batch: more gain nothing on a CPU, which is busy with one long text.
+#: Most texts and tokens of one batch (a longer text goes alone): more gain nothing on a CPU,
+#: and answers that are generated meanwhile wait for a batch.
 _BATCH_TEXTS = 16
+_BATCH_TOKENS = 512
 
 _FLOAT32_BYTES = 4
 
@@ -114,10 +116,10 @@ class Embedder:
     def _advance(self, embedding: Embedding) -> bool:
         """Embed the next batch of a request, or answer it; returns whether it is answered."""
         if embedding.job.cancelled.is_set():
-            raise CarError("cancelled")
+            return True
         batch = self._next_batch(embedding)
         if batch:
-            embedding.vectors += self._embed(batch)
+            embedding.vectors += self._embed(batch, embedding.job)
             return False
         data = b"".join(vector.astype("<f4").tobytes() for vector in embedding.vectors)
         embedding.job.reply(
@@ -132,15 +134,15 @@ class Embedder:
     def _next_batch(self, embedding: Embedding) -> list[list[int]]:
         start = len(embedding.vectors)
         batch: list[list[int]] = []
-        room = self._limit
+        room = min(self._limit, _BATCH_TOKENS)
         for tokens in embedding.texts[start : start + _BATCH_TEXTS]:
             room -= len(tokens)
-            if room < 0:
+            if room < 0 and batch:
                 break
             batch.append(tokens)
         return batch
 
-    def _embed(self, batch: list[list[int]]) -> list[NDArray[np.float32]]:
+    def _embed(self, batch: list[list[int]], job: Job) -> list[NDArray[np.float32]]:
         rows = [
             Row(token, position, sequence, output=True)
             for sequence, tokens in enumerate(batch)
@@ -148,7 +150,7 @@ class Embedder:
         ]
         self._context.clear()
         try:
-            self._context.decode(rows)
+            self._context.decode(rows, job)
         except DecodeError as error:
             raise CarError(
                 "inference_failed", f"llama.cpp could not embed (code {error})"

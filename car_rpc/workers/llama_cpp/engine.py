@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.errors import unsupported_mode
 from car_rpc.wire.worker import Embed, Generate, Load, Loaded, Tokenize
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.embedder import Embedder
@@ -59,8 +59,6 @@ class LlamaEngine:
     def start(self, job: Job) -> None:
         """Answer short requests at once, queue the others."""
         request = job.request
-        if job.cancelled.is_set():
-            raise CarError("cancelled")
         if isinstance(request, Generate):
             self._start_generation(job, request)
         elif isinstance(request, Embed):

@@ -123,11 +123,9 @@ class Generator:
         for generation in cancelled:
             self._waiting.remove(generation)
             generation.sampler.close()
-            generation.job.fail(CarError("cancelled"))
         for slot, generation in list(self._active.items()):
             if generation.job.cancelled.is_set():
                 self._release(slot)
-                generation.job.fail(CarError("cancelled"))
 
     def _admit(self) -> None:
         for slot in range(self._slots):
@@ -159,14 +157,15 @@ class Generator:
             [
                 Row(token, start + index, slot, output=index == last)
                 for index, token in enumerate(chunk)
-            ]
+            ],
+            generation.job,
         )
 
-    def _evaluate(self, rows: Sequence[Row]) -> None:
+    def _evaluate(self, rows: Sequence[Row], owner: Job | None = None) -> None:
         if not rows:
             return
         try:
-            self._context.decode(rows)
+            self._context.decode(rows, owner)
         except DecodeError as error:
             failure = CarError("inference_failed", f"llama.cpp could not decode (code {error})")
             for slot in {row.sequence for row in rows}:
