@@ -22,9 +22,8 @@ class DeriveModels(BuildHookInterface):
         """Derive the models next to the one they come from."""
         del version, build_data
         root = Path(self.root)
-        for needed in (SOURCE, DERIVE):
-            if not (root / needed).is_file():
-                warnings.warn(f"{needed} is missing: the demo models are not built", stacklevel=1)
-                return
+        if not (root / SOURCE).is_file():
+            warnings.warn(f"{SOURCE} is missing: this build has no demo model", stacklevel=1)
+            return
         derive = runpy.run_path(str(root / DERIVE))["derive"]
         derive(root / SOURCE, (root / SOURCE).parent)
