@@ -19,6 +19,7 @@ from car_rpc.engine.generation import (
 )
 from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, IdSource
 from car_rpc.engine.recording import Recorder
+from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability
 from car_rpc.registry.registry import Registry
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
@@ -126,6 +127,14 @@ class Engine:
         latency_ms = round(self.clock.now_ms() - started, 3)
         await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
         return result
+
+    async def refused(self, origin: Origin, error: CarError) -> CarError:
+        """Record a request that was refused before it ran; returns the error with its trace."""
+        recorder = Recorder(self._sink, self._ids.new("tr_"))
+        recorder.note("request", **request_data(origin))
+        error = error.with_data(trace_id=recorder.trace_id)
+        await recorder.commit_final("completion", **failed_data(error, 0.0))
+        return error
 
     def note(self, origin: Origin) -> None:
         """Record a request that changed something and has succeeded already."""

@@ -83,7 +83,10 @@ Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
 async def generate(services: Services, scope: Scope, params: GenerateRequest) -> InferenceResult:
     """Run a model; with ``stream`` its events go to the client first."""
     raw = scope.origin.raw_params
-    params, raw = await attachments.inline(params, raw, services.allowed_roots)
+    try:
+        params, raw = await attachments.inline(params, raw, services.allowed_roots)
+    except CarError as error:
+        raise await services.engine.refused(scope.origin, error) from None
     listener = scope.open_stream(params.client_ref) if params.stream else None
     return await services.engine.generate(params, scope.origin._replace(raw_params=raw), listener)
 
