@@ -21,7 +21,7 @@ from car_rpc.wire.worker import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from car_rpc.wire.events import StreamEvent
 
@@ -86,7 +86,7 @@ class Job:
         self.running.set()
 
     @contextmanager
-    def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+    def interruptible(self, interrupt: Callable[[], None]) -> Generator[None]:
         """Call ``interrupt`` from another thread when the request is cancelled meanwhile."""
         with self._lock:
             self._interrupt = interrupt

@@ -1,10 +1,12 @@
 """Real worker processes, and a model file small enough to make on the spot."""
 
+import contextlib
 import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -17,12 +19,14 @@ from car_rpc.wire.worker import (
     FromWorker,
     Generate,
     Load,
-    Loaded,
     LoadProgress,
     Reply,
     SamplingParams,
     ToWorker,
 )
+from car_rpc.workers.job import Request
+
+Frame = TypeVar("Frame", bound=FromWorker)
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO_MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
@@ -48,30 +52,33 @@ class Worker:
                 stderr=log,
                 cwd=ROOT,
             )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
         self._stderr = stderr
         self._decoder = msgspec.msgpack.Decoder(FromWorker)
 
     def send(self, *frames: ToWorker) -> None:
         for frame in frames:
             body = msgspec.msgpack.encode(frame)
-            self.process.stdin.write(len(body).to_bytes(4, "big") + body)
-        self.process.stdin.flush()
+            self._stdin.write(len(body).to_bytes(4, "big") + body)
+        self._stdin.flush()
 
     def receive(self) -> FromWorker:
-        length = self.process.stdout.read(4)
+        length = self._stdout.read(4)
         if not length:
             raise EOFError
-        return self._decoder.decode(self.process.stdout.read(int.from_bytes(length, "big")))
+        return self._decoder.decode(self._stdout.read(int.from_bytes(length, "big")))
 
-    def load(self, path: str | Path = "", **options: object) -> Loaded | Failed:
+    def load(self, path: str | Path = "", **options: Any) -> FromWorker:
         self.send(Load(path=str(path), **options))
         while isinstance(frame := self.receive(), LoadProgress):
             pass
         return frame
 
-    def until(self, *kinds: type) -> FromWorker:
-        """The next frame of one of these kinds; the others are dropped."""
-        while not isinstance(frame := self.receive(), kinds):
+    def until(self, kind: type[Frame]) -> Frame:
+        """The next frame of this kind; the others are dropped."""
+        while not isinstance(frame := self.receive(), kind):
             pass
         return frame
 
@@ -80,26 +87,25 @@ class Worker:
         events: list[StreamEvent] = []
         while True:
             frame = self.receive()
-            if frame.id == request_id:
-                if isinstance(frame, Reply | Failed):
-                    return events, frame
-                if isinstance(frame, Events):
-                    events += frame.events
+            if isinstance(frame, Events) and frame.id == request_id:
+                events += frame.events
+            if isinstance(frame, Reply | Failed) and frame.id == request_id:
+                return events, frame
 
-    def ask(self, request: ToWorker) -> Reply | Failed:
+    def ask(self, request: Request) -> Reply | Failed:
         self.send(request)
         return self.collect(request.id)[1]
 
     @staticmethod
-    def request(text: str = "hello", request_id: int = 1, **params: object) -> Generate:
-        options = {"temperature": 0.0, "max_tokens": 16, **params}
+    def request(text: str = "hello", request_id: int = 1, **params: Any) -> Generate:
+        options: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16, **params}
         return Generate(
             id=request_id,
             messages=[Message(role="user", content=text)],
             params=SamplingParams(**options),
         )
 
-    def generate(self, text: str = "hello", **params: object) -> list[StreamEvent]:
+    def generate(self, text: str = "hello", **params: Any) -> list[StreamEvent]:
         self.send(self.request(text, **params))
         events, answer = self.collect(1)
         assert isinstance(answer, Reply), answer
@@ -109,8 +115,15 @@ class Worker:
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
     def close(self) -> int:
-        self.process.stdin.close()
+        self._stdin.close()
         return self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # what was written but never read
+            self._stdin.close()
+        self._stdout.close()
 
 
 @pytest.fixture
@@ -123,10 +136,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
 
     yield start
     for worker in workers:
-        worker.process.kill()
-        worker.process.wait()
-        worker.process.stdin.close()
-        worker.process.stdout.close()
+        worker.kill()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,11 @@ class Asked:
         return "".join(event.text for event in self.events if isinstance(event, TextDelta))
 
     @property
+    def prompt_tokens(self) -> int:
+        (rendered,) = [frame for frame in self.frames if isinstance(frame, Rendered)]
+        return rendered.prompt_tokens
+
+    @property
     def usage(self) -> UsageEvent:
         (usage,) = [event for event in self.events if isinstance(event, UsageEvent)]
         return usage
@@ -69,8 +75,8 @@ class Asked:
         return last if isinstance(last, Reply | Failed) else None
 
 
-def chat(content: str = "hello", **params: object) -> Generate:
-    options = {"temperature": 0.0, "max_tokens": 16, **params}
+def chat(content: str = "hello", **params: Any) -> Generate:
+    options: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16, **params}
     return Generate(
         id=1,
         messages=[Message(role="user", content=content)],
@@ -85,7 +91,7 @@ def run(engine: LlamaEngine, *requests: Generate | Embed) -> list[Asked]:
     return asked
 
 
-def load(path: Path, **options: int) -> LlamaEngine:
+def load(path: Path, **options: Any) -> LlamaEngine:
     engine = LlamaEngine()
     engine.load(Load(path=str(path), **options), lambda _: None)
     return engine
@@ -102,7 +108,8 @@ def engine(model_file: Callable[..., Path]) -> LlamaEngine:
 def test_the_core_hears_when_the_template_runs(engine: LlamaEngine) -> None:
     (asked,) = run(engine, chat())
     assert asked.frames[0] == Rendering(id=1)
-    assert asked.frames[1] == Rendered(id=1, prompt_tokens=asked.usage.prompt_tokens)
+    assert isinstance(asked.frames[1], Rendered)
+    assert asked.prompt_tokens == asked.usage.prompt_tokens
 
 
 def test_greedy_answers_are_the_same_each_time(engine: LlamaEngine) -> None:
@@ -133,7 +140,7 @@ def test_a_limit_beyond_the_room_is_capped(engine: LlamaEngine) -> None:
 
 
 def test_the_last_free_token_is_used(engine: LlamaEngine) -> None:
-    frame = run(engine, chat("x"))[0].usage.prompt_tokens - 1
+    frame = run(engine, chat("x"))[0].prompt_tokens - 1
     fits, overflows = run(
         engine, chat("y" * (511 - frame), ignore_eos=True), chat("y" * (512 - frame))
     )
@@ -199,7 +206,7 @@ def test_without_a_seed_answers_differ(engine: LlamaEngine) -> None:
 
 @pytest.mark.parametrize("params", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
 def test_each_cut_alone_leaves_the_likeliest_token(
-    engine: LlamaEngine, params: dict[str, float]
+    engine: LlamaEngine, params: dict[str, Any]
 ) -> None:
     (greedy,) = run(engine, chat(ignore_eos=True))
     (cut,) = run(engine, chat(ignore_eos=True, temperature=0.5, **params))
@@ -212,7 +219,7 @@ def test_a_bias_moves_the_choice(engine: LlamaEngine) -> None:
 
 
 @pytest.mark.parametrize("params", [{"repeat_penalty": 1e6}, {"frequency_penalty": 1e6}])
-def test_penalties_forbid_repetition(engine: LlamaEngine, params: dict[str, float]) -> None:
+def test_penalties_forbid_repetition(engine: LlamaEngine, params: dict[str, Any]) -> None:
     bias = {token(engine, letter): 1000.0 for letter in "xyz"}
     (asked,) = run(engine, chat(logit_bias=bias, max_tokens=3, **params))
     assert sorted(asked.text) == ["x", "y", "z"]

@@ -15,6 +15,7 @@ from car_rpc.wire.events import (
 )
 from car_rpc.wire.models import ScriptedFailure, ScriptStep
 from car_rpc.wire.script import (
+    Action,
     Crash,
     Emit,
     Fail,
@@ -29,7 +30,7 @@ from car_rpc.wire.script import (
 END = Emit(Stop(reason="end_turn"))
 
 
-def actions(*steps: ScriptStep, text: str = "") -> list[object]:
+def actions(*steps: ScriptStep, text: str = "") -> list[Action]:
     return list(expand(steps, text))
 
 
@@ -49,8 +50,11 @@ def test_a_script_may_say_why_it_stops() -> None:
 
 def test_echo_repeats_word_by_word_and_keeps_white_space() -> None:
     text = "  one two\n\nthree  "
-    words = [action.event.text for action in actions(ScriptStep(echo=True), text=text)[:-1]]
-    assert words == ["  one", " two", "\n\nthree", "  "]
+    words = ["  one", " two", "\n\nthree", "  "]
+    assert actions(ScriptStep(echo=True), text=text) == [
+        *(Emit(TextDelta(text=word)) for word in words),
+        END,
+    ]
 
 
 def test_the_last_user_turn_is_echoed() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ OUTPUTS = st.lists(PIECES | st.text(max_size=4), max_size=14).map("".join)
 
 
 @st.composite
-def chunked(draw: st.DrawFn, whole: bytes | str) -> list[bytes | str]:
+def chunked(draw: st.DrawFn, whole: Any) -> list[Any]:
     cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=12)))
     edges = [0, *cuts, len(whole)]
     return [whole[a:b] for a, b in itertools.pairwise(edges)]
@@ -47,8 +48,10 @@ def merged(events: Iterable[StreamEvent]) -> list[StreamEvent]:
     joined: list[StreamEvent] = []
     for event in events:
         last = joined[-1] if joined else None
-        if isinstance(event, TextDelta | ReasoningDelta) and type(last) is type(event):
-            joined[-1] = type(event)(text=last.text + event.text)
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+            joined[-1] = TextDelta(text=last.text + event.text)
+        elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            joined[-1] = ReasoningDelta(text=last.text + event.text)
         else:
             joined.append(event)
     return joined

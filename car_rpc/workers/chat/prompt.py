@@ -74,9 +74,11 @@ class Guard:
     def _clean(self, value: Any) -> Any:
         """The value without control tokens in any of its texts."""
         if isinstance(value, dict):
-            return {self._clean(name): self._clean(member) for name, member in value.items()}
+            members: dict[str, Any] = value
+            return {self._clean(name): self._clean(member) for name, member in members.items()}
         if isinstance(value, list):
-            return [self._clean(member) for member in value]
+            items: list[Any] = value
+            return [self._clean(item) for item in items]
         if not isinstance(value, str) or self._control is None:
             return value
         while self._control.search(value):  # removing one may spell another

@@ -78,7 +78,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, constants: Mapping[str, Any]) -> None:
-        sandbox = _Sandbox(
+        sandbox: Any = _Sandbox(  # jinja2 leaves the types of its tables open
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         sandbox.filters["tojson"] = _to_json

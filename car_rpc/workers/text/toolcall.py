@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 
 class BadToolCall(ValueError):
@@ -19,20 +19,22 @@ def parse_tool_call(body: str) -> tuple[str, str]:
     Raises:
         BadToolCall: The body is not a JSON object with a name and an object of arguments.
     """
-    call = _json(body)
-    if not isinstance(call, dict):
-        raise BadToolCall("not a JSON object")
-    name: Any = call.get("name")
+    call = _object(_json(body), "it")
+    name = call.get("name")
     if not isinstance(name, str) or not name:
-        raise BadToolCall("no name")
-    arguments: Any = call.get("arguments", call.get("parameters"))
+        raise BadToolCall("it has no name")
+    arguments = call.get("arguments", call.get("parameters"))
     if isinstance(arguments, str):
         arguments = _json(arguments)
     if arguments is None:
         arguments = {}
-    if not isinstance(arguments, dict):
-        raise BadToolCall("arguments are not a JSON object")
-    return name, json.dumps(arguments, ensure_ascii=False)
+    return name, json.dumps(_object(arguments, "arguments"), ensure_ascii=False)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadToolCall(f"{what} must be a JSON object")
+    return cast("dict[str, Any]", value)
 
 
 def _json(text: str) -> Any:
