@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -74,11 +74,10 @@ class Guard:
     def _clean(self, value: Any) -> Any:
         """The value without control tokens in any of its texts."""
         if isinstance(value, dict):
-            members: dict[str, Any] = value
+            members = cast("dict[str, Any]", value)
             return {self._clean(name): self._clean(member) for name, member in members.items()}
         if isinstance(value, list):
-            items: list[Any] = value
-            return [self._clean(item) for item in items]
+            return [self._clean(item) for item in cast("Sequence[Any]", value)]
         if not isinstance(value, str) or self._control is None:
             return value
         while self._control.search(value):  # removing one may spell another
