@@ -7,7 +7,6 @@ itself, cancels in the middle, and leaves no process behind. Run it with `make d
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,8 +39,8 @@ async def main() -> None:
             await stream_text(car)
             await call_a_tool(car)
             await embed(car)
-            await answer_a_cloud_model(car)
             await cancel_in_the_middle(car)
+            await answer_a_cloud_model(car)
             await show_the_log(car)
             pid = car.pid
         headline("Gone: no process is left behind" if not alive(pid) else "STILL THERE")
@@ -83,6 +82,23 @@ async def embed(car: CarClient) -> None:
     print(f"  similarity of equal texts {dot(a, b):.3f}, of different ones {dot(a, c):.3f}")
 
 
+async def cancel_in_the_middle(car: CarClient) -> None:
+    headline("A cancel in the middle: confirmed, and the model is free again")
+    request = {"prompt": "Tell me a short story.", "params": {"ignore_eos": True}}
+    async with car.stream(**request) as stream:
+        async for event in stream:
+            if isinstance(event, TextDelta | ReasoningDelta):
+                break
+        started = time.monotonic()
+    try:
+        await stream.result()
+    except RemoteError as error:
+        print(f"  answered after {since(started)}: {error.kind}, with what was there so far:")
+        print(f"  {error.data['partial']['text']!r}")
+    result = await car.generate(prompt="Hello!", params={"temperature": 0, "thinking": "off"})
+    print(f"  next answer: {result.text}")
+
+
 async def answer_a_cloud_model(car: CarClient) -> None:
     headline("A cloud model: car-rpc asks this program, which owns keys and wire formats")
     model = {
@@ -103,23 +119,6 @@ async def answer_a_cloud_model(car: CarClient) -> None:
         await show(stream)
 
 
-async def cancel_in_the_middle(car: CarClient) -> None:
-    headline("A cancel in the middle: confirmed, and the model is free again")
-    request = {"prompt": "Tell me a short story.", "params": {"ignore_eos": True}}
-    async with car.stream(**request) as stream:
-        async for event in stream:
-            if isinstance(event, TextDelta | ReasoningDelta):
-                break
-        started = time.monotonic()
-    try:
-        await stream.result()
-    except RemoteError as error:
-        print(f"  answered after {since(started)}: {error.kind}, with what was there so far:")
-        print(f"  {error.data['partial']['text']!r}")
-    result = await car.generate(prompt="Hello!", params={"temperature": 0, "thinking": "off"})
-    print(f"  next answer: {result.text}")
-
-
 async def show_the_log(car: CarClient) -> None:
     headline("All of it is in the event log")
     page = await car.query_log(limit=1000)
@@ -130,13 +129,17 @@ async def show_the_log(car: CarClient) -> None:
 
 
 async def show(stream: GenerateStream) -> None:
+    reasoning = False
     async for event in stream:
         match event:
             case Attempt():
                 print(f"  [{event.model}] ", end="")
             case ReasoningDelta():
-                print(f"\033[2m{event.text}\033[0m" if sys.stdout.isatty() else event.text, end="")
+                print(event.text if reasoning else f"(thinks: {event.text}", end="", flush=True)
+                reasoning = True
             case TextDelta():
+                print(") " if reasoning else "", end="")
+                reasoning = False
                 print(event.text, end="", flush=True)
             case ToolCallDelta():
                 print(event.arguments_delta, end="", flush=True)

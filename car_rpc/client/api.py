@@ -1,0 +1,223 @@
+"""A running car-rpc process and its methods, typed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import msgspec
+
+from car_rpc import __version__
+from car_rpc.client.connection import EXIT_TIMEOUT_S, ClientConnection
+from car_rpc.client.errors import ProcessEnded, RemoteError
+from car_rpc.client.runner import Runner, RunnerRuns
+from car_rpc.client.stream import GenerateStream
+from car_rpc.errors import CarError
+from car_rpc.protocol.messages import Notification, Request, write_error, write_result
+from car_rpc.wire.inference import (
+    DetokenizeResult,
+    EmbedResult,
+    InferenceResult,
+    TokenizeResult,
+)
+from car_rpc.wire.lifecycle import PROTOCOL_VERSION, CancelParams, InitializeResult, LogParams
+from car_rpc.wire.log import EventlogQueryResult
+from car_rpc.wire.models import (
+    ModelResult,
+    ModelSchema,
+    ModelsListResult,
+    ModelsRegisterResult,
+    ModelsUnregisterResult,
+)
+
+T = TypeVar("T")
+
+
+class CarClient:
+    """A running car-rpc process. Use :meth:`start`."""
+
+    def __init__(
+        self,
+        process: anyio.abc.Process,
+        tasks: anyio.abc.TaskGroup,
+        on_log: Callable[[LogParams], None] | None,
+    ) -> None:
+        #: What the process said of itself.
+        self.server: InitializeResult | None = None
+        self._on_log = on_log
+        self._connection = ClientConnection(process, self._take_request, self._take_notification)
+        self._runs = RunnerRuns(self._connection, tasks)
+
+    @classmethod
+    @asynccontextmanager
+    async def start(
+        cls,
+        *,
+        arguments: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "car_rpc", "serve"),
+        env: dict[str, str] | None = None,
+        stderr: int | None = subprocess.DEVNULL,
+        allowed_paths: Sequence[str] = (),
+        on_log: Callable[[LogParams], None] | None = None,
+        log_level: str = "info",
+    ) -> AsyncGenerator[CarClient]:
+        """Spawn the process and initialize the connection; leave nothing behind.
+
+        Args:
+            arguments: Options of ``car-rpc serve``, such as ``--state-dir``.
+            command: What to spawn, when it is not this Python's own car-rpc.
+            env: Environment of the process; this one's when ``None``.
+            stderr: Where its log lines go, as for ``subprocess``; ``None`` shows them.
+            allowed_paths: Roots below which message content may name files.
+            on_log: Gets the process's log, too.
+            log_level: Least severe level for ``on_log``.
+
+        Raises:
+            RemoteError: The process refused the connection.
+            ProcessEnded: It ended before it answered.
+        """
+        process = await anyio.open_process([*command, *arguments], env=env, stderr=stderr)
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                client = cls(process, tasks, on_log)
+                tasks.start_soon(client._connection.read)
+                try:
+                    await client._initialize(allowed_paths, log_level)
+                    yield client
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await client._leave()
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup:
+            if failure is None:
+                raise
+            # What the caller raised comes out as it was, not in a group.
+            raise failure from None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the core."""
+        return self._connection.process.pid
+
+    # Calls
+
+    async def request(self, method: str, params: Any, result_type: type[T]) -> T:
+        """Call a method.
+
+        Raises:
+            RemoteError: The request failed.
+            ProcessEnded: The process is gone.
+        """
+        return await self._connection.request(method, params, result_type)
+
+    async def call(self, method: str, params: Any = None) -> Any:
+        """Call any method; returns its result as plain Python values."""
+        return await self.request(method, {} if params is None else params, object)
+
+    async def notify(self, method: str, params: Any) -> None:
+        """Send a notification."""
+        await self._connection.notify(method, params)
+
+    async def generate(self, **params: Any) -> InferenceResult:
+        """Generate without events; the fields are those of ``GenerateRequest``."""
+        return await self.request("generate", params, InferenceResult)
+
+    def stream(self, **params: Any) -> GenerateStream:
+        """Generate with events; use it in ``async with``."""
+        return GenerateStream(self._connection, {**params, "stream": True})
+
+    async def embed(self, texts: Sequence[str], **params: Any) -> EmbedResult:
+        """Embed texts; the other fields are those of ``EmbedParams``."""
+        return await self.request("embed", {**params, "texts": list(texts)}, EmbedResult)
+
+    async def tokenize(self, model: str, text: str) -> list[int]:
+        """Token ids of a text."""
+        params = {"model": model, "text": text}
+        return (await self.request("tokenize", params, TokenizeResult)).tokens
+
+    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
+        """Text of token ids."""
+        params = {"model": model, "tokens": list(tokens)}
+        return (await self.request("detokenize", params, DetokenizeResult)).text
+
+    async def models(self, **filters: Any) -> list[ModelSchema]:
+        """All models, or those that match ``ModelsListParams``."""
+        return (await self.request("models.list", filters, ModelsListResult)).models
+
+    async def model(self, wanted: str) -> ModelSchema:
+        """One model by id or name."""
+        return (await self.request("models.get", {"model": wanted}, ModelResult)).model
+
+    async def register_model(self, model: ModelSchema | dict[str, Any]) -> ModelsRegisterResult:
+        """Add a model to the registry."""
+        return await self.request("models.register", {"model": model}, ModelsRegisterResult)
+
+    async def unregister_model(self, wanted: str) -> str:
+        """Forget a model; returns its id."""
+        params = {"model": wanted}
+        result = await self.request("models.unregister", params, ModelsUnregisterResult)
+        return result.model_id
+
+    async def query_log(self, **filters: Any) -> EventlogQueryResult:
+        """A page of the event log; the fields are those of ``EventlogQueryParams``."""
+        return await self.request("eventlog.query", filters, EventlogQueryResult)
+
+    async def register_runner(self, runner: Runner, **params: Any) -> None:
+        """Run delegated models with a function of this program."""
+        self._runs.runner = runner
+        await self.call("runner.register", params)
+
+    async def unregister_runner(self) -> None:
+        """Stop running delegated models."""
+        await self.call("runner.unregister")
+        self._runs.runner = None
+
+    # Connection
+
+    async def _initialize(self, allowed_paths: Sequence[str], log_level: str) -> None:
+        capabilities = {"log": {"level": log_level}} if self._on_log else {}
+        params = {
+            "protocol_version": PROTOCOL_VERSION,
+            "client_info": {"name": "car-rpc-python", "version": __version__},
+            "process_id": os.getpid(),
+            "allowed_paths": list(allowed_paths),
+            "capabilities": capabilities,
+        }
+        self.server = await self.request("initialize", params, InitializeResult)
+
+    async def _take_request(self, request: Request) -> None:
+        if request.method == "runner.run":
+            await self._runs.start(request)
+        elif request.method == "ping":
+            await self._connection.write(write_result(request.id, b"{}"))
+        else:
+            error = CarError("method_not_found", request.method)
+            await self._connection.write(write_error(request.id, error))
+
+    def _take_notification(self, notification: Notification) -> None:
+        if notification.method == "$/cancelRequest":
+            self._runs.cancel(msgspec.json.decode(notification.params, type=CancelParams).id)
+        elif notification.method == "log" and self._on_log is not None:
+            self._on_log(msgspec.json.decode(notification.params, type=LogParams))
+
+    async def _leave(self) -> None:
+        """Ask the process to go, then see to it."""
+        process = self._connection.process
+        with anyio.move_on_after(EXIT_TIMEOUT_S):
+            with suppress(RemoteError, ProcessEnded):
+                await self.call("shutdown")
+                await self.notify("exit", {})
+            await process.wait()
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()

@@ -1,0 +1,203 @@
+"""Requests and their answers over the pipes of a car-rpc process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import msgspec
+from anyio.streams.memory import MemoryObjectSendStream
+
+from car_rpc.client.errors import ProcessEnded, RemoteError
+from car_rpc.protocol.calls import Pending
+from car_rpc.protocol.framing import Frame, Splitter
+from car_rpc.protocol.messages import (
+    Notification,
+    Request,
+    Response,
+    decode,
+    write_notification,
+    write_request,
+)
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import GenerateEventParams
+
+T = TypeVar("T")
+
+#: Largest message that the client accepts from the core, in bytes.
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+#: How long the process may take to leave after it was asked to, in seconds.
+EXIT_TIMEOUT_S = 5.0
+
+_encode = msgspec.json.encode
+
+
+class Waiting:
+    """A request that was sent, and its answer once that is there."""
+
+    def __init__(self, events: MemoryObjectSendStream[StreamEvent] | None) -> None:
+        self.request_id: RequestId = 0
+        self.events = events
+        self.done = anyio.Event()
+        self._response: Response | None = None
+        self._lost: ProcessEnded | None = None
+
+    def answer(self, response: Response) -> None:
+        """The core answered."""
+        self._response = response
+        self._finish()
+
+    def lose(self, error: ProcessEnded) -> None:
+        """There will be no answer."""
+        self._lost = error
+        self._finish()
+
+    def _finish(self) -> None:
+        self.done.set()
+        if self.events is not None:
+            self.events.close()
+
+    async def wait(self) -> bytes:
+        """The result as JSON.
+
+        Raises:
+            RemoteError: The request failed.
+            ProcessEnded: The process is gone.
+        """
+        await self.done.wait()
+        if self._response is None:
+            raise self._lost or ProcessEnded(None)
+        error = self._response.error
+        if error is not None:
+            raise RemoteError(
+                error.code, error.message, msgspec.convert(error.data or {}, dict[str, Any])
+            )
+        return self._response.result
+
+
+class ClientConnection:
+    """The client's end of the wire.
+
+    Args:
+        process: The car-rpc process, with pipes on its standard input and output.
+        on_request: Gets the core's own requests.
+        on_notification: Gets its notifications, but for the events of streams.
+    """
+
+    def __init__(
+        self,
+        process: anyio.abc.Process,
+        on_request: Callable[[Request], Awaitable[None]],
+        on_notification: Callable[[Notification], None],
+    ) -> None:
+        self.process = process
+        #: Set once the process is gone.
+        self.ended: ProcessEnded | None = None
+        self._on_request = on_request
+        self._on_notification = on_notification
+        self._pending: Pending[Waiting] = Pending()
+        self._streams: dict[RequestId, Waiting] = {}
+        self._write_lock = anyio.Lock()
+
+    async def begin(
+        self,
+        method: str,
+        params: Any,
+        events: MemoryObjectSendStream[StreamEvent] | None = None,
+    ) -> Waiting:
+        """Send a request and return at once; its answer arrives in what is returned."""
+        if self.ended is not None:
+            raise self.ended
+        waiting = Waiting(events)
+        waiting.request_id = self._pending.begin(waiting)
+        if events is not None:
+            self._streams[waiting.request_id] = waiting
+        await self.write(write_request(waiting.request_id, method, _encode(params)))
+        return waiting
+
+    async def request(self, method: str, params: Any, result_type: type[T]) -> T:
+        """Send a request and wait for its result.
+
+        Raises:
+            RemoteError: The request failed.
+            ProcessEnded: The process is gone.
+        """
+        waiting = await self.begin(method, params)
+        try:
+            return msgspec.json.decode(await waiting.wait(), type=result_type)
+        except anyio.get_cancelled_exc_class():
+            await self.cancel(waiting)
+            raise
+
+    async def cancel(self, waiting: Waiting) -> None:
+        """Cancel a request and wait for its answer, which always comes."""
+        with anyio.CancelScope(shield=True), suppress(ProcessEnded):
+            await self.notify("$/cancelRequest", {"id": waiting.request_id})
+            await waiting.done.wait()
+
+    async def notify(self, method: str, params: Any) -> None:
+        """Send a notification."""
+        await self.write(write_notification(method, _encode(params)))
+
+    async def write(self, payload: bytes) -> None:
+        """Send a message whole, also when the caller is cancelled meanwhile."""
+        stdin = _piped(self.process.stdin)
+        with anyio.CancelScope(shield=True):
+            async with self._write_lock:
+                try:
+                    await stdin.send(payload + b"\n")
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    raise self.ended or ProcessEnded(self.process.returncode) from None
+
+    async def read(self) -> None:
+        """Handle what the core sends until it is gone; then nothing waits any more."""
+        splitter = Splitter(MAX_MESSAGE_BYTES, "ndjson")
+        try:
+            async for chunk in _piped(self.process.stdout):
+                for frame in splitter.receive(chunk):
+                    if isinstance(frame, Frame):
+                        await self._handle(frame.data)
+        except anyio.BrokenResourceError:
+            pass
+        finally:
+            with anyio.move_on_after(EXIT_TIMEOUT_S, shield=True):
+                await self.process.wait()
+            self.ended = ProcessEnded(self.process.returncode)
+            for waiting in self._pending.drain():
+                waiting.lose(self.ended)
+
+    async def _handle(self, frame: bytes) -> None:
+        message = decode(frame)
+        match message:
+            case Response():
+                waiting = self._pending.resolve(message.id)
+                if waiting is not None:
+                    self._streams.pop(waiting.request_id, None)
+                    waiting.answer(message)
+            case Notification(method="generate.event"):
+                await self._deliver(msgspec.json.decode(message.params, type=GenerateEventParams))
+            case Notification():
+                self._on_notification(message)
+            case Request():
+                await self._on_request(message)
+            case _:
+                pass
+
+    async def _deliver(self, params: GenerateEventParams) -> None:
+        waiting = self._streams.get(params.request_id)
+        if waiting is not None and waiting.events is not None:
+            try:
+                await waiting.events.send(params.event)
+            except anyio.BrokenResourceError:  # nobody reads this stream any more
+                waiting.events = None
+
+
+def _piped(stream: T | None) -> T:
+    if stream is None:
+        raise RuntimeError("the process was started without its pipes")
+    return stream

@@ -1,0 +1,73 @@
+"""The events of one ``generate`` request, as an async iterator."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from car_rpc.client.connection import ClientConnection, Waiting
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import InferenceResult
+
+#: Events of one stream that may wait for its reader; beyond it nothing more is read from the
+#: core until some are taken, so one forgotten stream holds up the others.
+STREAM_BUFFER_EVENTS = 65_536
+
+
+class GenerateStream:
+    """The events of one ``generate``. Made by ``CarClient.stream``."""
+
+    def __init__(self, connection: ClientConnection, params: dict[str, Any]) -> None:
+        self._connection = connection
+        self._params = params
+        self._answer: Waiting | None = None
+        self._events: MemoryObjectReceiveStream[StreamEvent] | None = None
+
+    async def __aenter__(self) -> Self:
+        send, self._events = anyio.create_memory_object_stream[StreamEvent](STREAM_BUFFER_EVENTS)
+        self._answer = await self._connection.begin("generate", self._params, send)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        waiting, events = self._opened()
+        events.close()
+        if not waiting.done.is_set():
+            await self._connection.cancel(waiting)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        try:
+            return await self._opened()[1].receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    @property
+    def request_id(self) -> RequestId:
+        """JSON-RPC id of the request."""
+        return self._opened()[0].request_id
+
+    async def result(self) -> InferenceResult:
+        """The result, once the stream has ended.
+
+        Raises:
+            RemoteError: The request failed.
+            ProcessEnded: The process is gone.
+        """
+        return msgspec.json.decode(await self._opened()[0].wait(), type=InferenceResult)
+
+    def _opened(self) -> tuple[Waiting, MemoryObjectReceiveStream[StreamEvent]]:
+        if self._answer is None or self._events is None:
+            raise RuntimeError("use the stream in `async with`")
+        return self._answer, self._events
