@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import struct
 import sys
@@ -49,6 +48,7 @@ CANCEL_TIMEOUT_S = 10.0
 #: Longest line of a worker's standard error that is kept, in bytes.
 MAX_STDERR_LINE_BYTES = 8 * 1024
 
+_LEVELS = {"3": logging.ERROR, "4": logging.WARNING, "7": logging.DEBUG}
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(FromWorker).decode
@@ -138,7 +138,6 @@ class WorkerProcess:
                 stdout=PIPE,
                 stderr=PIPE,
                 limit=MAX_STDERR_LINE_BYTES,
-                env=_environment(),
                 **control.spawn_options(),
             )
         except OSError as error:
@@ -331,7 +330,7 @@ class WorkerProcess:
                     break
             except asyncio.LimitOverrunError as error:
                 line = await stderr.readexactly(error.consumed)
-            self._logger.info("%s", line.decode(errors="replace").rstrip())
+            self._logger.log(*_leveled(line.decode(errors="replace").rstrip()))
 
 
 def _result(answer: Answer | None) -> Any:
@@ -363,10 +362,8 @@ def _how(returncode: int) -> str:
     return f"by signal {-returncode}"
 
 
-def _environment() -> dict[str, str]:
-    """Environment of a worker: ours, with OpenMP told to stop spinning soon.
-
-    Two spinning threads on two busy cores slow a decode down twentyfold; a bounded spin keeps
-    the speed of an idle machine.
-    """
-    return {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1", **os.environ}
+def _leveled(line: str) -> tuple[int, str, str]:
+    """Arguments for the logger: a line may begin with its level as in sd-daemon(3)."""
+    if line[:1] == "<" and line[2:3] == ">" and line[1] in _LEVELS:
+        return _LEVELS[line[1]], "%s", line[3:]
+    return logging.INFO, "%s", line

@@ -25,6 +25,11 @@ lib: Any = _llama_cpp
 #: enum ggml_log_level of ggml.h (the numbers in llama-cpp-python's own comment are outdated)
 _LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUES = 1, 4, 5
 
+#: How a line's level is told to whoever reads standard error (sd-daemon(3)). What llama.cpp
+#: calls information is a hundred lines a model, so it counts as debugging here.
+_PREFIX = {3: b"<4>", _LEVEL_ERROR: b"<3>"}
+_DEBUG_PREFIX = b"<7>"
+
 #: Below this size a token takes so little work that threads mostly wait for each other. On a
 #: busy machine two of them took 15 times as long as one.
 _SMALL_MODEL_BYTES = 64 * 1024 * 1024
@@ -49,7 +54,7 @@ class _Log:
             return
         *lines, self._line = (self._line + text).split(b"\n")
         for line in lines:
-            os.write(2, line + b"\n")
+            os.write(2, _PREFIX.get(self._level, _DEBUG_PREFIX) + line + b"\n")
             if self._level == _LEVEL_ERROR:
                 _errors.append(line.decode("utf-8", "replace"))
 
