@@ -91,6 +91,8 @@ class Splitter:
     def receive_eof(self) -> list[FrameEvent]:
         """The stream ended: a last line without its line feed still counts."""
         tail = bytes(self._buffer)
+        if self._at_start:
+            tail = tail.removeprefix(_BOM)
         self._buffer.clear()
         if self.framing == "lsp":
             if self._in_body and not self._discard_bytes:
@@ -125,14 +127,14 @@ class Splitter:
             self._buffer = tail
             for line in lines:
                 events += self._line(bytes(line))
-        if len(self._buffer) > self._max:
+        if len(self._buffer) > self._max + self._buffer.endswith(b"\r"):
             events.append(self._oversize(bytes(self._buffer)))
             self._buffer.clear()
             self._discard_line = True
         return events
 
     def _line(self, line: bytes) -> list[FrameEvent]:
-        if len(line) > self._max:
+        if len(line) > self._max + line.endswith(b"\r"):
             return [self._oversize(line)]
         return [Frame(line)] if line.strip() else []
 
