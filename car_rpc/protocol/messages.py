@@ -5,6 +5,7 @@ Params and results stay raw JSON here; whoever knows their type decodes them.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -82,6 +83,8 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[Raw]).decode
+_check = msgspec.json.Decoder(Raw).decode
+_DAMAGE = re.compile(r"\(byte ([0-9]+)\)$")
 _encode = msgspec.json.encode
 
 
@@ -89,7 +92,7 @@ def decode(frame: bytes) -> Message | Batch:
     """Decode one frame. Never raises: what is wrong with it becomes a Violation."""
     problem = _unparsable(frame)
     if problem:
-        return Violation(recover_id(frame[:PREFIX_BYTES]), CarError("parse_error", problem))
+        return _broken(frame, problem)
     if not frame.lstrip().startswith(b"["):
         return _decode_one(frame)
     try:
@@ -120,10 +123,25 @@ def _decode_one(data: bytes) -> Message:
     try:
         envelope = _decode_envelope(data)
     except msgspec.ValidationError as error:
-        return Violation(recover_id(data[:PREFIX_BYTES]), CarError("malformed_message", str(error)))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Violation(recover_id(data[:PREFIX_BYTES]), CarError("parse_error", str(error)))
+        return _malformed(data, str(error))
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _broken(data, str(error))
     return _classify(envelope)
+
+
+def _malformed(data: bytes, problem: str) -> Violation:
+    try:
+        # The envelope's decoder stopped at what does not fit; the rest may not even be JSON.
+        _check(data)
+    except msgspec.DecodeError as error:
+        return _broken(data, str(error))
+    return Violation(recover_id(data[:PREFIX_BYTES]), CarError("malformed_message", problem))
+
+
+def _broken(data: bytes, problem: str) -> Violation:
+    damage = _DAMAGE.search(problem)
+    intact = data[: int(damage[1])] if damage else data
+    return Violation(recover_id(intact[:PREFIX_BYTES]), CarError("parse_error", problem))
 
 
 def _classify(envelope: _Envelope) -> Message:

@@ -12,7 +12,7 @@ _SPACE = rb"[ \t\r\n]*"
 _STRING = rb'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"'
 _MEMBER = re.compile(_SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE)
 _SCALAR = re.compile(rb"(?:" + _STRING + rb"|-?[0-9][0-9.eE+-]*|true|false|null)(?=[ \t\r\n]*[,}])")
-_TOKEN = re.compile(_STRING + rb"|[\[\]{}]")
+_TOKEN = re.compile(_STRING + rb'|[\[\]{}"]')
 _COMMA = re.compile(_SPACE + rb",")
 
 
@@ -59,7 +59,7 @@ def _top_level_scalars(prefix: bytes) -> dict[bytes, bytes | None]:
             members[key[1]] = scalar[0]
             position = scalar.end()
         else:
-            members.setdefault(key[1], None)
+            members[key[1]] = None
             position = _skip_container(prefix, position)
         comma = _COMMA.match(prefix, position)
         if not comma:
@@ -80,4 +80,6 @@ def _skip_container(prefix: bytes, position: int) -> int:
             depth -= 1
             if depth == 0:
                 return token.end()
+        elif token[0] == b'"':
+            break  # a string that is broken or not there to its end
     return len(prefix)
