@@ -38,7 +38,7 @@ CLOSE_TIMEOUT_S = 1.5
 _OVERHEAD_BYTES = 512
 
 #: Written before the first events after a failure; ``data.lost`` counts the events missing.
-TRUNCATED = "log.truncated"
+TRUNCATED = "log_truncated"
 
 _logger = logging.getLogger("car_rpc.eventlog")
 _encode = msgspec.json.Encoder().encode
@@ -104,7 +104,7 @@ class EventLog:
 
     Everything but :meth:`open` belongs to one event loop. Nothing here blocks it. A failure
     of the disk never ends the process: :meth:`commit` raises it; for plain appends it is
-    logged once, counted in :attr:`lost`, and recorded as an event of type ``log.truncated``
+    logged once, counted in :attr:`lost`, and recorded as an event of type ``log_truncated``
     as soon as writing works again.
     """
 
@@ -124,7 +124,7 @@ class EventLog:
         self._urgent = False
         self._closing = False
         self._lost = 0
-        self._unrecorded = 0  # lost, and not yet told by a log.truncated event
+        self._unrecorded = 0  # lost, and not yet told by a log_truncated event
         self._thread = threading.Thread(target=self._run, name="car-rpc-eventlog", daemon=True)
         self._thread.start()
 

@@ -20,6 +20,7 @@ from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host import attachments
+from car_rpc.host.progress import heartbeats
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.registry import Registry
 from car_rpc.wire.inference import (
@@ -70,10 +71,12 @@ class Scope(NamedTuple):
 
     Attributes:
         origin: Where it came from.
+        notify: Sends a notification of it, before its response: method and encoded params.
         open_stream: Opens its stream; takes the client's own reference to the request.
     """
 
     origin: Origin
+    notify: Callable[[str, bytes], None]
     open_stream: Callable[[str | UnsetType], Listener]
 
 
@@ -88,7 +91,9 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     except CarError as error:
         raise await services.engine.refused(scope.origin, error) from None
     listener = scope.open_stream(params.client_ref) if params.stream else None
-    return await services.engine.generate(params, scope.origin._replace(raw_params=raw), listener)
+    origin = scope.origin._replace(raw_params=raw)
+    async with heartbeats(params.progress_token, scope.notify):
+        return await services.engine.generate(params, origin, listener)
 
 
 async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:

@@ -13,18 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from car_rpc import __version__
 from car_rpc.config import Settings
 from car_rpc.errors import CarError
 from car_rpc.host.params import decode_params
 from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run
+from car_rpc.host.stream import Stream
 from car_rpc.protocol.connection import MAX_IN_FLIGHT, Answered, CancelRequested, Connection, Event
 from car_rpc.protocol.messages import MAX_BATCH, MAX_DEPTH, Notification, Request, compact
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.inference import GenerateEventParams
 from car_rpc.wire.lifecycle import (
     PROTOCOL_VERSION,
     SPEC_MAJOR,
@@ -208,7 +206,9 @@ class Session:
         from car_rpc.host.handlers import Scope  # noqa: PLC0415 - see above
 
         origin = Origin(request.id, request.method, compact(request.params))
-        return Scope(origin, partial(_Stream, self, request.id))
+        notify = partial(self.notify, request.id)
+        room = partial(self.room, request.id)
+        return Scope(origin, notify, partial(Stream, request.id, notify, room))
 
     # Tasks and answers
 
@@ -307,47 +307,21 @@ class Session:
 
     # Streams
 
-    async def send_event(self, request_id: RequestId, payload: bytes) -> None:
-        """Queue an event of a stream; waits while too many of it are unread."""
+    async def room(self, request_id: RequestId) -> None:
+        """Wait while too many events of a request are unread."""
         while self._connection.stream_bytes(request_id) > STREAM_BUFFER_BYTES:
             self._drained.clear()
             await self._drained.wait()
-        self.send_event_now(request_id, payload)
 
-    def send_event_now(self, request_id: RequestId, payload: bytes) -> None:
-        """Queue an event of a stream."""
-        self._connection.notify("generate.event", payload, stream=request_id)
+    def notify(self, request_id: RequestId, method: str, params: bytes) -> None:
+        """Queue a notification of a request: after its earlier ones, before its response."""
+        self._connection.notify(method, params, stream=request_id)
         self._kick()
 
     def send_log(self, payload: bytes) -> None:
         """Queue a ``log`` notification."""
         self._connection.notify("log", payload)
         self._kick()
-
-
-class _Stream:
-    """The events of one request on their way to the client."""
-
-    def __init__(
-        self, session: Session, request_id: RequestId, client_ref: str | UnsetType = UNSET
-    ) -> None:
-        self._session = session
-        self._request_id = request_id
-        self._client_ref = client_ref
-        self._seq = 0
-
-    async def send(self, event: StreamEvent) -> None:
-        await self._session.send_event(self._request_id, self._payload(event))
-
-    def send_last(self, event: StreamEvent) -> None:
-        self._session.send_event_now(self._request_id, self._payload(event))
-
-    def _payload(self, event: StreamEvent) -> bytes:
-        params = GenerateEventParams(
-            request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
-        )
-        self._seq += 1
-        return _encode(params)
 
 
 def _guarded(handler: Callable[[Request], bytes], request: Request) -> Outcome:

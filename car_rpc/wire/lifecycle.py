@@ -117,6 +117,21 @@ class CancelParams(WireStruct, frozen=True, kw_only=True):
     id: RequestId
 
 
+class ProgressValue(WireStruct, frozen=True, kw_only=True):
+    """How far some long work is; every ``begin`` is followed by one ``end``."""
+
+    kind: Literal["begin", "report", "end"]
+    message: str | UnsetType = UNSET
+    percent: float | UnsetType = UNSET
+
+
+class ProgressParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``$/progress``; ``token`` is the request's ``progress_token``."""
+
+    token: int | str
+    value: ProgressValue
+
+
 class LogParams(WireStruct, frozen=True, kw_only=True):
     """Parameters of the ``log`` notification."""
 

@@ -25,7 +25,7 @@ class LogEvent(WireStruct, frozen=True, kw_only=True):
         session_id: The session that wrote it.
         trace_id: The request that it belongs to; null for events of the session itself.
         attempt: The attempt within the request, where one had begun.
-        type: What happened, for example ``request.received``.
+        type: What happened, for example ``request``.
         data: What belongs to the type, with secrets replaced.
     """
 

@@ -42,6 +42,7 @@ METHODS: dict[str, Method] = {
     "$/cancelRequest": Method(
         lifecycle.CancelParams, kind="notification", direction="both", inline=True
     ),
+    "$/progress": Method(lifecycle.ProgressParams, kind="notification", direction="core_to_client"),
     "log": Method(lifecycle.LogParams, kind="notification", direction="core_to_client"),
     "generate": Method(
         inference.GenerateRequest,

@@ -199,7 +199,7 @@ async def test_lost_events_are_reported_once_and_told_by_the_log_itself(log, bro
     await log.commit(event(9))
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     truncated, *after = (await log.query(EVERYTHING)).events
-    assert (truncated.seq, truncated.type, truncated.data) == (1, "log.truncated", {"lost": 6})
+    assert (truncated.seq, truncated.type, truncated.data) == (1, "log_truncated", {"lost": 6})
     assert [entry.data for entry in after] == [{"n": 8}, {"n": 9}]
 
 

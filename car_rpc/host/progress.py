@@ -1,0 +1,48 @@
+"""Heartbeats of long work, for clients that asked for them with a ``progress_token``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+from msgspec import UnsetType
+
+from car_rpc.wire.lifecycle import ProgressParams, ProgressValue
+
+#: How often a heartbeat is sent, in seconds: half of the 10 s that the protocol promises.
+HEARTBEAT_S = 5.0
+
+
+@asynccontextmanager
+async def heartbeats(
+    token: int | str | UnsetType, send: Callable[[str, bytes], None]
+) -> AsyncGenerator[None]:
+    """Send ``$/progress`` begin, a report every few seconds, and end, around some work.
+
+    Args:
+        token: The client's token; without one nothing is sent.
+        send: Sends a notification: method and encoded params.
+    """
+    if isinstance(token, UnsetType):
+        yield
+        return
+
+    def notify(value: ProgressValue) -> None:
+        send("$/progress", msgspec.json.encode(ProgressParams(token=token, value=value)))
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            notify(ProgressValue(kind="report"))
+
+    notify(ProgressValue(kind="begin"))
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([beating])
+        notify(ProgressValue(kind="end"))

@@ -1,0 +1,49 @@
+"""The events of one request on their way to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec import UnsetType
+
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import GenerateEventParams
+
+
+class Stream:
+    """Numbers events and sends them as ``generate.event``.
+
+    Args:
+        request_id: The request that they belong to.
+        notify: Queues a notification: method and encoded params.
+        room: Waits while too many are unread.
+        client_ref: The client's own reference to the request.
+    """
+
+    def __init__(
+        self,
+        request_id: RequestId,
+        notify: Callable[[str, bytes], None],
+        room: Callable[[], Awaitable[None]],
+        client_ref: str | UnsetType,
+    ) -> None:
+        self._request_id = request_id
+        self._notify = notify
+        self._room = room
+        self._client_ref = client_ref
+        self._seq = 0
+
+    async def send(self, event: StreamEvent) -> None:
+        """Send an event; waits while too many are unread."""
+        await self._room()
+        self.send_last(event)
+
+    def send_last(self, event: StreamEvent) -> None:
+        """Send an event without waiting."""
+        params = GenerateEventParams(
+            request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
+        )
+        self._seq += 1
+        self._notify("generate.event", msgspec.json.encode(params))
