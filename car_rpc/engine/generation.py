@@ -149,6 +149,7 @@ class Generation:
         ):
             self._first_token_ms = round(self._clock.now_ms() - self._started_ms, 3)
         self._recorder.delta(event)
+        await self._recorder.room()
         await self._send(event)
 
     async def _send(self, event: StreamEvent) -> None:

@@ -56,6 +56,10 @@ class EventSink(Protocol):
         """Record events; returns when these and all earlier ones are durable."""
         ...
 
+    async def room(self) -> None:
+        """Wait while too much that was appended is not written yet."""
+        ...
+
 
 class Availability(NamedTuple):
     """Whether a model could serve a request now, and whether its weights are here."""

@@ -87,6 +87,10 @@ class Recorder:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELTA_WAIT_S, self.flush)
 
+    async def room(self) -> None:
+        """Wait while the log is behind."""
+        await self._sink.room()
+
     def flush(self) -> None:
         """Hand waiting deltas to the log."""
         if self._timer is not None:
