@@ -4,7 +4,7 @@ import contextlib
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,10 +43,10 @@ CHAT_TEMPLATE = """\
 class Worker:
     """A worker process from the core's side; blocking, with the test's timeout as its limit."""
 
-    def __init__(self, engine: str, stderr: Path) -> None:
+    def __init__(self, engine: str, stderr: Path, *, through: Sequence[str] = ()) -> None:
         with stderr.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "car_rpc.workers", engine],
+                [*through, sys.executable, "-m", "car_rpc.workers", engine],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -127,11 +127,11 @@ class Worker:
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def start(engine: str) -> Worker:
-        workers.append(Worker(engine, tmp_path / f"stderr-{len(workers)}"))
+    def start(engine: str, **options: Any) -> Worker:
+        workers.append(Worker(engine, tmp_path / f"stderr-{len(workers)}", **options))
         return workers[-1]
 
     yield start

@@ -1,5 +1,7 @@
 """The scripted worker, as a real process."""
 
+import signal
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -134,3 +136,20 @@ def test_an_unknown_engine_is_refused(start_worker) -> None:
     worker = start_worker("nonsense")
     assert worker.process.wait() == 64
     assert "usage:" in worker.stderr()
+
+
+def test_an_interrupt_from_the_terminal_is_left_to_the_core(play: Callable) -> None:
+    worker = play(say("a"))
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.ask(ask()) == Reply(id=1)
+    assert worker.close() == EXIT_CORE_GONE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux's own")
+def test_a_killed_core_takes_the_worker_along_while_its_pipe_is_held_open(start_worker) -> None:
+    parent = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
+    worker = start_worker("fake", through=(sys.executable, "-c", parent))
+    assert isinstance(worker.load(script=[STALL]), Loaded)
+    worker.process.kill()
+    with pytest.raises(EOFError):
+        worker.receive()

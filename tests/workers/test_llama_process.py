@@ -108,6 +108,17 @@ def test_a_truncated_file_is_explained(
     assert f"{path} is truncated or corrupt" in answer.detail
 
 
+def test_a_context_that_cannot_fit_is_refused(
+    start_worker, model_file: Callable[..., Path]
+) -> None:
+    worker = start_worker("llama_cpp")
+    path = model_file(context=2**31 - 1)
+    answer = worker.load(path, context_length=2**31 - 1)  # half a terabyte
+    assert isinstance(answer, Failed)
+    assert answer.kind == "out_of_memory"
+    assert f"{path} does not fit" in answer.detail
+
+
 # --------------------------------------------------------------------------------- requests
 
 
@@ -160,10 +171,10 @@ def test_an_endless_template_leaves_the_worker_killable(
     assert worker.close() == EXIT_CORE_GONE
 
 
-def test_native_messages_go_to_standard_error(worker) -> None:
+def test_native_messages_go_to_standard_error_with_their_level(worker) -> None:
     worker.close()
     lines = worker.stderr().splitlines()
-    assert any(line.startswith("llama_context:") for line in lines)
+    assert any(line.startswith("<7>llama_context:") for line in lines)
 
 
 # ------------------------------------------------------------------------ tokens and vectors

@@ -10,7 +10,7 @@ from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.embedder import Embedder
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generation, Generator
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
-from car_rpc.workers.llama_cpp.native import lib, version
+from car_rpc.workers.llama_cpp.native import lib, physical_memory, version
 from car_rpc.workers.llama_cpp.prompter import BACKEND, Prompter
 from car_rpc.workers.llama_cpp.vocab import Vocab
 
@@ -90,7 +90,11 @@ class LlamaEngine:
         self._generator.add(generation)
 
     def _make_generator(self, model: Model) -> Generator:
-        slots = slot_count(self._context_length * model.kv_bytes_per_token())
+        slot_bytes = self._context_length * model.kv_bytes_per_token()
+        if slot_bytes > physical_memory():
+            # Not left to llama.cpp: the system may promise the memory and then run out of it.
+            raise MemoryError
+        slots = slot_count(slot_bytes)
         context = Context(
             model,
             PREFILL_CHUNK,

@@ -91,3 +91,8 @@ def cpu_threads(model_bytes: int) -> int:
     else:
         cores = os.cpu_count() or 1
     return max(cores - 1, min(cores, 2))
+
+
+def physical_memory() -> int:
+    """Memory of the machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
