@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from msgspec import UNSET
 
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.ports import Availability, GenerateCall
@@ -22,8 +25,10 @@ class MissingBackend(GenerateOnly):
         super().__init__(name, "this engine is not built yet; use a GGUF model")
 
     def availability(self, model: ModelSchema) -> Availability:
-        """Never available."""
-        return Availability(available=False, weights_ready=False)
+        """Never available; the weights may be there all the same."""
+        path = getattr(model.source, "path", UNSET)
+        ready = isinstance(path, str) and Path(path).exists()
+        return Availability(available=False, weights_ready=ready)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Always refuses."""

@@ -16,6 +16,7 @@ import msgspec
 
 from car_rpc.cli.doctor import report
 from car_rpc.client import CarClient, ProcessEnded, RemoteError
+from car_rpc.config import car_home
 from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
 from car_rpc.wire.log import LogEvent
 
@@ -92,7 +93,7 @@ async def doctor(options: argparse.Namespace) -> int:
     async with _start(options) as car:
         if car.server is None:
             return FAILED
-        print("\n".join(report(car.server, await car.models())))
+        print("\n".join(report(car.server, await car.models(), options.state_dir or car_home())))
     return 0
 
 

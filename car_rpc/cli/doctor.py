@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from car_rpc import __version__
-from car_rpc.config import car_home
 from car_rpc.wire.lifecycle import InitializeResult
 from car_rpc.wire.models import ModelSchema
 
@@ -25,16 +25,19 @@ _REAL_MODEL = (
 )
 
 
-def report(server: InitializeResult, models: Sequence[ModelSchema]) -> Iterator[str]:
+def report(
+    server: InitializeResult, models: Sequence[ModelSchema], state_dir: Path
+) -> Iterator[str]:
     """Lines for people.
 
     Args:
         server: What the process said of itself.
         models: All models it knows.
+        state_dir: Where it keeps its state.
     """
     yield f"car-rpc {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield f"  interpreter  {sys.executable}"
-    yield f"  state        {car_home()} (set CAR_HOME or --state-dir to change it)"
+    yield f"  state        {state_dir} (set CAR_HOME or --state-dir to change it)"
     yield "engines"
     for name, backend in server.capabilities.backends.items():
         state = "ok" if backend.available else f"missing: {backend.reason}"

@@ -212,6 +212,7 @@ class _Server:
         self._connection.step("close")
         if ending.drain_s:
             await self._session.finish_requests(ending.drain_s)
+        # Not cancelled: it also covers what Python itself does at the end.
         watchdog = threading.Timer(WATCHDOG_S, os._exit, [ending.exit_code])
         watchdog.daemon = True
         watchdog.start()
@@ -223,7 +224,6 @@ class _Server:
             await self._app.close(ending.reason, LOG_S)
         await self._writer.flush(FLUSH_S)
         self._reader.close()
-        watchdog.cancel()
 
     def _mark(self, phase: str) -> None:
         self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
