@@ -17,7 +17,7 @@ import msgspec
 from car_rpc.cli.doctor import report
 from car_rpc.client import CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
-from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
+from car_rpc.wire.events import ReasoningDelta, TextDelta
 from car_rpc.wire.log import LogEvent
 
 #: Width of a line of the event log in the terminal, in characters.
@@ -57,19 +57,17 @@ async def generate(options: argparse.Namespace) -> int:
         request["model"] = options.model
     if options.system:
         request["context"] = options.system
+    reasoned = False
     async with _start(options) as car, car.stream(**request) as stream:
         async for event in stream:
-            match event:
-                case TextDelta():
-                    print(event.text, end="", flush=True)
-                case ReasoningDelta():
-                    print(event.text, end="", flush=True, file=sys.stderr)
-                case ToolCallStart():
-                    print(f"[{event.name} ", end="", flush=True)
-                case ToolCallDelta():
-                    print(event.arguments_delta, end="", flush=True)
-                case _:
-                    pass
+            if isinstance(event, ReasoningDelta):
+                reasoned = True
+                print(event.text, end="", flush=True, file=sys.stderr)
+            elif isinstance(event, TextDelta):
+                if reasoned:
+                    print(file=sys.stderr)
+                    reasoned = False
+                print(event.text, end="", flush=True)
         print()
         result = await stream.result()
         print(f"({result.model_used}, {result.latency_ms:.0f} ms)", file=sys.stderr)
