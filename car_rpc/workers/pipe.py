@@ -58,7 +58,6 @@ class FrameWriter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._encoder = msgspec.msgpack.Encoder()
         self._lock = threading.Lock()
 
     def write(self, frame: FromWorker) -> None:
@@ -68,7 +67,7 @@ class FrameWriter:
             CarError: The frame is too large (``message_too_large``); nothing was written.
             OSError: The core is gone.
         """
-        body = self._encoder.encode(frame)
+        body = msgspec.msgpack.encode(frame)
         if len(body) > MAX_WORKER_FRAME_BYTES:
             raise CarError(
                 "message_too_large",

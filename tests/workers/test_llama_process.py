@@ -1,5 +1,6 @@
 """The llama.cpp worker as a real process: files, endings, embeddings and tokens."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def folder_instead(folder: Path) -> Path:
     return folder
 
 
+def named_pipe(folder: Path) -> Path:
+    path = folder / "pipe.gguf"
+    os.mkfifo(path)
+    return path
+
+
 def absent(folder: Path) -> Path:
     return folder / "absent.gguf"
 
@@ -80,7 +87,8 @@ def absent(folder: Path) -> Path:
     ("make", "kind", "advice"),
     [
         (not_gguf, "model_load_failed", "is not a GGUF file"),
-        (folder_instead, "io_error", "is a folder; name the .gguf file in it"),
+        (folder_instead, "io_error", "is a folder; name the .gguf file itself"),
+        (named_pipe, "io_error", "is no regular file; name the .gguf file itself"),
         (absent, "io_error", "No such file or directory; check the path"),
     ],
 )

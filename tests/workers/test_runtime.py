@@ -90,7 +90,9 @@ class Core:
     def __init__(self, make_engine: Callable[[], TinyEngine]) -> None:
         worker_in, self._to_worker = os.pipe()
         self._from_worker, worker_out = os.pipe()
-        self._fds = {worker_in, self._to_worker, self._from_worker, worker_out}
+        # Only the core's ends are closed: a worker's thread may still read its own, and a
+        # number that is free again would be the next test's pipe.
+        self._open = {self._to_worker, self._from_worker}
         self._decoder = msgspec.msgpack.Decoder(FromWorker)
         self._exits: queue.Queue[int] = queue.Queue()
         runtime = Runtime(Claimed(worker_in, worker_out), make_engine, self._record_exit)
@@ -116,13 +118,10 @@ class Core:
         return self._decoder.decode(os.read(self._from_worker, length))
 
     def hang_up(self) -> None:
-        if self._to_worker in self._fds:
-            os.close(self._to_worker)
-            self._fds.remove(self._to_worker)
+        self._close(self._to_worker)
 
     def stop_listening(self) -> None:
-        os.close(self._from_worker)
-        self._fds.remove(self._from_worker)
+        self._close(self._from_worker)
 
     def exit_code(self) -> int:
         code = self._exits.get(timeout=10)
@@ -132,7 +131,11 @@ class Core:
     def close(self) -> None:
         self.hang_up()
         self.exit_code()
-        for fd in self._fds:
+        self.stop_listening()
+
+    def _close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.remove(fd)
             os.close(fd)
 
 

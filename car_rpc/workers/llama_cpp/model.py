@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,10 @@ class _Progress:
 
 def _check_file(path: str) -> None:
     try:
-        if Path(path).is_dir():
-            raise CarError("io_error", f"{path} is a folder; name the .gguf file in it", path=path)
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a named pipe would wait for its other end
+            what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise CarError("io_error", f"{path} is {what}; name the .gguf file itself", path=path)
         with Path(path).open("rb") as file:
             magic = file.read(len(_MAGIC))
     except OSError as error:
