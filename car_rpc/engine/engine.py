@@ -13,8 +13,8 @@ from car_rpc.engine.generation import (
     Generation,
     Listener,
     Origin,
-    failed_data,
     failure_of,
+    record_failure,
     request_data,
 )
 from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, IdSource
@@ -121,19 +121,18 @@ class Engine:
             result = await work()
         except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error).with_data(trace_id=recorder.trace_id)
-            latency_ms = self.clock.now_ms() - started
-            await recorder.commit_final("completion", **failed_data(failure, latency_ms))
+            await record_failure(recorder, failure, self.clock.now_ms() - started)
             raise failure from error
         latency_ms = round(self.clock.now_ms() - started, 3)
         await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
         return result
 
-    async def refused(self, origin: Origin, error: CarError) -> CarError:
+    async def refused(self, origin: Origin, error: CarError, *, metadata_only: bool) -> CarError:
         """Record a request that was refused before it ran; returns the error with its trace."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"))
+        recorder = Recorder(self._sink, self._ids.new("tr_"), metadata_only=metadata_only)
         recorder.note("request", **request_data(origin))
         error = error.with_data(trace_id=recorder.trace_id)
-        await recorder.commit_final("completion", **failed_data(error, 0.0))
+        await record_failure(recorder, error, 0.0)
         return error
 
     def note(self, origin: Origin) -> None:

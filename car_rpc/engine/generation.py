@@ -104,9 +104,9 @@ class Generation:
         self._recorder.note("request", **request_data(self._origin))
         try:
             result = await self._run()
+            await self._recorder.commit_final("completion", outcome="success", result=result)
         except (Exception, asyncio.CancelledError) as error:
             raise await self._failed(error) from error
-        await self._recorder.commit_final("completion", outcome="success", result=result)
         self._finish(Done(text=result.text, tool_calls=result.tool_calls))
         return result
 
@@ -118,8 +118,14 @@ class Generation:
         reason = "explicit model" if isinstance(request.model, str) else "best available model"
         self._recorder.note("route", model=model.id, reason=reason)
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
-        async with asyncio.timeout(timeout_ms / 1000 if timeout_ms else None):
-            await self._attempt(model, 1, timeout_ms)
+        limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
+        try:
+            async with limit:
+                await self._attempt(model, 1, timeout_ms)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model)
 
     async def _attempt(self, model: ModelSchema, attempt: int, deadline_ms: int | None) -> None:
@@ -162,8 +168,6 @@ class Generation:
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
-        if isinstance(error, TimeoutError):
-            failure = CarError("timeout", f"timeout_ms {self._request.timeout_ms} ran out")
         data = {"trace_id": self._recorder.trace_id}
         if self._model is not None:
             data["model"] = self._model.id
@@ -172,7 +176,7 @@ class Generation:
         failure = failure.with_data(**data)
         self._finish(ErrorEvent(kind=failure.kind, message=failure.message))
         latency_ms = self._clock.now_ms() - self._started_ms
-        await self._recorder.commit_final("completion", **failed_data(failure, latency_ms))
+        await record_failure(self._recorder, failure, latency_ms)
         return failure
 
     def _partial(self) -> dict[str, object]:
@@ -222,12 +226,16 @@ def request_data(origin: Origin) -> dict[str, object]:
     }
 
 
-def failed_data(failure: CarError, latency_ms: float) -> dict[str, object]:
-    """A failed completion as the event log keeps it."""
+async def record_failure(recorder: Recorder, failure: CarError, latency_ms: float) -> None:
+    """Record how a request failed. A log that fails too does not change the answer."""
     error = {"code": failure.code, "message": failure.message, "data": failure.data}
-    return {
-        "outcome": "failed",
-        "kind": failure.kind,
-        "error": error,
-        "latency_ms": round(latency_ms, 3),
-    }
+    try:
+        await recorder.commit_final(
+            "completion",
+            outcome="failed",
+            kind=failure.kind,
+            error=error,
+            latency_ms=round(latency_ms, 3),
+        )
+    except CarError as problem:
+        logger.warning("the event log lacks how a request failed: %s", problem)

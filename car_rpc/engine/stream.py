@@ -116,6 +116,8 @@ class Accumulator:
         self._text.clear()
         self._reasoning.clear()
         self._calls.clear()
+        self.provider_output_items.clear()
+        self.stop_reason = None
 
     def close_calls(self) -> list[StreamEvent]:
         """The answer is complete: events for tool calls whose arguments do not parse.

@@ -89,7 +89,9 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     try:
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
     except CarError as error:
-        raise await services.engine.refused(scope.origin, error) from None
+        metadata_only = params.privacy == "metadata"
+        refusal = services.engine.refused(scope.origin, error, metadata_only=metadata_only)
+        raise await refusal from None
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):

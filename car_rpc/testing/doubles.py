@@ -1,0 +1,101 @@
+"""Doubles of the engine's ports that keep everything in memory, and models that follow a script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from car_rpc.engine.ports import GenerateCall, LogEntry
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.models import Capability, FakeSource, ModelSchema, ScriptStep
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self, now_ms: float = 0.0) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> float:
+        """Monotonic milliseconds."""
+        return self._now_ms
+
+    def advance(self, ms: float) -> None:
+        """Let time pass."""
+        self._now_ms += ms
+
+
+class MemorySink:
+    """An event log in memory.
+
+    Attributes:
+        entries: Everything recorded, in order.
+        committed: How many of them are durable.
+        failure: When set, every commit fails with it.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[LogEntry] = []
+        self.committed = 0
+        self.failure: Exception | None = None
+
+    def append(self, entry: LogEntry) -> None:
+        """Record an event that is not durable yet."""
+        self.entries.append(entry)
+
+    async def commit(self, *entries: LogEntry) -> None:
+        """Record events and make all so far durable."""
+        if self.failure is not None:
+            raise self.failure
+        self.entries += entries
+        self.committed = len(self.entries)
+
+    async def room(self) -> None:
+        """There is always room."""
+
+    @property
+    def types(self) -> list[str]:
+        """Types of everything recorded, in order."""
+        return [entry.type for entry in self.entries]
+
+    @property
+    def committed_types(self) -> list[str]:
+        """Types of what is durable, in order."""
+        return self.types[: self.committed]
+
+
+def scripted_model(
+    model_id: str,
+    steps: Sequence[ScriptStep | dict[str, Any]],
+    capabilities: Sequence[Capability] = ("generate",),
+) -> ModelSchema:
+    """A model of the ``fake`` engine.
+
+    Args:
+        model_id: ``provider/name:variant``.
+        steps: What it does for each request, such as ``{"echo": True}``; dicts are as in JSON.
+        capabilities: What it claims to do.
+
+    Raises:
+        msgspec.ValidationError: A step is not one of the protocol's.
+    """
+    script = msgspec.convert(msgspec.to_builtins(list(steps)), list[ScriptStep])
+    return ModelSchema(
+        id=model_id, source=FakeSource(script=script), capabilities=list(capabilities)
+    )
+
+
+def scripted_call(model: ModelSchema, **request: Any) -> GenerateCall:
+    """A first attempt on a model, as the engine would make it; the fields are the request's."""
+    raw = msgspec.json.encode({"prompt": "one two three", **request})
+    return GenerateCall(
+        model=model,
+        request=msgspec.json.decode(raw, type=GenerateRequest),
+        raw_request=raw,
+        parent_id=1,
+        trace_id="tr_test",
+        attempt=1,
+        deadline_ms=None,
+    )

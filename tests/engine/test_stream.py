@@ -1,0 +1,215 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from car_rpc.engine.stream import Accumulator, error_of
+from car_rpc.errors import CarError
+from car_rpc.wire.content import ToolCall
+from car_rpc.wire.events import (
+    ContentBlockStop,
+    Done,
+    ErrorEvent,
+    Heartbeat,
+    ProviderOutputItem,
+    ReasoningDelta,
+    Stop,
+    StreamEvent,
+    StreamReset,
+    TextDelta,
+    ToolCallCancel,
+    ToolCallDelta,
+    ToolCallStart,
+    ToolParseError,
+    UsageEvent,
+)
+from car_rpc.wire.inference import Usage
+
+texts = st.text("ab 😀", max_size=3)
+indexes = st.integers(0, 2)
+counts = st.integers(0, 50) | st.just(msgspec.UNSET)
+calls = st.builds(ToolCall, id=st.just("c"), name=st.just("f"), arguments=st.just({"a": 1}))
+events = st.one_of(
+    st.builds(TextDelta, text=texts),
+    st.builds(ReasoningDelta, text=texts),
+    st.builds(ToolCallStart, index=indexes, id=st.just("c"), name=st.just("f")),
+    st.builds(
+        ToolCallDelta,
+        index=indexes,
+        id=st.just("c"),
+        arguments_delta=st.sampled_from(['{"a":', "1}", "{}", "oops", "[]"]),
+    ),
+    st.builds(ToolCallCancel, index=indexes, id=st.just("c"), reason=st.just("x")),
+    st.builds(ContentBlockStop, index=indexes),
+    st.builds(UsageEvent, prompt_tokens=counts, completion_tokens=counts, total_tokens=counts),
+    st.builds(ProviderOutputItem, item=st.integers()),
+    st.builds(Stop, reason=st.just("end_turn")),
+    st.builds(StreamReset, reason=st.just("again")),
+    st.builds(Heartbeat),
+    st.builds(Done, text=texts, tool_calls=st.lists(calls, max_size=2)),
+)
+
+
+class Client:
+    """What a client makes of the events that reach it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.reasoning = ""
+        self.arguments: dict[int, str] = {}
+
+    def take(self, event: StreamEvent) -> None:
+        match event:
+            case TextDelta():
+                self.text += event.text
+            case ReasoningDelta():
+                self.reasoning += event.text
+            case ToolCallStart():
+                assert event.index not in self.arguments
+                self.arguments[event.index] = ""
+            case ToolCallDelta():
+                # A client drops what follows a cancelled call, as it drops the call.
+                if event.index in self.arguments:
+                    self.arguments[event.index] += event.arguments_delta
+            case ToolCallCancel():
+                self.arguments.pop(event.index, None)
+            case StreamReset():
+                self.__init__()
+            case _:
+                assert not isinstance(event, Done | Heartbeat | ErrorEvent)
+
+
+@given(st.lists(events, max_size=25))
+def test_what_is_passed_on_adds_up_to_the_result(incoming: list[Any]) -> None:
+    accumulator, client = Accumulator(), Client()
+    for event in incoming:
+        try:
+            passed_on = accumulator.push(event)
+        except CarError:  # a call that was never started, or twice
+            continue
+        for outgoing in passed_on:
+            client.take(outgoing)
+        assert client.text == accumulator.text
+    for outgoing in accumulator.close_calls():
+        client.take(outgoing)
+    assert client.text == accumulator.text
+    assert client.reasoning == accumulator.reasoning
+    arguments = [json.loads(text or "{}") for _, text in sorted(client.arguments.items())]
+    assert [call.arguments for call in accumulator.tool_calls()] == arguments
+    assert accumulator.close_calls() == []
+    has_output = bool(accumulator.text or accumulator.reasoning or client.arguments)
+    assert accumulator.has_output or not has_output
+
+
+@given(st.lists(st.builds(UsageEvent, prompt_tokens=counts, cache_read_tokens=counts), max_size=6))
+def test_counts_merge_by_their_maximum_in_any_order(usages: list[UsageEvent]) -> None:
+    accumulator = Accumulator()
+    for usage in usages:
+        assert accumulator.push(usage) == [usage]
+    given_counts = [u.prompt_tokens for u in usages if isinstance(u.prompt_tokens, int)]
+    merged = accumulator.usage
+    assert (merged.prompt_tokens if merged else None) == max(given_counts, default=None)
+
+
+def test_a_total_is_made_only_of_counts_that_were_told() -> None:
+    accumulator = Accumulator()
+    assert accumulator.usage is None
+    accumulator.push(UsageEvent(prompt_tokens=3))
+    assert accumulator.usage == Usage(prompt_tokens=3)
+    accumulator.push(UsageEvent(completion_tokens=4))
+    assert accumulator.usage == Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7)
+    accumulator.push(UsageEvent(total_tokens=9))
+    assert accumulator.usage == Usage(prompt_tokens=3, completion_tokens=4, total_tokens=9)
+
+
+def test_deltas_win_over_done() -> None:
+    accumulator = Accumulator()
+    accumulator.push(TextDelta(text="from deltas"))
+    accumulator.push(ToolCallStart(index=0, id="d", name="f"))
+    done = Done(text="from done", tool_calls=[ToolCall(id="e", name="g", arguments={})])
+    assert accumulator.push(done) == []
+    assert accumulator.text == "from deltas"
+    assert [call.id for call in accumulator.tool_calls()] == ["d"]
+
+
+def test_done_fills_what_the_deltas_lacked_as_events() -> None:
+    accumulator = Accumulator()
+    call = ToolCall(id="e", name="g", arguments={"a": [1, "é"]})
+    assert accumulator.push(Done(text="hi", tool_calls=[call])) == [
+        TextDelta(text="hi"),
+        ToolCallStart(index=0, id="e", name="g"),
+        ToolCallDelta(index=0, id="e", arguments_delta='{"a":[1,"é"]}'),
+        ContentBlockStop(index=0),
+    ]
+    assert accumulator.tool_calls() == [call]
+    assert accumulator.push(Done(text="again", tool_calls=[call])) == []
+
+
+@pytest.mark.parametrize("arguments", ["oops", "[1]", '"x"', '{"a":', "1", "{}{}"])
+def test_arguments_that_do_not_parse_stay_as_text_with_a_parse_error(arguments: str) -> None:
+    accumulator = Accumulator()
+    accumulator.push(ToolCallStart(index=2, id="c", name="f"))
+    accumulator.push(ToolCallDelta(index=2, id="c", arguments_delta=arguments))
+    told = accumulator.close_calls()
+    assert told == [
+        ToolParseError(index=2, raw=arguments, message="the arguments are not a JSON object"),
+        ToolCallCancel(index=2, id="c", reason="the arguments are not a JSON object"),
+        TextDelta(text=f"f({arguments})"),
+    ]
+    assert accumulator.tool_calls() == []
+    assert accumulator.text == f"f({arguments})"
+
+
+def test_calls_come_in_the_order_of_their_index_and_without_arguments_they_are_empty() -> None:
+    accumulator = Accumulator()
+    for index in (1, 0, 2):
+        accumulator.push(ToolCallStart(index=index, id=f"c{index}", name="f"))
+    accumulator.push(ToolCallDelta(index=0, id="c0", arguments_delta=' {"a": 1} '))
+    accumulator.push(ToolCallCancel(index=2, id="c2", reason="no"))
+    assert [(c.id, c.arguments) for c in accumulator.tool_calls()] == [("c0", {"a": 1}), ("c1", {})]
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        [ToolCallDelta(index=0, id="c", arguments_delta="{}")],
+        [ToolCallCancel(index=0, id="c", reason="x")],
+        [ToolCallStart(index=0, id="c", name="f")] * 2,
+    ],
+)
+def test_a_backend_that_contradicts_itself_fails_the_request(contradiction: list[Any]) -> None:
+    accumulator = Accumulator()
+    with pytest.raises(CarError) as caught:
+        [accumulator.push(event) for event in contradiction]
+    assert caught.value.kind == "inference_failed"
+
+
+def test_a_reset_drops_all_that_belongs_to_the_dropped_attempt() -> None:
+    accumulator = Accumulator()
+    accumulator.push(TextDelta(text="a"))
+    accumulator.push(ReasoningDelta(text="b"))
+    accumulator.push(ToolCallStart(index=0, id="c", name="f"))
+    accumulator.push(ProviderOutputItem(item={"of": "the first attempt"}))
+    accumulator.push(Stop(reason="max_tokens"))
+    accumulator.push(UsageEvent(prompt_tokens=5))
+    assert accumulator.push(StreamReset(reason="retry")) == [StreamReset(reason="retry")]
+    assert not accumulator.has_output
+    assert accumulator.provider_output_items == []
+    assert accumulator.stop_reason is None
+    assert accumulator.usage == Usage(prompt_tokens=5), "what was used was used"
+
+
+def test_events_without_content_are_not_passed_on() -> None:
+    accumulator = Accumulator()
+    for event in (TextDelta(text=""), ReasoningDelta(text=""), Heartbeat(), Done()):
+        assert accumulator.push(event) == []
+
+
+def test_an_error_event_is_raised_as_its_kind() -> None:
+    with pytest.raises(CarError, match="rate limited: slow down") as caught:
+        Accumulator().push(ErrorEvent(kind="rate_limited", message="slow down"))
+    assert caught.value.kind == "rate_limited"
+    assert error_of(ErrorEvent(kind="invented", message="m")).kind == "inference_failed"
