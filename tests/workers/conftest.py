@@ -145,7 +145,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     folder = tmp_path_factory.mktemp("models")
 
     @functools.cache
-    def make(template: str | None = CHAT_TEMPLATE, **options: int) -> Path:
+    def make(template: str | None = CHAT_TEMPLATE, **options: Any) -> Path:
         return write_model(folder / f"{len(list(folder.iterdir()))}.gguf", template, **options)
 
     return make
@@ -159,15 +159,26 @@ def byte_tokens() -> list[str]:
 
 
 def write_model(
-    path: Path, template: str | None = CHAT_TEMPLATE, *, context: int = 512, seed: int = 1
+    path: Path,
+    template: str | None = CHAT_TEMPLATE,
+    *,
+    context: int = 512,
+    bos: bool = False,
+    chatml: bool = True,
 ) -> Path:
-    """Write a GGUF model with random weights, a byte vocabulary and ChatML's markers."""
+    """Write a GGUF model with random weights, a byte vocabulary and ChatML's markers.
+
+    With ``bos`` every text begins with ``<|endoftext|>``; without ``chatml`` the markers are
+    named otherwise.
+    """
     import gguf
     import numpy as np
 
     control, own = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
     special = {
-        "<|endoftext|>": control, "<|im_start|>": control, "<|im_end|>": control,
+        "<|endoftext|>": control,
+        ("<|im_start|>" if chatml else "[turn]"): control,
+        ("<|im_end|>" if chatml else "[end]"): control,
         "<think>": own, "</think>": own, "<tool_call>": own, "</tool_call>": own,
     }  # fmt: skip
     tokens = [*byte_tokens(), "he", *special]
@@ -189,13 +200,14 @@ def write_model(
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(["h e"])
-    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_eos_token_id(tokens.index("<|im_end|>" if chatml else "[end]"))
     writer.add_pad_token_id(tokens.index("<|endoftext|>"))
-    writer.add_add_bos_token(False)
+    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
+    writer.add_add_bos_token(bos)
     if template is not None:
         writer.add_chat_template(template)
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
 
     def weight(name: str, *shape: int) -> None:
         writer.add_tensor(name, rng.normal(0, 0.3, shape).astype(np.float32))

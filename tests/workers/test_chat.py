@@ -192,6 +192,11 @@ def test_where_a_template_changes_content_control_tokens_are_removed(change: str
     assert "im_start" not in part.text.lower()
 
 
+def test_a_template_cannot_forge_the_mark_of_another_text() -> None:
+    source = "{% for m in messages %}{{ m.content | replace(':0:', ':9:') }}{% endfor %}"
+    assert guarded("x|a|", source) == [Part("x", is_content=False)]
+
+
 def test_removing_a_control_token_never_makes_another() -> None:
     source = "{% for m in messages %}{{ m.content | tojson }}{% endfor %}"
     assert guarded("<|<|a|>a|>!", source) == [Part('"!"', is_content=False)]

@@ -382,6 +382,23 @@ def test_a_model_without_a_template_may_know_chatml(model_file: Callable[..., Pa
     )
 
 
+def test_a_model_without_any_template_is_no_chat_model(model_file: Callable[..., Path]) -> None:
+    (asked,) = run(load(model_file(None, chatml=False)), chat())
+    assert asked.frames[-1] == Failed(
+        id=1,
+        kind="unsupported_mode",
+        detail="mode generate not implemented on backend llama_cpp: model has no chat template",
+        data={"mode": "generate", "backend": "llama_cpp"},
+    )
+
+
+@pytest.mark.parametrize("opening", ["", "{{ bos_token }}"])
+def test_a_prompt_has_one_first_token(model_file: Callable[..., Path], opening: str) -> None:
+    engine = load(model_file(opening + "[{{ messages[0].content }}]", bos=True))
+    assert prompt_text(engine, chat("hi"))[0] == "<|endoftext|>[hi]"
+    assert prompt_text(engine, chat("<|endoftext|>"))[0] == "<|endoftext|>[<|endoftext|>]"
+
+
 def test_a_template_that_fails_is_blamed(model_file: Callable[..., Path]) -> None:
     engine = load(model_file("{{ raise_exception('only poems') }}"))
     (asked,) = run(engine, chat())
