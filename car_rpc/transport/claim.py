@@ -22,34 +22,23 @@ def claim_stdio() -> Claimed:
     """Move stdin and stdout to private descriptors.
 
     Afterwards fd 0 reads from the null device and fd 1 is a copy of fd 2, so a stray
-    ``print`` of Python or C code goes to standard error and never into the wire.
-
-    Raises:
-        OSError: Standard input or output is closed.
+    ``print`` of Python or C code goes to standard error and never into the wire. A stream that
+    is closed counts as the null device: an input that has ended, an output that nobody reads.
     """
-    reader_fd = _move_above_stdio(0)
-    writer_fd = _move_above_stdio(1)
     null_fd = os.open(os.devnull, os.O_RDWR)
+    for fd in _STANDARD_FDS:
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.dup2(null_fd, fd)
+    # All three are open now, so the copies lie above them; os.dup makes them non-inheritable
+    # (PEP 446).
+    claimed = Claimed(os.dup(0), os.dup(1))
     os.dup2(null_fd, 0)
-    try:
-        os.fstat(2)
-    except OSError:  # started without standard error: diagnostics go nowhere
-        os.dup2(null_fd, 2)
     os.dup2(2, 1)
-    if null_fd > _LAST_STANDARD_FD:
+    if null_fd not in _STANDARD_FDS:
         os.close(null_fd)
-    return Claimed(reader_fd, writer_fd)
+    return claimed
 
 
-_LAST_STANDARD_FD = 2
-
-
-def _move_above_stdio(fd: int) -> int:
-    # Python 3.4 (PEP 446) makes os.dup's result non-inheritable. With fd 2 closed a copy
-    # could land on 2, where native code would print into the wire.
-    copies = [os.dup(fd)]
-    while copies[-1] <= _LAST_STANDARD_FD:
-        copies.append(os.dup(fd))
-    for copy in copies[:-1]:
-        os.close(copy)
-    return copies[-1]
+_STANDARD_FDS = range(3)
