@@ -84,6 +84,7 @@ class _Server:
         self._startup_ms: dict[str, float] = {}
         self._session_id = "ses_" + secrets.token_hex(8)
         self._app: App | None = None
+        self._drain: asyncio.Task[None] | None = None
         self._allowed_paths: list[Path] = []
         self._mark("modules")
 
@@ -153,9 +154,9 @@ class _Server:
     def _end(self, ending: Ending) -> None:
         if not self._ending.done():
             self._ending.set_result(ending)
-        elif not ending.drain_s:
+        elif self._drain is not None and not ending.drain_s:
             # Something more urgent came while requests were finishing.
-            self._session.cancel_all()
+            self._drain.cancel()
 
     def _watch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -211,7 +212,8 @@ class _Server:
         logger.info("stopping: %s", ending.reason)
         self._connection.step("close")
         if ending.drain_s:
-            await self._session.finish_requests(ending.drain_s)
+            self._drain = asyncio.create_task(self._session.finish_requests(ending.drain_s))
+            await asyncio.wait([self._drain])
         # Not cancelled: it also covers what Python itself does at the end.
         watchdog = threading.Timer(WATCHDOG_S, os._exit, [ending.exit_code])
         watchdog.daemon = True
