@@ -27,7 +27,7 @@ from car_rpc.transport.pumps import (
 #: How often a process is looked at where the system cannot tell of its end, in seconds.
 POLL_S = 0.5
 
-#: Niceness of workers: above 0, so that the core answers while a model decodes; low enough to
+#: Niceness of workers above the core's, so that it answers while a model decodes; low enough to
 #: keep most of the speed beside other work.
 WORKER_NICENESS = 5
 
@@ -104,7 +104,8 @@ class PosixLayer:
     def lower_priority(self, pid: int) -> None:
         """Let a process's work come after that of the app and of the core."""
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, pid, WORKER_NICENESS)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, pid, ours + WORKER_NICENESS)
 
     def kill_tree(self, pid: int) -> None:
         """Kill a process started with :meth:`spawn_options`, and all it started."""
