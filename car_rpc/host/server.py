@@ -112,7 +112,7 @@ class _Server:
         loop.add_reader(captured_fd, logs.read_captured, captured_fd)
         self._watch_signals()
         if self._settings.parent_pid is not None:
-            self._watch_parent(self._settings.parent_pid)
+            self._watch(self._settings.parent_pid)
         self._reading = True
         self._reader = self._layer.open_reader(
             self._claimed.reader_fd, self._received, self._input_ended
@@ -166,20 +166,24 @@ class _Server:
             except NotImplementedError:  # Windows: the default handlers stay
                 return
 
-    def _watch_parent(self, pid: int) -> None:
-        if not self._layer.is_ancestor(pid):
-            logger.warning("process %d is not an ancestor of this one and is not watched", pid)
-            return
+    def _watch(self, pid: int) -> None:
         self._layer.watch_process(pid, lambda: self._end(Ending(f"process {pid} died", 3)))
 
     def initialized(self, params: InitializeParams) -> None:
         self._mark("initialize")
         self._allowed_paths = [Path(path) for path in params.allowed_paths]
         if params.process_id is not None:
-            self._watch_parent(params.process_id)
+            self._watch_app(params.process_id)
         capability = params.capabilities.log
         if isinstance(capability, msgspec.Struct):
             logging.getLogger().addHandler(logs.ForwardHandler(capability.level, self._forward_log))
+
+    def _watch_app(self, pid: int) -> None:
+        # An app in another container knows its own number, which here is nobody's or a stranger's.
+        if self._layer.is_ancestor(pid):
+            self._watch(pid)
+        else:
+            logger.warning("process %d is not an ancestor of this one and is not watched", pid)
 
     def _forward_log(self, level: str, message: str, source: str) -> None:
         payload = msgspec.json.encode(LogParams(level=level, message=message, source=source))

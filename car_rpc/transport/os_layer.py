@@ -33,7 +33,7 @@ class OsLayer(Protocol):
         ...
 
     def is_ancestor(self, pid: int) -> bool:
-        """Whether a process is this one's parent, or its parent's, and so on."""
+        """Whether a process is or was this one's parent, or is its parent's, and so on."""
         ...
 
     def watch_process(self, pid: int, on_death: Callable[[], None]) -> None:

@@ -44,6 +44,10 @@ class PosixLayer:
     Files cannot be polled, and a terminal shares its flags with the shell.
     """
 
+    def __init__(self) -> None:
+        # A parent that dies young is nobody's ancestor any more when its number arrives.
+        self._first_parent = os.getppid()
+
     def open_reader(
         self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]
     ) -> Reader:
@@ -69,7 +73,9 @@ class PosixLayer:
         return any(flags & (select.POLLERR | select.POLLHUP) for _, flags in poll.poll(0))
 
     def is_ancestor(self, pid: int) -> bool:
-        """Whether a process is this one's parent, or its parent's, and so on."""
+        """Whether a process is or was this one's parent, or is its parent's, and so on."""
+        if pid == self._first_parent:
+            return True
         current = os.getppid()
         for _ in range(MAX_ANCESTORS):
             if current == pid:
