@@ -1,0 +1,93 @@
+"""The core is light, and the handshake waits for nothing that it does not need."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.conftest import ROOT, WAIT_S, Gate, StartCore, event, wait_until
+
+pytestmark = pytest.mark.process
+
+#: Libraries of models, templates and upstream servers: the core loads none of them.
+HEAVY = {
+    *("gguf", "httpx", "huggingface_hub", "jinja2", "llama_cpp", "mlx", "mlx_lm", "numpy"),
+    *("safetensors", "tokenizers", "torch", "transformers"),
+}
+#: What the dispatcher needs and the handshake does not.
+LATER = {"jsonrpcserver", "jsonschema", "sqlite3", "car_rpc.host.wiring"}
+
+
+def imported_by(module: str) -> set[str]:
+    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, cwd=ROOT, timeout=WAIT_S, check=True
+    ).stdout
+    return set(json.loads(output))
+
+
+def test_the_host_imports_no_library_of_models() -> None:
+    server = imported_by("car_rpc.host.server")
+    assert not server & (HEAVY | LATER)
+    assert not imported_by("car_rpc.host.wiring") & HEAVY
+    assert not {name for name in server if name.startswith("car_rpc.workers")}
+
+
+def test_serving_a_model_imports_no_library_of_models(
+    start_core: StartCore, make_gate: Callable[[str], Gate]
+) -> None:
+    core = start_core("-v") if False else start_core(env={"PYTHONPROFILEIMPORTTIME": "1"})
+    core.initialize()
+    core.fake("t/echo:1", event("x"))
+    core.response(core.generate("t/echo:1"))
+    core.close_stdin()
+    assert core.wait() == 0
+    lines = [line for line in core.stderr().splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert "msgspec" in imported
+    assert not imported & HEAVY
+
+
+def test_the_handshake_and_pings_do_not_wait_for_the_engine(
+    start_core: StartCore, make_gate: Callable[[str], Gate]
+) -> None:
+    gate = make_gate("jsonrpcserver")
+    core = start_core(env=gate.env)
+    core.initialize()
+    waiting = core.ask("models.list")
+    wait_until(gate.reached)
+    assert core.ping()["startup_ms"].keys() == {"modules", "ready", "initialize"}
+    assert core.responses(waiting) == 0
+    gate.open()
+    assert core.response(waiting)["result"]["models"]
+    assert "engine" in core.ping()["startup_ms"]
+
+
+def test_nothing_of_the_package_but_the_claim_is_imported_before_the_claim() -> None:
+    program = "import json, sys, car_rpc.__main__; print(json.dumps(sorted(sys.modules)))"
+    bare = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+    before, after = (
+        set(
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-c", each],
+                    capture_output=True,
+                    cwd=ROOT,
+                    timeout=WAIT_S,
+                    check=True,
+                ).stdout
+            )
+        )
+        for each in (bare, program)
+    )
+    ours = {name for name in after - before if name.startswith("car_rpc")}
+    assert ours == {
+        "car_rpc",
+        "car_rpc.__main__",
+        "car_rpc.transport",
+        "car_rpc.transport.claim",
+    }
+    third_party = {name.partition(".")[0] for name in after - before} - {"car_rpc"}
+    assert not third_party - sys.stdlib_module_names
