@@ -109,6 +109,7 @@ class Session:
         self._backlog: list[Request] = []
         self._tasks: dict[RequestId, asyncio.Task[Outcome]] = {}
         self._cancelled: set[RequestId] = set()
+        self._shutdowns: set[asyncio.Task[Any]] = set()
         self._drained = asyncio.Event()
 
     # Input
@@ -134,12 +135,11 @@ class Session:
         self.cancel_all()
 
     def cancel_all(self) -> None:
-        """Cancel every request but the one that asks for it."""
+        """Cancel every request but ``shutdown``, which ends when the others have."""
         for request in [*self._backlog]:
             self._cancel(request.id)
-        current = asyncio.current_task()
         for request_id, task in [*self._tasks.items()]:
-            if task is not current:
+            if task not in self._shutdowns:
                 self._cancel(request_id)
 
     async def answered(self, timeout_s: float) -> None:
@@ -150,8 +150,9 @@ class Session:
             await asyncio.sleep(0)  # the answers are given by the tasks' done callbacks
 
     def _unfinished(self) -> set[asyncio.Task[Any]]:
-        current = asyncio.current_task()
-        tasks: set[asyncio.Task[Any]] = {t for t in self._tasks.values() if t is not current}
+        tasks: set[asyncio.Task[Any]] = {*self._tasks.values()}
+        if asyncio.current_task() in self._shutdowns:
+            tasks -= self._shutdowns
         if self._backlog and self._loading is not None:
             tasks.add(self._loading)
         return tasks
@@ -175,7 +176,7 @@ class Session:
             self._respond(request.id, _guarded(lifecycle, request))
         elif request.method == "shutdown":
             self._connection.step("shutdown")
-            self._start(request.id, self._shutdown())
+            self._shutdowns.add(self._start(request.id, self._shutdown()))
         elif self._load_error is not None:
             self._respond(request.id, self._load_error)
         elif self._dispatcher is None:
@@ -212,14 +213,16 @@ class Session:
 
     # Tasks and answers
 
-    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> None:
+    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> asyncio.Task[Outcome]:
         task = asyncio.ensure_future(work)
         self._tasks[request_id] = task
         task.add_done_callback(partial(self._finished, request_id))
+        return task
 
     def _finished(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
         del self._tasks[request_id]
         self._cancelled.discard(request_id)
+        self._shutdowns.discard(task)
         if task.cancelled():
             self._respond(request_id, CarError("cancelled"))
         elif (error := task.exception()) is not None:

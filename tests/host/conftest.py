@@ -1,0 +1,186 @@
+"""A session in memory: a client on one side, the real dispatcher and engine on the other."""
+
+import asyncio
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # it reads its own data the old way
+    import jsonrpcserver  # noqa: F401 - only for its warning
+
+from car_rpc.backends.delegated import DelegatedBackend
+from car_rpc.backends.fake import FakeBackend
+from car_rpc.config import Settings
+from car_rpc.engine.engine import Engine
+from car_rpc.errors import CarError
+from car_rpc.host.dispatch import Dispatcher
+from car_rpc.host.handlers import Services
+from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.session import Session
+from car_rpc.protocol.connection import Connection
+from car_rpc.registry.registry import Registry
+from car_rpc.registry.store import ModelStore
+from car_rpc.testing import FakeClock, MemorySink, scripted_model
+from car_rpc.wire.lifecycle import BackendInfo, InitializeParams
+from car_rpc.wire.models import DelegatedSource, ModelSchema
+
+SO_FAR = {"type": "text_delta", "text": "so far"}
+BLOCK = {"type": "text_delta", "text": "x" * 1000}
+
+MODELS = [
+    scripted_model("test/echo:a", [{"echo": True}]),
+    scripted_model(
+        "test/stall:a", [{"emit": {"type": "text_delta", "text": "so far"}}, {"stall": True}]
+    ),
+    scripted_model(
+        "test/flood:a", [{"emit": {"type": "text_delta", "text": "x" * 1000}, "repeat": 2000}]
+    ),
+    ModelSchema(id="test/app:a", source=DelegatedSource(hint="gpt"), capabilities=["generate"]),
+]
+
+
+class Counter:
+    """Ids that count."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def new(self, prefix: str) -> str:
+        self.count += 1
+        return f"{prefix}{self.count}"
+
+
+class App:
+    """The client's side of a session, and what the process around it does."""
+
+    def __init__(self, registry: Registry, tmp_path: Path, drain_ms: int = 50) -> None:
+        self.connection: Connection[Run] = Connection()
+        self.messages: list[Any] = []
+        self.reading = True
+        self.loaded = asyncio.Event()
+        self.load_error: Exception | None = None
+        self.introduced: list[InitializeParams] = []
+        self.exit_codes: list[int] = []
+        self.sink = MemorySink()
+        self._kicked = asyncio.Event()
+        self.runner = RunnerHost(self.connection, self.kick)
+        backends = {"fake": FakeBackend(), "delegated": DelegatedBackend(self.runner, Counter())}
+
+        def backend_of(model: ModelSchema) -> Any:
+            return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
+
+        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
+        no_log: Any = None
+        self.services = Services(engine, registry, self.runner, no_log, [tmp_path / "allowed"])
+        settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
+        self.session = Session(
+            settings=settings,
+            session_id="ses_1",
+            connection=self.connection,
+            host=self,
+            startup_ms={"ready": 1.0},
+        )
+
+    # What the process around a session does
+
+    def kick(self) -> None:
+        self._kicked.set()
+
+    async def load(self) -> Dispatcher:
+        await self.loaded.wait()
+        if self.load_error is not None:
+            raise self.load_error
+        return Dispatcher(self.services)
+
+    def backends(self) -> dict[str, BackendInfo]:
+        return {"fake": BackendInfo(available=True)}
+
+    def initialized(self, params: InitializeParams) -> None:
+        self.introduced.append(params)
+
+    def exit(self, code: int) -> None:
+        self.exit_codes.append(code)
+
+    # What the client does
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        lines = [json.dumps({"jsonrpc": "2.0", **message}) for message in messages]
+        self.session.receive("".join(f"{line}\n" for line in lines).encode())
+
+    def request(self, request_id: Any, method: str, **params: Any) -> None:
+        self.send({"id": request_id, "method": method, "params": params})
+
+    def notify(self, method: str, **params: Any) -> None:
+        self.send({"method": method, "params": params})
+
+    def read(self) -> list[Any]:
+        if self.reading and self.connection.has_output:
+            data = self.connection.take_output(1 << 30)
+            self.messages += [json.loads(line) for line in data.splitlines()]
+            self.session.output_taken()
+        return self.messages
+
+    async def until(self, found: Callable[[Any], bool]) -> Any:
+        async with asyncio.timeout(10):
+            while True:
+                self._kicked.clear()
+                for message in self.read():
+                    if found(message):
+                        return message
+                await self._kicked.wait()
+
+    async def answer(self, request_id: Any) -> Any:
+        return await self.until(lambda m: "method" not in m and m["id"] == request_id)
+
+    async def method(self, name: str) -> Any:
+        return await self.until(lambda m: m.get("method") == name)
+
+    async def call(self, request_id: Any, method: str, **params: Any) -> Any:
+        self.request(request_id, method, **params)
+        return await self.answer(request_id)
+
+    async def failure(self, request_id: Any, method: str, **params: Any) -> Any:
+        return (await self.call(request_id, method, **params))["error"]
+
+    def answered(self) -> list[Any]:
+        return [m["id"] for m in self.read() if "method" not in m]
+
+    def events(self, request_id: Any) -> list[Any]:
+        found = [m["params"] for m in self.read() if m.get("method") == "generate.event"]
+        return [params for params in found if params["request_id"] == request_id]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Any:
+    registry = Registry(MODELS, ModelStore(tmp_path / "car.db"), tmp_path)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+async def fresh(registry: Registry, tmp_path: Path) -> Any:
+    """A session that nobody has introduced himself to."""
+    app = App(registry, tmp_path)
+    yield app
+    app.session.cancel_all()
+    await app.session.answered(5)
+
+
+@pytest.fixture
+async def app(fresh: App) -> App:
+    """A session that is ready."""
+    fresh.loaded.set()
+    await fresh.call("init", "initialize", protocol_version=1)
+    await fresh.call("warm", "models.list")
+    fresh.messages.clear()
+    return fresh
+
+
+@pytest.fixture
+def broken() -> CarError:
+    return CarError("io_error", "the database cannot be used")

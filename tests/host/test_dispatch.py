@@ -1,0 +1,121 @@
+from typing import Any
+
+import pytest
+
+from car_rpc.errors import CarError
+from car_rpc.host.dispatch import Dispatcher
+from car_rpc.host.handlers import HANDLERS
+from car_rpc.host.params import decode_params
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.methods import METHODS
+
+#: Methods that the session itself answers.
+LIFECYCLE = {"initialize", "ping", "shutdown", "exit", "$/cancelRequest"}
+
+
+def test_every_method_of_the_table_that_a_client_may_call_has_a_handler() -> None:
+    callable_by_clients = {n for n, row in METHODS.items() if row.direction != "core_to_client"}
+    assert set(HANDLERS) == callable_by_clients - LIFECYCLE
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "path"),
+    [
+        ("models.get", {}, "$.model"),
+        ("models.get", {"model": 5}, "$.model"),
+        ("generate", {"prompt": "x", "params": {"top_p": 2}}, "$.params.top_p"),
+        ("generate", {"prompt": "x", "params": {"thinking": "maybe"}}, "$.params.thinking"),
+        ("generate", {"messages": [{"role": "robot"}]}, "$.messages[0].role"),
+        ("generate", {"messages": [{"content": "x"}]}, "$.messages[0].role"),
+        (
+            "generate",
+            {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+            "$.messages[0].content[0].type",
+        ),
+        ("generate", {"prompt": "x", "timeout_ms": 0}, "$.timeout_ms"),
+        ("generate", {}, "$.prompt"),
+        ("embed", {"texts": "x"}, "$.texts"),
+        ("detokenize", {"model": "echo", "tokens": [1, -1]}, "$.tokens[1]"),
+        ("models.register", {"model": {"id": "nope"}}, "$.model.id"),
+        (
+            "models.register",
+            {
+                "model": {
+                    "id": "a/b:c",
+                    "capabilities": ["generate"],
+                    "source": {"type": "fake", "script": [{}]},
+                }
+            },
+            "$.model.source.script",
+        ),
+    ],
+)
+async def test_wrong_parameters_are_named_by_their_path(
+    app: Any, method: str, params: dict[str, Any], path: str
+) -> None:
+    error = await app.failure(1, method, **params)
+    assert (error["code"], error["data"]["kind"]) == (-32602, "invalid_params")
+    assert error["data"]["path"] == path
+    assert f"at `{path}`" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"[]", b"null", b'"x"', b"{", b'{"prompt":"\xff"}', b'{"a":1e999,']
+)
+def test_parameters_that_are_no_object_are_named_as_a_whole(raw: bytes) -> None:
+    with pytest.raises(CarError) as caught:
+        decode_params(raw, GenerateRequest)
+    assert (caught.value.kind, caught.value.data["path"]) == ("invalid_params", "$")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert decode_params(b'{"prompt":"x","new":1}', GenerateRequest).prompt == "x"
+
+
+@pytest.mark.parametrize("method", ["models.list", "tokenize"])
+async def test_what_a_handler_raises_unexpectedly_stays_in_the_log(
+    app: Any, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("secret of the house")
+
+    dispatcher = Dispatcher(app.services._replace(registry=Broken(), engine=Broken()))
+    app.session._dispatcher = dispatcher
+    error = await app.failure(1, method, model="m", text="t")
+    assert (error["code"], error["data"]["kind"]) == (-32603, "internal")
+    assert "secret" not in str(app.messages)
+    assert "secret of the house" in caplog.text
+
+
+async def test_a_model_can_be_registered_used_replaced_and_forgotten(app: Any) -> None:
+    source = {"type": "fake", "script": [{"echo": True}]}
+    model = {"id": "me/mine:1", "capabilities": ["generate"], "source": source}
+    result = (await app.call(1, "models.register", model=model))["result"]
+    assert (result["replaced"], result["model"]["available"]) == (False, True)
+    assert (await app.call(2, "models.register", model=model))["result"]["replaced"]
+    assert (await app.call(3, "generate", prompt="x", model="mine"))["result"]["text"] == "x"
+    assert (await app.call(4, "models.unregister", model="mine"))["result"] == {
+        "model_id": "me/mine:1"
+    }
+    error = await app.failure(5, "models.get", model="mine")
+    assert error["data"]["kind"] == "model_not_found"
+    error = await app.failure(6, "models.unregister", model="test/echo:a")
+    assert error["data"]["kind"] == "conflict"
+    assert app.sink.types.count("request") == app.sink.types.count("completion")
+
+
+async def test_models_are_listed_by_what_they_can_and_whether_they_could_now(app: Any) -> None:
+    listed = (await app.call(1, "models.list"))["result"]["models"]
+    assert [m["id"] for m in listed] == sorted(m["id"] for m in listed)
+    listed = (await app.call(2, "models.list", available_only=True))["result"]["models"]
+    assert "test/app:a" not in [m["id"] for m in listed], "no runner is registered"
+    assert (await app.call(3, "models.list", capability="embed"))["result"]["models"] == []
+
+
+async def test_what_a_backend_cannot_do_is_refused_with_its_reason(app: Any) -> None:
+    for number, method in enumerate(("tokenize", "detokenize")):
+        error = await app.failure(number, method, model="echo", text="x", tokens=[1])
+        assert error["data"]["kind"] == "unsupported_mode"
+    error = await app.failure(9, "embed", texts=["a"], model="echo")
+    assert error["data"]["kind"] == "unsupported_mode"
