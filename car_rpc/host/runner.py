@@ -105,26 +105,29 @@ class RunnerHost:
         run = self._runs[params.call_id] = Run()
         request_id = self._connection.call("runner.run", _encode(params), run)
         self._kick()
+        # A timer, and not asyncio.timeout around the loop: that would cancel whoever reads the run.
+        overdue = CarError("timeout", f"the runner did not finish within {params.deadline_ms} ms")
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(params.deadline_ms / 1000, run.fail, overdue)
         try:
-            async with asyncio.timeout(params.deadline_ms / 1000):
-                while True:
-                    while run.items:
-                        item, size_bytes = run.items.popleft()
-                        run.waiting_bytes -= size_bytes
-                        yield item
-                    if run.failure is not None:
-                        raise run.failure
-                    if run.answered:
-                        return
-                    await run.changed.wait()
-                    run.changed.clear()
-        except TimeoutError:
-            detail = f"the runner did not finish within {params.deadline_ms} ms"
-            raise CarError("timeout", detail) from None
+            while True:
+                while run.items:
+                    item, size_bytes = run.items.popleft()
+                    run.waiting_bytes -= size_bytes
+                    yield item
+                if run.failure is not None:
+                    raise run.failure
+                if run.answered:
+                    return
+                await run.changed.wait()
+                run.changed.clear()
         finally:
-            if not run.answered:
-                await self._cancel(request_id, run)
-            del self._runs[params.call_id]
+            timer.cancel()
+            try:
+                if not run.answered:
+                    await self._cancel(request_id, run)
+            finally:
+                del self._runs[params.call_id]
 
     def event(self, params: RunnerEventParams) -> RunnerEventResult:
         """Take an event of a run."""
