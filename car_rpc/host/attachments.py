@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
-from car_rpc.wire.content import PathSource
+from car_rpc.wire.content import PathSource, ToolResultBlock
 from car_rpc.wire.inference import GenerateRequest
 
 #: Most bytes of files in one request: base64 of it still fits a message of the default limit.
@@ -28,8 +28,12 @@ MAX_ATTACHED_BYTES = 48 * 1024 * 1024
 def names_files(request: GenerateRequest) -> bool:
     """Whether any content block has a ``path`` source."""
     messages = request.messages if isinstance(request.messages, list) else []
-    blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
+    blocks: list[Any] = [
+        block for m in messages if isinstance(m.content, list) for block in m.content
+    ]
     blocks += request.images if isinstance(request.images, list) else []
+    nested = [block.content for block in blocks if isinstance(block, ToolResultBlock)]
+    blocks += [block for content in nested if isinstance(content, list) for block in content]
     return any(isinstance(getattr(block, "source", UNSET), PathSource) for block in blocks)
 
 
@@ -66,15 +70,24 @@ def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
 def _blocks(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from params.get("images") or ()
     for message in params.get("messages") or ():
-        content = message.get("content")
-        if isinstance(content, list):
-            yield from content
+        for block in _content(message):
+            yield block
+            if block["type"] == "tool_result":
+                yield from _content(block)
+
+
+def _content(holder: dict[str, Any]) -> list[dict[str, Any]]:
+    content = holder.get("content")
+    return content if isinstance(content, list) else []
 
 
 def _allowed(name: str, roots: Sequence[Path]) -> Path:
     # Resolving first is what makes `..` and symbolic links harmless.
-    path = Path(name).resolve()
-    if not any(path.is_relative_to(root.resolve()) for root in roots):
+    try:
+        path = Path(name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or a null character
+        path = None
+    if path is None or not any(path.is_relative_to(root.resolve()) for root in roots):
         raise CarError(
             "policy_denied",
             f"the file {name} is outside the allowed paths; start with --allow-path or name"
@@ -86,6 +99,8 @@ def _allowed(name: str, roots: Sequence[Path]) -> Path:
 
 def _read(path: Path, room: int) -> bytes:
     try:
+        if not path.is_file():
+            raise CarError("io_error", f"cannot read {path}: it is no file", path=str(path))
         if path.stat().st_size > room:
             detail = f"the files of a request may have {MAX_ATTACHED_BYTES} bytes together"
             raise CarError("invalid_params", f"{detail}; {path} is too much", path=str(path))
