@@ -77,7 +77,7 @@ def _blocks(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _content(holder: dict[str, Any]) -> list[dict[str, Any]]:
-    content = holder.get("content")
+    content: list[dict[str, Any]] | str | None = holder.get("content")
     return content if isinstance(content, list) else []
 
 
