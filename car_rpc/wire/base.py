@@ -11,8 +11,8 @@ MAX_SAFE_INTEGER = 2**53 - 1
 
 RequestId: TypeAlias = int | str
 
-NonNegative: TypeAlias = Annotated[int, Meta(ge=0)]
-Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+NonNegative: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
 
 
 class WireStruct(Struct, frozen=True, kw_only=True):
