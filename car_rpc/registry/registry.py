@@ -96,5 +96,10 @@ class Registry:
                 "give the path of the model's file; pulling from a hub is not supported yet",
                 "$.model.source.path",
             )
-        path = (self._models_dir / Path(source.path).expanduser()).absolute()
-        return msgspec.structs.replace(source, path=str(path))
+        try:
+            path = str((self._models_dir / Path(source.path).expanduser()).absolute())
+        except RuntimeError as error:  # ~somebody who has no home here
+            raise invalid_params(str(error), "$.model.source.path") from None
+        if "\0" in path:
+            raise invalid_params("a path holds no null character", "$.model.source.path")
+        return msgspec.structs.replace(source, path=path)

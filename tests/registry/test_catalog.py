@@ -1,0 +1,82 @@
+import pytest
+
+from car_rpc.errors import CarError
+from car_rpc.registry.builtin import builtin_models
+from car_rpc.registry.catalog import Catalog, normalised, require_capability
+from car_rpc.testing import scripted_model
+
+
+def catalog(*ids: str) -> Catalog:
+    return Catalog([scripted_model(model_id, []) for model_id in ids])
+
+
+def test_a_model_is_found_by_its_id_and_by_its_name() -> None:
+    models = catalog("a/small:q4", "a/large:q4")
+    assert models.find("a/small:q4").id == "a/small:q4"
+    assert models.find("large").id == "a/large:q4"
+
+
+def test_a_name_may_hold_slashes_and_colons() -> None:
+    model = normalised(scripted_model("hub/org/name:tag", []))
+    assert (model.provider, model.name) == ("hub", "org/name")
+
+
+def test_a_name_that_was_given_is_kept() -> None:
+    import msgspec
+
+    given = msgspec.structs.replace(scripted_model("a/b:c", []), name="mine", provider="me")
+    assert (normalised(given).name, normalised(given).provider) == ("mine", "me")
+
+
+def test_an_ambiguous_name_lists_the_ids_to_choose_from() -> None:
+    with pytest.raises(CarError, match="b/one:a, c/one:a") as caught:
+        catalog("c/one:a", "b/one:a", "b/two:a").find("one")
+    assert caught.value.kind == "invalid_params"
+    assert caught.value.data["candidates"] == ["b/one:a", "c/one:a"]
+    assert caught.value.data["path"] == "$.model"
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(CarError, match="'nobody'") as caught:
+        catalog("a/b:c").find("nobody")
+    assert (caught.value.kind, caught.value.data["model"]) == ("model_not_found", "nobody")
+
+
+def test_without_a_wish_the_first_available_model_serves_and_demo_models_come_last() -> None:
+    models = catalog("demo/a:1", "x/b:1", "x/a:1")
+    assert models.default_for("generate", lambda _: True).id == "x/a:1"
+    assert models.default_for("generate", lambda m: m.id != "x/a:1").id == "x/b:1"
+    assert models.default_for("generate", lambda m: m.provider == "demo").id == "demo/a:1"
+
+
+@pytest.mark.parametrize("capability", ["generate", "embed"])
+def test_when_nothing_serves_the_capability_is_named(capability: str) -> None:
+    with pytest.raises(CarError) as caught:
+        catalog("a/b:c").default_for(capability, lambda _: False)  # pyright: ignore[reportArgumentType] - a parameter
+    assert caught.value.kind == "model_not_found"
+    assert caught.value.data["capability"] == capability
+
+
+def test_a_model_asked_for_what_it_does_not_declare_is_refused() -> None:
+    model = scripted_model("a/b:c", [])
+    assert require_capability(model, "generate") is model
+    with pytest.raises(CarError, match="does not declare the capability embed") as caught:
+        require_capability(model, "embed")
+    assert caught.value.kind == "unsupported_mode"
+
+
+def test_the_users_models_are_replaced_as_a_whole_and_never_hide_a_built_in_one() -> None:
+    models = catalog("in/built:1")
+    models.replace_user_models([scripted_model("me/one:1", []), scripted_model("in/built:1", [])])
+    models.replace_user_models([scripted_model("me/two:1", [], ["embed"])])
+    assert [model.id for model in models.all()] == ["in/built:1", "me/two:1"]
+    assert models.find("built").capabilities == ["generate"]
+    assert models.is_builtin("in/built:1")
+    assert not models.is_builtin("me/two:1")
+
+
+def test_the_demo_models_are_toys_and_have_distinct_ids() -> None:
+    models = builtin_models()
+    assert len({model.id for model in models}) == len(models)
+    assert {normalised(model).provider for model in models} == {"demo"}
+    assert all("demo" in model.tags for model in models)

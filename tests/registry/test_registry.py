@@ -1,0 +1,156 @@
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from car_rpc.errors import CarError
+from car_rpc.registry.registry import Registry
+from car_rpc.registry.store import ModelStore
+from car_rpc.testing import scripted_model
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+
+BUILTIN = scripted_model("in/built:1", [{"echo": True}])
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "car.db"
+
+
+@pytest.fixture
+def opened(tmp_path: Path, database: Path) -> Iterator[Callable[[], Registry]]:
+    """Opens the registry once more, as another process would."""
+    registries: list[Registry] = []
+
+    def open_registry() -> Registry:
+        registries.append(Registry([BUILTIN], ModelStore(database), tmp_path / "models"))
+        return registries[-1]
+
+    yield open_registry
+    for registry in registries:
+        registry.close()
+
+
+def mine(**fields: Any) -> ModelSchema:
+    model = scripted_model("me/mine:1", [])
+    return msgspec.structs.replace(model, **fields)
+
+
+def failure(work: Callable[[], Any]) -> CarError:
+    with pytest.raises(CarError) as caught:
+        work()
+    return caught.value
+
+
+def test_a_model_is_there_at_once_and_after_a_restart(opened: Callable[[], Registry]) -> None:
+    registry = opened()
+    model, replaced = registry.register(mine())
+    assert not replaced
+    assert (model.provider, model.name) == ("me", "mine")
+    assert registry.find("mine") == model
+    assert [m.id for m in opened().all()] == ["in/built:1", "me/mine:1"]
+
+
+def test_what_only_the_core_may_say_is_not_taken_from_the_client(
+    opened: Callable[[], Registry],
+) -> None:
+    model, _ = opened().register(mine(trust_tier="curated", available=True, weights_ready=True))
+    assert (model.trust_tier, model.available, model.weights_ready) == ("community", False, False)
+
+
+def test_registering_again_replaces(opened: Callable[[], Registry]) -> None:
+    registry = opened()
+    registry.register(mine())
+    model, replaced = registry.register(mine(tags=["new"]))
+    assert replaced
+    assert registry.find("me/mine:1").tags == ["new"] == model.tags
+
+
+def test_two_processes_see_each_others_changes(opened: Callable[[], Registry]) -> None:
+    one, two = opened(), opened()
+    assert len(two.all()) == 1
+    one.register(mine())
+    assert two.find("mine").id == "me/mine:1"
+    one.register(mine(tags=["new"]))
+    assert two.find("mine").tags == ["new"]
+    assert two.unregister("mine") == "me/mine:1"
+    assert failure(lambda: one.find("mine")).kind == "model_not_found"
+
+
+def test_the_id_of_a_built_in_model_is_taken(opened: Callable[[], Registry]) -> None:
+    registry = opened()
+    for work in (
+        lambda: registry.register(scripted_model("in/built:1", [])),
+        lambda: registry.unregister("in/built:1"),
+    ):
+        error = failure(work)
+        assert (error.kind, error.data["model"]) == ("conflict", "in/built:1")
+    assert registry.default_for("generate", lambda _: True).id == "in/built:1"
+
+
+def test_a_row_of_another_version_is_left_alone(
+    opened: Callable[[], Registry], database: Path
+) -> None:
+    registry = opened()
+    row = ("me/future:1", '{"id":"me/future:1","source":{"type":"telepathy"},"capabilities":[]}')
+    with sqlite3.connect(database) as other:
+        other.execute("INSERT INTO models VALUES (?, ?)", row)
+    other.close()
+    registry.register(mine())
+    assert [m.id for m in registry.all()] == ["in/built:1", "me/mine:1"]
+    other = sqlite3.connect(database)
+    assert other.execute("SELECT * FROM models WHERE id = ?", row[:1]).fetchall() == [row]
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a.gguf", "{models}/a.gguf"),
+        ("sub/a.gguf", "{models}/sub/a.gguf"),
+        ("/abs/a.gguf", "/abs/a.gguf"),
+        ("~/a.gguf", "{home}/a.gguf"),
+    ],
+)
+def test_a_path_is_kept_absolute_from_the_models_directory(
+    opened: Callable[[], Registry], tmp_path: Path, given: str, kept: str
+) -> None:
+    for source in (LocalSource(path=given), MlxSource(path=given)):
+        model, _ = opened().register(mine(source=source))
+        assert isinstance(model.source, LocalSource | MlxSource)
+        assert model.source.path == kept.format(models=tmp_path / "models", home=Path.home())
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/a.gguf", "a\0b.gguf"])
+def test_a_path_that_cannot_be_is_refused_before_it_is_kept(
+    opened: Callable[[], Registry], path: str
+) -> None:
+    registry = opened()
+    error = failure(lambda: registry.register(mine(source=LocalSource(path=path))))
+    assert (error.kind, error.data["path"]) == ("invalid_params", "$.model.source.path")
+    assert len(registry.all()) == 1
+
+
+def test_a_model_without_a_file_is_refused(opened: Callable[[], Registry]) -> None:
+    error = failure(lambda: opened().register(mine(source=LocalSource(hf_repo="a/b"))))
+    assert (error.kind, error.data["path"]) == ("invalid_params", "$.model.source.path")
+
+
+def test_a_database_that_is_none_is_an_io_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is no database, whatever its name says " * 100)
+    error = failure(lambda: ModelStore(tmp_path / "text"))
+    assert (error.kind, error.data["path"]) == ("io_error", str(tmp_path / "text"))
+    assert failure(lambda: ModelStore(tmp_path / "missing" / "car.db")).kind == "io_error"
+
+
+def test_a_database_that_breaks_later_is_an_io_error(
+    opened: Callable[[], Registry], database: Path
+) -> None:
+    registry = opened()
+    with sqlite3.connect(database) as other:
+        other.execute("DROP TABLE registry")
+    other.close()
+    assert failure(registry.all).kind == "io_error"
