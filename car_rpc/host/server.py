@@ -7,6 +7,7 @@ Whatever ends the session (end of input, a signal, a dead parent, a client that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
@@ -187,7 +188,8 @@ class _Server:
 
     def _forward_log(self, level: str, message: str, source: str) -> None:
         payload = msgspec.json.encode(LogParams(level=level, message=message, source=source))
-        self._loop.call_soon_threadsafe(self._session.send_log, payload)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._session.send_log, payload)
 
     async def load(self) -> Dispatcher:
         # In a thread: the imports and the database take a while, and pings go on meanwhile.
