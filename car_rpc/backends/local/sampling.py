@@ -85,7 +85,7 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
 
 def _refuse_media(message: Message, index: int, backend: str) -> None:
     for position, block in enumerate(message.content):
-        if not isinstance(block, str | _TEXT_BLOCKS):
+        if not isinstance(block, _TEXT_BLOCKS):
             kind = msgspec.to_builtins(block)["type"]
             raise CarError(
                 "unsupported_mode",
