@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from car_rpc.wire.worker import Generate, SamplingParams
 _TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
 
 _SEED_BITS = 64
+
+_TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 def to_worker(
@@ -57,10 +60,12 @@ def conversation(request: GenerateRequest, backend: str) -> list[Message]:
 
 def _with_context(messages: list[Message], context: str) -> list[Message]:
     # Templates take one system turn, the first; a second one is an error in many.
-    if messages and messages[0].role == "system" and isinstance(messages[0].content, str):
-        joined = f"{messages[0].content}\n\n{context}"
-        return [msgspec.structs.replace(messages[0], content=joined), *messages[1:]]
-    return [Message(role="system", content=context), *messages]
+    if not messages or messages[0].role != "system":
+        return [Message(role="system", content=context), *messages]
+    first = messages[0].content
+    added = f"\n\n{context}"
+    joined = first + added if isinstance(first, str) else [*first, TextBlock(text=added)]
+    return [msgspec.structs.replace(messages[0], content=joined), *messages[1:]]
 
 
 def _refuse(request: GenerateRequest, backend: str) -> None:
@@ -85,14 +90,16 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
 
 def _refuse_media(message: Message, index: int, backend: str) -> None:
     for position, block in enumerate(message.content):
-        if not isinstance(block, _TEXT_BLOCKS):
-            kind = msgspec.to_builtins(block)["type"]
-            raise CarError(
-                "unsupported_mode",
-                f"mode {kind}-content-block not implemented on backend {backend}:"
-                " this model reads text only",
-                path=f"$.messages[{index}].content[{position}]",
-            )
+        answer = block.content if isinstance(block, ToolResultBlock) else ""
+        for part in (block, *(answer if isinstance(answer, list) else [])):
+            if not isinstance(part, _TEXT_BLOCKS):
+                kind = msgspec.to_builtins(part)["type"]
+                raise CarError(
+                    "unsupported_mode",
+                    f"mode {kind}-content-block not implemented on backend {backend}:"
+                    " this model reads text only",
+                    path=f"$.messages[{index}].content[{position}]",
+                )
 
 
 def _tools(request: GenerateRequest) -> list[dict[str, Any]]:
@@ -119,8 +126,7 @@ def _params(model: ModelSchema, request: GenerateRequest) -> SamplingParams:
 
 
 def _logit_bias(by_token: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in by_token.items()}
-    except ValueError:
+    if not all(_TOKEN_ID.fullmatch(token) for token in by_token):
         detail = "the keys must be token ids (`tokenize` gives them)"
-        raise invalid_params(detail, "$.params.logit_bias") from None
+        raise invalid_params(detail, "$.params.logit_bias")
+    return {int(token): bias for token, bias in by_token.items()}

@@ -1,0 +1,142 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from car_rpc.backends.local.sampling import to_worker
+from car_rpc.errors import CarError
+from car_rpc.testing import scripted_call, scripted_model
+from car_rpc.wire.content import Message, TextBlock
+from car_rpc.wire.worker import Generate, SamplingParams, ToWorker
+
+MODEL = scripted_model("a/b:c", [])
+
+
+def frame(**request: Any) -> Generate:
+    return to_worker(MODEL, scripted_call(MODEL, **request).request, "llama_cpp", 5)
+
+
+def refusal(**request: Any) -> CarError:
+    with pytest.raises(CarError) as caught:
+        frame(**request)
+    return caught.value
+
+
+def test_what_the_client_did_not_set_keeps_the_local_default() -> None:
+    made = frame()
+    assert made.params == SamplingParams()
+    assert (made.params.temperature, made.params.top_p, made.params.thinking) == (0.7, 0.95, "auto")
+    assert (made.params.max_tokens, made.params.seed, made.tools) == (None, None, [])
+
+
+def test_what_the_client_set_goes_on() -> None:
+    params = {
+        "temperature": 0,
+        "top_k": 3,
+        "min_p": 0.5,
+        "max_tokens": 7,
+        "stop": ["\n"],
+        "thinking": "off",
+        "budget_tokens": 9,
+        "presence_penalty": 1,
+        "ignore_eos": True,
+    }
+    made = frame(params={**params, "workload": "batch", "reasoning_effort": "low"}).params
+    assert {name: getattr(made, name) for name in params} == params
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [(5, 5), ("12", 12), (-1, 2**64 - 1), ("-1", 2**64 - 1), (2**64, 0)]
+)
+def test_a_seed_is_taken_as_64_bits(given: Any, used: int) -> None:
+    assert frame(params={"seed": given}).params.seed == used
+
+
+def test_token_biases_are_by_token_id() -> None:
+    assert frame(params={"logit_bias": {"5": 1.5, "0": -1}}).params.logit_bias == {5: 1.5, 0: -1.0}
+
+
+@pytest.mark.parametrize("key", ["hello", "", "1.5", "-1", "9" * 30])
+def test_other_keys_of_token_biases_are_refused(key: str) -> None:
+    error = refusal(params={"logit_bias": {key: 1}})
+    assert (error.kind, error.data["path"]) == ("invalid_params", "$.params.logit_bias")
+
+
+def test_the_conversation_is_context_then_messages_then_prompt() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    made = frame(messages=turns, context="be kind", prompt="c")
+    assert [(m.role, m.content) for m in made.messages] == [
+        ("system", "be kind"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "joined"),
+    [
+        ("first", "first\n\nbe kind"),
+        (
+            [{"type": "text", "text": "first"}],
+            [TextBlock(text="first"), TextBlock(text="\n\nbe kind")],
+        ),
+    ],
+)
+def test_there_is_never_a_second_system_turn(content: Any, joined: Any) -> None:
+    made = frame(messages=[{"role": "system", "content": content}], context="be kind")
+    assert made.messages[0] == Message(role="system", content=joined)
+    assert [m.role for m in made.messages] == ["system", "user"]
+
+
+def test_tools_go_on_unless_none_is_to_be_used() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert frame(tools=[tool]).tools == [tool]
+    assert frame(tools=[tool], params={"tool_choice": "auto"}).tools == [tool]
+    assert frame(tools=[tool], params={"tool_choice": "none"}).tools == []
+
+
+IMAGE = {"type": "image", "source": {"type": "url", "url": "http://x"}}
+NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "mode"),
+    [
+        ({"response_format": {"type": "json_object"}}, "structured-output-json-object"),
+        ({"response_format": {"type": "regex", "pattern": "a"}}, "structured-output-regex"),
+        ({"images": [IMAGE]}, "multimodal-content"),
+        ({"overflow": "truncate"}, "overflow-truncate"),
+        ({"resume_trace_id": "tr_1"}, "resume-trace"),
+        ({"params": {"tool_choice": "required"}}, "tool-choice"),
+        ({"params": {"tool_choice": {"type": "function"}}}, "tool-choice"),
+        ({"params": {"logprobs": 3}}, "logprobs"),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image-content-block"),
+        ({"messages": [{"role": "tool", "content": [NESTED]}]}, "image-content-block"),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_by_its_name(
+    request_fields: dict[str, Any], mode: str
+) -> None:
+    error = refusal(**request_fields)
+    assert error.kind == "unsupported_mode"
+    assert error.message.startswith(f"mode {mode} not implemented on backend llama_cpp: ")
+
+
+def test_the_place_of_content_that_is_refused_is_named() -> None:
+    text = {"type": "text", "text": "x"}
+    turns = [{"role": "user", "content": "a"}, {"role": "user", "content": [text, IMAGE]}]
+    assert refusal(messages=turns).data["path"] == "$.messages[1].content[1]"
+
+
+def test_switched_off_is_as_good_as_absent() -> None:
+    assert frame(params={"logprobs": 0}, images=[], overflow="error").params == SamplingParams()
+
+
+def test_whatever_is_accepted_fits_into_a_frame() -> None:
+    limit = 2**53 - 1
+    made = frame(
+        params={"max_tokens": limit, "top_k": limit, "seed": 2**70, "budget_tokens": limit}
+    )
+    packed = msgspec.msgpack.encode(made)
+    assert msgspec.msgpack.decode(packed, type=ToWorker) == made
