@@ -27,7 +27,10 @@ class MissingBackend(GenerateOnly):
     def availability(self, model: ModelSchema) -> Availability:
         """Never available; the weights may be there all the same."""
         path = getattr(model.source, "path", UNSET)
-        ready = isinstance(path, str) and Path(path).exists()
+        try:
+            ready = isinstance(path, str) and Path(path).exists()
+        except OSError:  # such as a name that is too long
+            ready = False
         return Availability(available=False, weights_ready=ready)
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:

@@ -164,4 +164,7 @@ def _load_frame(model: ModelSchema) -> Load:
 
 
 def _is_file(path: object) -> bool:
-    return isinstance(path, str) and os.access(path, os.R_OK) and Path(path).is_file()
+    try:
+        return isinstance(path, str) and Path(path).is_file() and os.access(path, os.R_OK)
+    except OSError:  # such as a name that is too long
+        return False

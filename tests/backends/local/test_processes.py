@@ -1,0 +1,220 @@
+"""Scripted models in real worker processes."""
+
+import asyncio
+import logging
+import os
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from car_rpc.backends.local.backend import LocalBackend
+from car_rpc.backends.local.process import PAUSE_AT_EVENTS
+from car_rpc.errors import CarError
+from car_rpc.testing import MemorySink, scripted_call, scripted_model
+from car_rpc.transport.os_layer import os_layer
+from car_rpc.wire.events import Stop, TextDelta
+from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
+
+pytestmark = pytest.mark.process
+
+TEXT = {"emit": {"type": "text_delta", "text": "x"}}
+ECHO = scripted_model("a/echo:1", [{"echo": True}])
+STALL = scripted_model("a/stall:1", [TEXT, {"stall": True}])
+CRASH = scripted_model("a/crash:1", [TEXT, {"sleep_ms": 50}, {"crash": True}])
+
+
+async def played(backend: Any, model: ModelSchema, **request: Any) -> list[Any]:
+    async with (
+        asyncio.timeout(30),
+        aclosing(backend.generate(scripted_call(model, **request))) as events,
+    ):
+        return [event async for event in events]
+
+
+async def failure(backend: Any, model: ModelSchema, **request: Any) -> CarError:
+    with pytest.raises(CarError) as caught:
+        await played(backend, model, **request)
+    return caught.value
+
+
+def pids(sink: MemorySink) -> list[int]:
+    return [entry.data["pid"] for entry in sink.entries if entry.type == "model_load"]
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_worker_answers_and_stays_for_the_next_request(workers: Any, sink: Any) -> None:
+    for _ in range(2):
+        assert await played(workers, ECHO, prompt="a") == [
+            TextDelta(text="a"),
+            Stop(reason="end_turn"),
+        ]
+    assert len(pids(sink)) == 1
+    assert sink.entries[0].data["model"] == "a/echo:1"
+
+
+async def test_requests_that_come_during_a_load_share_it_and_so_do_other_names(
+    workers: Any, sink: Any
+) -> None:
+    other_name = msgspec.structs.replace(ECHO, id="a/other:1")
+    answers = await asyncio.gather(
+        *(played(workers, model, prompt="a") for model in (ECHO, other_name, ECHO))
+    )
+    assert answers == [answers[0]] * 3
+    assert len(pids(sink)) == 1
+
+
+async def test_who_gives_up_during_a_load_does_not_take_it_from_the_others(
+    workers: Any, sink: Any
+) -> None:
+    impatient = asyncio.create_task(played(workers, ECHO))
+    patient = asyncio.create_task(played(workers, ECHO))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert await patient
+    await asyncio.wait([impatient])
+    assert impatient.cancelled()
+    assert len(pids(sink)) == 1
+
+
+async def test_a_crash_fails_its_requests_and_the_next_one_gets_a_fresh_worker(
+    workers: Any, sink: Any
+) -> None:
+    errors = await asyncio.gather(*(failure(workers, CRASH) for _ in range(2)))
+    assert [error.kind for error in errors] == ["worker_crashed"] * 2
+    assert "SIGKILL" in errors[0].message
+    assert "the next request starts a fresh one" in errors[0].message
+    assert (await failure(workers, CRASH)).kind == "worker_crashed"
+    assert len(set(pids(sink))) == 2
+    crashes = [entry for entry in sink.entries if entry.type == "worker_crash"]
+    assert [entry.data["model"] for entry in crashes] == ["a/crash:1"] * 2
+
+
+async def test_a_crash_does_not_touch_another_models_worker(workers: Any, sink: Any) -> None:
+    await played(workers, ECHO)
+    await failure(workers, CRASH)
+    await played(workers, ECHO)
+    assert len(pids(sink)) == 2
+
+
+async def test_what_a_worker_prints_becomes_a_log_line(
+    workers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "y" * 20_000
+    model = scripted_model("a/print:1", [{"print": f"stray\n{long}\n"}, {"echo": True}])
+    with caplog.at_level(logging.DEBUG):
+        assert len(await played(workers, model, prompt="a")) == 2
+        await workers.close()
+    lines = [r.getMessage() for r in caplog.records if r.name == "car_rpc.worker.a/print:1"]
+    assert "stray" in lines
+    assert sum(line.count("y") for line in lines if set(line) == {"y"}) == len(long), (
+        "a long line comes in pieces"
+    )
+
+
+async def test_closing_a_stalled_stream_stops_it_and_keeps_the_worker(
+    workers: Any, sink: Any
+) -> None:
+    for _ in range(2):
+        async with asyncio.timeout(30):
+            events = workers.generate(scripted_call(STALL))
+            assert await anext(events) == TextDelta(text="x")
+            await events.aclose()
+    assert len(pids(sink)) == 1
+
+
+async def test_a_failure_of_the_worker_is_the_failure_of_the_request(workers: Any) -> None:
+    fail = {"fail": {"kind": "rate_limited", "message": "later", "retry_after_ms": 7}}
+    error = await failure(workers, scripted_model("a/fail:1", [TEXT, fail]))
+    assert (error.kind, error.extra) == ("rate_limited", {"retry_after_ms": 7})
+
+
+async def test_a_load_that_fails_fails_whoever_waits_and_is_tried_again(
+    workers: Any, sink: Any
+) -> None:
+    broken = scripted_model("a/broken:1", [{}])
+    errors = await asyncio.gather(*(failure(workers, broken) for _ in range(2)))
+    assert [error.kind for error in errors] == ["model_load_failed"] * 2
+    assert (await failure(workers, broken)).kind == "model_load_failed"
+    assert sink.entries == []
+
+
+async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(workers: Any) -> None:
+    count = 20 * PAUSE_AT_EVENTS
+    model = scripted_model("a/flood:1", [{**TEXT, "repeat": count}])
+    async with asyncio.timeout(40), aclosing(workers.generate(scripted_call(model))) as events:
+        await anext(events)
+        await played(workers, model)  # another reader of the same worker is not held up
+        assert len([event async for event in events]) == count
+
+
+async def test_closing_ends_every_worker_and_the_requests_in_it(workers: Any, sink: Any) -> None:
+    task = asyncio.create_task(failure(workers, STALL))
+    await played(workers, ECHO)
+    async with asyncio.timeout(30):
+        while len(pids(sink)) < 2:  # noqa: ASYNC110 - the log has no event to wait for
+            await asyncio.sleep(0.01)
+        await workers.close()
+        assert (await task).kind == "worker_crashed"
+    assert not any(map(exists, pids(sink)))
+    assert [entry.type for entry in sink.entries] == ["model_load"] * 2, "an end is no crash"
+
+
+async def test_closing_during_a_load_ends_it(workers: Any, sink: Any) -> None:
+    task = asyncio.create_task(played(workers, ECHO))
+    await asyncio.sleep(0)
+    await workers.close()
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is not None
+    assert pids(sink) == []
+
+
+async def test_a_scripted_worker_has_no_tokens_and_no_vectors(workers: Any) -> None:
+    for work in (
+        workers.tokenize(ECHO, "x"),
+        workers.detokenize(ECHO, [1]),
+        workers.embed(ECHO, ["x"]),
+    ):
+        with pytest.raises(CarError) as caught:
+            await work
+        assert caught.value.kind == "unsupported_mode"
+
+
+async def test_what_is_refused_starts_no_worker(workers: Any, sink: Any) -> None:
+    assert (await failure(workers, ECHO, overflow="truncate")).kind == "unsupported_mode"
+    assert sink.entries == []
+
+
+async def test_a_source_of_another_backend_is_a_defect(workers: Any) -> None:
+    model = ModelSchema(id="a/b:c", source=DelegatedSource(), capabilities=["generate"])
+    assert (await failure(workers, model)).kind == "internal"
+
+
+async def test_a_library_that_is_not_installed_is_named(sink: Any) -> None:
+    backend = LocalBackend("llama_cpp", "no_such_library", sink, os_layer())
+    assert not backend.availability(ECHO).available
+    error = await failure(backend, ECHO)
+    assert error.kind == "model_load_failed"
+    assert "no_such_library" in error.message
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "folder", "a\0b", "x" * 5000])
+async def test_a_model_without_a_readable_file_is_not_available(
+    workers: Any, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    source = LocalSource(path=str(tmp_path / name))
+    model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
+    assert workers.availability(model) == (False, False)
+    (tmp_path / "real.gguf").touch()
+    real = msgspec.structs.replace(model, source=LocalSource(path=str(tmp_path / "real.gguf")))
+    assert workers.availability(real) == (True, True)

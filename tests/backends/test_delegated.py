@@ -1,0 +1,79 @@
+from typing import Any
+
+import pytest
+
+from car_rpc.errors import CarError
+from car_rpc.testing import scripted_call
+from car_rpc.wire.content import ToolCall
+from car_rpc.wire.events import Done, Heartbeat, Stop, TextDelta, UsageEvent
+from car_rpc.wire.runner import RunnerResult
+
+
+async def played(backend: Any, model: Any, **request: Any) -> list[Any]:
+    return [event async for event in backend.generate(scripted_call(model, **request))]
+
+
+async def test_the_app_is_asked_with_the_clients_own_json(
+    delegated: Any, channel: Any, app_model: Any
+) -> None:
+    await played(delegated, app_model, unknown=1)
+    (run,) = channel.runs
+    assert (run.call_id, run.parent_id, run.hint, run.model) == ("call_1", 1, "gpt", "app/gpt:1")
+    assert bytes(run.request) == b'{"prompt":"one two three","unknown":1}'
+    assert (run.attempt, run.deadline_ms) == (1, 300_000)
+    assert channel.closed == 1
+
+
+async def test_a_time_limit_of_the_request_is_that_of_the_run(
+    delegated: Any, channel: Any, app_model: Any
+) -> None:
+    call = scripted_call(app_model)._replace(deadline_ms=5)
+    assert [event async for event in delegated.generate(call)]
+    assert channel.runs[0].deadline_ms == 5
+
+
+async def test_what_only_the_end_tells_comes_last_and_done_before_the_reply(
+    delegated: Any, channel: Any, app_model: Any
+) -> None:
+    call = ToolCall(id="c", name="f", arguments={})
+    channel.items = [
+        Done(text="done"),
+        Heartbeat(),
+        TextDelta(text="x"),
+        RunnerResult(
+            text="reply",
+            tool_calls=[call],
+            usage=UsageEvent(prompt_tokens=1),
+            stop_reason="max_tokens",
+        ),
+    ]
+    assert await played(delegated, app_model) == [
+        TextDelta(text="x"),
+        UsageEvent(prompt_tokens=1),
+        Stop(reason="max_tokens"),
+        Done(text="done"),
+        Done(text="reply", tool_calls=[call]),
+    ]
+
+
+async def test_a_bare_reply_is_an_answer(delegated: Any, channel: Any, app_model: Any) -> None:
+    channel.items = [RunnerResult()]
+    assert await played(delegated, app_model) == [Done()]
+
+
+async def test_without_a_runner_the_model_is_not_available_and_not_run(
+    delegated: Any, channel: Any, app_model: Any
+) -> None:
+    channel.registered = False
+    assert delegated.availability(app_model) == (False, True)
+    with pytest.raises(CarError) as caught:
+        await played(delegated, app_model)
+    assert (caught.value.kind, caught.value.data["model"]) == ("no_runner", "app/gpt:1")
+    assert channel.runs == []
+
+
+async def test_a_failed_run_fails_the_attempt(delegated: Any, channel: Any, app_model: Any) -> None:
+    channel.items = [TextDelta(text="x"), CarError("rate_limited", "later")]
+    with pytest.raises(CarError, match="later"):
+        await played(delegated, app_model)
+    assert channel.closed == 1
