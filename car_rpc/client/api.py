@@ -97,6 +97,7 @@ class CarClient:
                 finally:
                     with anyio.CancelScope(shield=True):
                         await client._leave()
+                    client._connection.stop_reading()
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup:
             if failure is None:

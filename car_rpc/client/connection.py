@@ -103,6 +103,8 @@ class ClientConnection:
         self._pending: Pending[Waiting] = Pending()
         self._streams: dict[RequestId, Waiting] = {}
         self._write_lock = anyio.Lock()
+        # An app that is cancelled still needs the answers to what it sends while it leaves.
+        self._reading = anyio.CancelScope(shield=True)
 
     async def begin(
         self,
@@ -156,6 +158,14 @@ class ClientConnection:
 
     async def read(self) -> None:
         """Handle what the core sends until it is gone; then nothing waits any more."""
+        with self._reading:
+            await self._read()
+
+    def stop_reading(self) -> None:
+        """End :meth:`read`."""
+        self._reading.cancel()
+
+    async def _read(self) -> None:
         splitter = Splitter(MAX_MESSAGE_BYTES, "ndjson")
         try:
             async for chunk in _piped(self.process.stdout):
