@@ -204,6 +204,7 @@ class ClientConnection:
             try:
                 await waiting.events.send(params.event)
             except anyio.BrokenResourceError:  # nobody reads this stream any more
+                waiting.events.close()
                 waiting.events = None
 
 
