@@ -366,9 +366,7 @@ class Adopted(Core):
         told_by: How it gets to know its parent: `process_id`, `parent_pid` or not at all.
     """
 
-    def __init__(
-        self, state_dir: Path, *arguments: str, told_by: str = "", **options: Any
-    ) -> None:
+    def __init__(self, state_dir: Path, *arguments: str, told_by: str = "", **options: Any) -> None:
         announced, announce = os.pipe()
         if told_by == "parent_pid":
             arguments = (*arguments, "--parent-pid", "PARENT")
@@ -442,10 +440,13 @@ IN_WORKER = {"print": "noise from the worker\n"}
 
 
 def check_stream(events: Sequence[dict[str, Any]], last: str = "done") -> None:
-    """Numbered without a gap, `attempt` first, and exactly one end, at the end."""
+    """Numbered without a gap, `attempt` first, and exactly one end, at the end.
+
+    A request that failed before its first attempt has nothing but the `error`.
+    """
     assert [each["seq"] for each in events] == list(range(len(events)))
     types = [each["event"]["type"] for each in events]
-    assert types[0] == "attempt"
+    assert types[0] == "attempt" or types == ["error"]
     assert types[-1] == last
     assert not {"done", "error"} & set(types[:-1])
 

@@ -50,9 +50,7 @@ def test_kill_9_amid_a_stream_leaves_the_request_and_no_half_event(
         assert received["type"] == "request"
         assert received["data"]["request_id"] == stream
         assert not [
-            r
-            for r in found
-            if r["trace_id"] == received["trace_id"] and r["type"] == "completion"
+            r for r in found if r["trace_id"] == received["trace_id"] and r["type"] == "completion"
         ]
 
 
@@ -68,7 +66,10 @@ def test_what_was_answered_is_logged_before_kill_9(
         texts = [f"text {index}" for index in range(20)]
         ids = [core.generate("t/echo:1", text, stream=False) for text in texts]
         failing = core.generate("t/fail:1")
-        traces = {core.response(each)["result"]["trace_id"]: text for each, text in zip(ids, texts)}
+        traces = {
+            core.response(each)["result"]["trace_id"]: text
+            for each, text in zip(ids, texts, strict=True)
+        }
         failed = core.response(failing)["error"]["data"]["trace_id"]
         os.kill(core.pid, signal.SIGKILL)
         core.wait()
