@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from car_rpc.engine.ports import Backend, GenerateCall
@@ -110,9 +111,9 @@ async def _cancelling_stops_the_work(backend: Backend, call: GenerateCall) -> No
 
 
 async def _failures_are_car_errors(backend: Backend, model: ModelSchema) -> None:
-    for work in (backend.embed(model, ["a"]), backend.tokenize(model, "a")):
+    for work in (partial(backend.embed, model, ["a"]), partial(backend.tokenize, model, "a")):
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
-                await work
+                await work()
         except CarError as error:
             _check(bool(error.detail), "a refusal must say why")

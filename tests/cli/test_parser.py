@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from car_rpc.cli.doctor import report
+from car_rpc.cli.parser import make_parser, settings
+from car_rpc.config import Settings, car_home
+from car_rpc.testing import scripted_model
+from car_rpc.wire.lifecycle import (
+    BackendInfo,
+    InitializeResult,
+    Limits,
+    PeerInfo,
+    ServerCapabilities,
+    SpecVersion,
+)
+from car_rpc.wire.models import ModelSchema
+
+
+def served(*arguments: str) -> Settings:
+    return settings(make_parser().parse_args(["serve", *arguments]))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CAR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_without_options_the_state_lies_in_car_home(home: Path) -> None:
+    made = served()
+    assert made == Settings(state_dir=home, models_dir=home / "models", log_level=made.log_level)
+
+
+def test_every_option_of_serve_has_its_effect(tmp_path: Path, home: Path) -> None:
+    made = served(
+        *["--framing", "lsp", "--state-dir", str(tmp_path), "--models-dir", str(tmp_path / "m")],
+        *["--allow-path", str(tmp_path / "a"), "--allow-path", str(tmp_path / "b")],
+        *["--parent-pid", "7", "--max-message-bytes", "1000", "--drain-ms", "0"],
+        *["--log-level", "debug"],
+    )
+    assert made == Settings(
+        state_dir=tmp_path,
+        models_dir=tmp_path / "m",
+        framing="lsp",
+        allowed_paths=(tmp_path / "a", tmp_path / "b"),
+        parent_pid=7,
+        max_message_bytes=1000,
+        drain_ms=0,
+        log_level="debug",
+    )
+
+
+def test_relative_paths_become_absolute(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = served("--state-dir", "s", "--models-dir", "m", "--allow-path", "a")
+    assert made.state_dir == tmp_path / "s"
+    assert made.models_dir == tmp_path / "m"
+    assert made.allowed_paths == (tmp_path / "a",)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--framing", "xml"],
+        ["--max-message-bytes", "0"],
+        ["--max-message-bytes", "many"],
+        ["--drain-ms", "-1"],
+        ["--log-level", "loud"],
+        ["--parent-pid", "me"],
+        ["--nonsense"],
+        ["surplus"],
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        served(*arguments)
+    assert caught.value.code == 2
+    assert "usage: car-rpc" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("car-rpc ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["generate", "hi", "--max-tokens", "5", "--thinking", "off"], "generate"),
+        (["models"], "models"),
+        (["doctor"], "doctor"),
+        (["log", "--trace", "tr_1", "--limit", "3", "--json"], "log"),
+        (["call", "models.list"], "call"),
+        ([], None),
+    ],
+)
+def test_every_command_is_known(arguments: list[str], command: str | None) -> None:
+    assert make_parser().parse_args(arguments).command == command
+
+
+@pytest.mark.parametrize(
+    ("value", "home"),
+    [("/x", "/x"), ("~/y", f"{Path.home()}/y"), ("", f"{Path.home()}/.car"), ("  ", None)],
+)
+def test_car_home_is_taken_from_the_environment(value: str, home: str | None) -> None:
+    assert str(car_home({"CAR_HOME": value})) == (home or f"{Path.home()}/.car")
+    assert car_home({}) == Path.home() / ".car"
+
+
+# The doctor
+
+
+def described(*models: ModelSchema, llama: BackendInfo) -> str:
+    server = InitializeResult(
+        protocol_version=1,
+        spec=SpecVersion(major=1, minor=0, hash="h"),
+        server_info=PeerInfo(name="car-rpc"),
+        session_id="ses_1",
+        capabilities=ServerCapabilities(
+            methods=[],
+            backends={"local": llama, "new": BackendInfo(available=True)},
+            limits=Limits(
+                max_message_bytes=1,
+                max_depth=1,
+                max_in_flight=1,
+                runner_buffer_bytes=1,
+                max_batch=1,
+            ),
+        ),
+    )
+    return "\n".join(report(server, models, Path("/state")))
+
+
+def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
+    return msgspec.structs.replace(
+        scripted_model(model_id, []),
+        available=available,
+        weights_ready=ready,
+        tags=["demo"] if demo else [],
+    )
+
+
+def test_the_doctor_says_what_is_missing_and_where_the_state_is() -> None:
+    text = described(
+        model("a/fine:1", available=True, ready=True),
+        model("a/engine:1", available=False, ready=True),
+        model("a/file:1", available=False, ready=False),
+        llama=BackendInfo(available=False, reason="install the extra"),
+    )
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "local missing: install the extra - llama.cpp, for GGUF models" in lines
+    assert "a/fine:1 ok" in lines
+    assert "a/engine:1 its engine is missing" in lines
+    assert "a/file:1 its file is missing" in lines
+    assert any(line.startswith("state /state ") for line in lines)
+    assert "models.register" not in text
+
+
+def test_with_nothing_but_toys_the_doctor_says_how_to_get_a_real_model() -> None:
+    demo = model("demo/a:1", available=True, ready=True, demo=True)
+    text = described(demo, llama=BackendInfo(available=True))
+    assert "car-rpc call models.register" in text
+    assert "local        ok" in text

@@ -1,0 +1,240 @@
+"""Both variants over real pipes: polled and with threads."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from car_rpc.transport.pumps import (
+    READ_BYTES,
+    PolledReader,
+    PolledWriter,
+    ThreadReader,
+    ThreadWriter,
+)
+
+MIB = 1024 * 1024
+READERS = [PolledReader, ThreadReader]
+WRITERS = [PolledWriter, ThreadWriter]
+
+
+class Pipe:
+    """A pipe whose ends are closed once."""
+
+    def __init__(self) -> None:
+        self.reader_fd, self.writer_fd = os.pipe()
+        self._open = {self.reader_fd, self.writer_fd}
+
+    def close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.remove(fd)
+            os.close(fd)
+
+    def close_all(self) -> None:
+        self.close(self.writer_fd)  # this wakes a thread that blocks in a read
+        self.close(self.reader_fd)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    yield pipe
+    pipe.close_all()
+
+
+class Sink:
+    """Collects what a reader delivers."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ends = 0
+        self.changed = asyncio.Event()
+
+    def on_data(self, data: bytes) -> None:
+        assert 0 < len(data) <= READ_BYTES
+        assert self.ends == 0
+        self.data += data
+        self.changed.set()
+
+    def on_eof(self) -> None:
+        self.ends += 1
+        self.changed.set()
+
+    async def until(self, size: int | None = None) -> None:
+        async with asyncio.timeout(10):
+            while self.ends == 0 if size is None else len(self.data) < size:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.mark.parametrize("kind", READERS)
+async def test_a_reader_delivers_all_bytes_in_order_and_one_end(kind: Any, pipe: Pipe) -> None:
+    sink = Sink()
+    kind(pipe.reader_fd, sink.on_data, sink.on_eof)
+    payload = os.urandom(3 * MIB)
+    writing = asyncio.create_task(asyncio.to_thread(write_all, pipe, payload))
+    await sink.until()
+    await writing
+    assert sink.data == payload
+    assert sink.ends == 1
+
+
+def write_all(pipe: Pipe, payload: bytes) -> None:
+    view = memoryview(payload)
+    while view:
+        view = view[os.write(pipe.writer_fd, view) :]
+    pipe.close(pipe.writer_fd)
+
+
+@pytest.mark.parametrize("kind", READERS)
+async def test_a_paused_reader_holds_back_and_resumes_without_a_loss(kind: Any, pipe: Pipe) -> None:
+    sink = Sink()
+    reader = kind(pipe.reader_fd, sink.on_data, sink.on_eof)
+    os.write(pipe.writer_fd, b"a")
+    await sink.until(1)
+    reader.pause()
+    os.write(pipe.writer_fd, b"b")  # a thread that is in its read already may still deliver this
+    await turns()
+    held = len(sink.data)
+    os.write(pipe.writer_fd, b"c" * 10)
+    await turns()
+    assert len(sink.data) <= 2
+    assert held in (1, 2)
+    reader.resume()
+    await sink.until(12)
+    assert sink.data == b"ab" + b"c" * 10
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", READERS)
+async def test_a_closed_reader_delivers_nothing_more(kind: Any, pipe: Pipe) -> None:
+    sink = Sink()
+    reader = kind(pipe.reader_fd, sink.on_data, sink.on_eof)
+    reader.close()
+    os.write(pipe.writer_fd, b"late")
+    pipe.close(pipe.writer_fd)
+    await turns()
+    assert (sink.data, sink.ends) == (b"", 0)
+
+
+async def test_a_reader_takes_a_broken_descriptor_for_the_end() -> None:
+    sink = Sink()
+    folder = os.open("/", os.O_RDONLY)
+    try:
+        ThreadReader(folder, sink.on_data, sink.on_eof)
+        await sink.until()
+        assert sink.ends == 1
+    finally:
+        os.close(folder)
+
+
+class Source:
+    """Gives chunks to a writer, as a connection does."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = list(chunks)
+        self.written = 0
+        self.broken = asyncio.Event()
+        self.breaks = 0
+
+    def take(self, limit: int) -> bytes:
+        del limit
+        return self.chunks.pop(0) if self.chunks else b""
+
+    def on_written(self) -> None:
+        self.written += 1
+
+    def on_broken(self) -> None:
+        self.breaks += 1
+        self.broken.set()
+
+
+def open_writer(kind: Any, pipe: Pipe, source: Source) -> Any:
+    return kind(pipe.writer_fd, source.take, source.on_written, source.on_broken)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_writer_writes_everything_in_order_past_a_slow_reader(
+    kind: Any, pipe: Pipe
+) -> None:
+    chunks = [os.urandom(size) for size in (1, 300_000, 0, 2 * MIB, 7)]
+    chunks = [chunk for chunk in chunks if chunk]
+    source = Source(*chunks)
+    writer = open_writer(kind, pipe, source)
+    writer.kick()
+    writer.kick()
+    sink = Sink()
+    await turns()  # the pipe is full by now
+    ThreadReader(pipe.reader_fd, sink.on_data, sink.on_eof)
+    await sink.until(sum(map(len, chunks)))
+    await writer.flush(10)
+    assert sink.data == b"".join(chunks)
+    assert source.written > 0
+    assert source.breaks == 0
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_what_comes_later_is_written_after_another_kick(kind: Any, pipe: Pipe) -> None:
+    source = Source(b"one")
+    writer = open_writer(kind, pipe, source)
+    writer.kick()
+    await writer.flush(10)
+    source.chunks.append(b"two")
+    writer.kick()
+    await writer.flush(10)
+    assert os.read(pipe.reader_fd, 100) == b"onetwo"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_kick_without_anything_to_write_is_idle(kind: Any, pipe: Pipe) -> None:
+    writer = open_writer(kind, pipe, Source())
+    async with asyncio.timeout(10):
+        await writer.flush(60)
+        writer.kick()
+        await writer.flush(60)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_flush_that_nobody_reads_ends_after_its_time(kind: Any, pipe: Pipe) -> None:
+    source = Source(b"x" * 2 * MIB)
+    writer = open_writer(kind, pipe, source)
+    writer.kick()
+    async with asyncio.timeout(10):
+        await writer.flush(0.05)
+    pipe.close(pipe.reader_fd)
+    await asyncio.wait_for(source.broken.wait(), 10)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_broken_pipe_is_told_once_and_ends_a_flush(kind: Any, pipe: Pipe) -> None:
+    pipe.close(pipe.reader_fd)
+    source = Source(b"x", b"y")
+    writer = open_writer(kind, pipe, source)
+    writer.kick()
+    async with asyncio.timeout(10):
+        await source.broken.wait()
+        await writer.flush(60)
+    writer.kick()
+    await turns()
+    assert source.breaks == 1
+
+
+async def test_a_flood_leaves_turns_for_the_rest_of_the_loop(pipe: Pipe) -> None:
+    source = Source(*[b"x" * 200_000] * 60)
+    sink = Sink()
+    writer = open_writer(PolledWriter, pipe, source)
+    ThreadReader(pipe.reader_fd, sink.on_data, sink.on_eof)
+    writer.kick()
+    between = 0
+    async with asyncio.timeout(20):
+        while source.chunks:
+            between += 1
+            await asyncio.sleep(0)
+    assert between > 5
+    await sink.until(60 * 200_000)
