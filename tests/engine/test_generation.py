@@ -114,6 +114,19 @@ async def test_tool_calls_are_the_reason_to_stop_when_none_is_told(world: Any, p
     assert world.listener.last == [Done(text="", tool_calls=result.tool_calls)]
 
 
+async def test_a_tool_call_that_does_not_parse_reaches_the_client_as_text(
+    world: Any, play: Any
+) -> None:
+    world.backend.play = play(
+        ToolCallStart(index=0, id="c", name="f"),
+        ToolCallDelta(index=0, id="c", arguments_delta="oops"),
+    )
+    result = await world.generate()
+    assert (result.text, result.tool_calls, result.stop_reason) == ("f(oops)", [], "end_turn")
+    kinds = [type(event).__name__ for event in world.listener.events[3:]]
+    assert kinds == ["ToolParseError", "ToolCallCancel", "TextDelta"]
+
+
 async def test_without_a_listener_nothing_but_the_events_is_missing(world: Any, play: Any) -> None:
     world.backend.play = play(*HELLO)
     world.listener = None
