@@ -42,6 +42,10 @@ LOG_S = 0.5
 FLUSH_S = 0.3
 WATCHDOG_S = 1.8
 
+#: How often to look whether anybody still reads the answers that are waited for, in seconds.
+#: The ends of a dead app's pipes close one after the other.
+LOOK_S = 0.1
+
 
 class Ending(NamedTuple):
     """Why the session ends, with which exit code, and how long requests may finish first."""
@@ -140,9 +144,7 @@ class _Server:
     def _input_ended(self) -> None:
         self._session.receive_eof()
         self._runner.abandon()
-        gone = self._layer.reader_gone(self._claimed.writer_fd)
-        drain_s = 0.0 if gone else self._settings.drain_ms / 1000
-        self._end(Ending("the input ended", 0, drain_s))
+        self._end(Ending("the input ended", 0, self._settings.drain_ms / 1000))
 
     def kick(self) -> None:
         self._writer.kick()
@@ -218,8 +220,7 @@ class _Server:
         logger.info("stopping: %s", ending.reason)
         self._connection.step("close")
         if ending.drain_s:
-            self._drain = asyncio.create_task(self._session.finish_requests(ending.drain_s))
-            await asyncio.wait([self._drain])
+            await self._finish_requests(ending.drain_s)
         # Not cancelled: it also covers what Python itself does at the end.
         watchdog = threading.Timer(WATCHDOG_S, os._exit, [ending.exit_code])
         watchdog.daemon = True
@@ -232,6 +233,13 @@ class _Server:
             await self._app.close(ending.reason, LOG_S)
         await self._writer.flush(FLUSH_S)
         self._reader.close()
+
+    async def _finish_requests(self, timeout_s: float) -> None:
+        """Let requests finish for a while, as long as somebody reads their answers."""
+        self._drain = asyncio.create_task(self._session.finish_requests(timeout_s))
+        while not (self._drain.done() or self._layer.reader_gone(self._claimed.writer_fd)):
+            await asyncio.wait([self._drain], timeout=LOOK_S)
+        self._drain.cancel()
 
     def _mark(self, phase: str) -> None:
         self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
