@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 #: What a stalled stream may cost: its buffer (256 KiB), the event log's next transaction (1 MiB)
 #: and the allocator's reserve. Without a bound 60,000 events would be some 20 MB, 200,000 60 MB.
 STREAM_BYTES = 8 * 1024 * 1024
-#: What unread responses may cost: one message and 8 MiB, with their overhead, of 40 MB in all.
+#: What unread responses may cost: one message and 8 MiB, with their overhead, of 25 MB in all.
 RESPONSES_BYTES = 20 * 1024 * 1024
 #: What a ping may find before it: the pipe, what is being written, and what was read already.
 AHEAD_BYTES = 3 * 1024 * 1024
@@ -87,7 +87,7 @@ def test_responses_that_nobody_reads_stop_the_reading(start_core: StartCore) -> 
     process = psutil.Process(core.pid)
     before = process.memory_info().rss
     core.stall()
-    ids = [f"p-{index}" for index in range(20_000)]  # 40 MB of answers
+    ids = [f"p-{index}" for index in range(12_000)]  # 25 MB of answers
     feeder = threading.Thread(target=feed, args=(core, ids), daemon=True)
     feeder.start()  # it blocks once the core reads no more
     assert wait_until_quiet(process) - before < RESPONSES_BYTES

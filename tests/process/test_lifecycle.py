@@ -16,6 +16,7 @@ import pytest
 from tests.process.conftest import (
     EXIT_S,
     IN_WORKER,
+    SLACK_S,
     Adopted,
     Closed,
     Core,
@@ -27,6 +28,9 @@ from tests.process.conftest import (
 )
 
 pytestmark = pytest.mark.process
+
+#: The default of `--drain-ms`.
+DRAIN_S = 2.0
 
 #: A module that only a worker for GGUF models imports: holding it up makes a load last.
 LOADING = "car_rpc.workers.llama_cpp.engine"
@@ -132,8 +136,13 @@ GRACEFUL = [end_of_input, shutdown_and_exit, sigterm, sigint]
 ENDINGS = [*GRACEFUL, exit_alone, client_reads_no_more, sigkill]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("situation", [idle, starting, busy])
+@pytest.mark.parametrize(
+    ("situation", "ending"),
+    [
+        *((situation, ending) for situation in (idle, busy) for ending in ENDINGS),
+        *((starting, ending) for ending in (end_of_input, exit_alone, sigterm, sigkill)),
+    ],
+)
 def test_every_ending_leaves_no_process(
     start_core: StartCore,
     make_gate: Callable[[str], Gate],
@@ -154,8 +163,8 @@ def test_every_ending_leaves_no_process(
             assert error["data"]["kind"] in {"cancelled", "runner_failed", "shutting_down"}
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_every_ending_works_with_threads_and_sockets(
+@pytest.mark.parametrize("ending", [end_of_input, sigterm, client_reads_no_more])
+def test_the_endings_work_with_threads_and_sockets(
     start_core: StartCore, make_gate: Callable[[str], Gate], ending: Callable[[Core], int]
 ) -> None:
     core, _ = busy(start_core, make_gate, io="sockets", env={"CAR_RPC_THREAD_IO": "1"})
@@ -204,6 +213,41 @@ def test_a_signal_cuts_the_time_short_that_requests_have_to_finish(start_core: S
     os.kill(core.pid, signal.SIGTERM)
     core.wait()
     assert_gone(processes)
+
+
+@pytest.mark.parametrize("io", ["pipes", "sockets"])
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_an_app_that_is_gone_altogether_is_not_waited_for(
+    start_core: StartCore, io: str, when: str
+) -> None:
+    core = start_core("--drain-ms", "600000", io=io)
+    core.initialize()
+    core.fake("t/stall:worker", IN_WORKER, event("a"), {"stall": True})
+    core.first_event(core.generate("t/stall:worker"), "text_delta")
+    processes = core.tree()
+    if when == "later":
+        core.close_stdin()
+        wait_until(lambda: "stopping" in core.stderr())
+        core.stop_reading()
+    else:
+        core.stop_reading()
+        core.close_stdin()
+    assert core.wait() == 0
+    assert_gone(processes)
+
+
+def test_requests_that_do_not_finish_have_two_seconds(start_core: StartCore) -> None:
+    core = start_core()
+    core.initialize()
+    core.fake("t/stall:worker", IN_WORKER, event("a"), {"stall": True})
+    stalled = core.generate("t/stall:worker")
+    core.first_event(stalled, "text_delta")
+    processes = core.tree()
+    core.close_stdin()
+    assert core.wait(DRAIN_S + EXIT_S + SLACK_S) == 0
+    assert_gone(processes)
+    core.ended_output()
+    assert core.response(stalled)["error"]["code"] == -32800
 
 
 def test_a_database_that_another_process_holds_does_not_keep_it(start_core: StartCore) -> None:
