@@ -278,12 +278,13 @@ async def test_a_cancel_at_any_point_gives_one_end_and_one_answer(world: Any, pl
     assert outcomes == {"never started", "cancelled", "done"}
 
 
-async def outcome_of_cancel(world: Any, task: "asyncio.Future[Any]", *, ran: bool) -> str:
+async def outcome_of_cancel(world: Any, task: "asyncio.Task[Any]", *, ran: bool) -> str:
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
     if isinstance(outcome, asyncio.CancelledError):
         assert not ran, "a request that began must be answered"
         return "never started"
     assert world.sink.committed_types.count("completion") == 1
+    assert task.cancelling() == 0, "a cancel that was answered is over"
     told = world.sink.entries[-1].data["outcome"]
     if isinstance(outcome, CarError):
         assert (outcome.kind, told) == ("cancelled", "failed")

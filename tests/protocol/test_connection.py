@@ -185,6 +185,16 @@ def test_our_requests_and_theirs_may_have_the_same_id() -> None:
     assert connection.pending.unexpected == 1
 
 
+def test_each_of_our_requests_has_an_id_of_its_own_and_its_own_answer() -> None:
+    connection = ready()
+    ours = [connection.call("runner.run", b"{}", waiting) for waiting in "abc"]
+    assert len(set(ours)) == 3
+    answers = [b'{"jsonrpc":"2.0","id":"%b","result":1}\n' % str(i).encode() for i in ours]
+    events = list(connection.receive(b"".join(reversed(answers))))
+    assert [e.waiting for e in events if isinstance(e, Answered)] == ["c", "b", "a"]
+    assert connection.pending.drain() == []
+
+
 def test_an_answer_that_cannot_be_read_gets_no_id_back() -> None:
     connection = ready()
     ours = connection.call("runner.run", b"{}", "waiting")

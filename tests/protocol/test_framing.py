@@ -120,6 +120,7 @@ def test_a_stream_cut_at_any_byte_or_at_every_byte_gives_the_same_events(stream:
         (b"CONTENT-LENGTH : 2 \r\n\r\n{}", [b"{}"]),
         (b"Content-Type: a\r\nContent-Length: 2\r\nX-Y: b\r\n\r\n{}", [b"{}"]),
         (lsp(b"a\nb"), [b"a\nb"]),
+        (b"Content-Length: 2\r\n \t\r\n{}", [b"{}"]),
         (b"Content-Length: 0\r\n\r\n" + lsp(b"{}"), [b"", b"{}"]),
         (lsp(b"{}") + b"\r\n\r\n" + lsp(b"[]"), [b"{}", b"[]"]),
         (lsp(b"{}") + b"Content-Len", [b"{}"]),
