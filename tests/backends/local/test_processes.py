@@ -148,13 +148,19 @@ async def test_a_load_that_fails_fails_whoever_waits_and_is_tried_again(
     assert sink.entries == []
 
 
-async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(workers: Any) -> None:
+async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(
+    workers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     count = 20 * PAUSE_AT_EVENTS
-    model = scripted_model("a/flood:1", [{**TEXT, "repeat": count}])
-    async with asyncio.timeout(40), aclosing(workers.generate(scripted_call(model))) as events:
-        await anext(events)
-        await played(workers, model)  # another reader of the same worker is not held up
-        assert len([event async for event in events]) == count
+    model = scripted_model("a/flood:1", [{**TEXT, "repeat": count}, {"print": "flood over\n"}])
+    with caplog.at_level(logging.DEBUG):
+        async with asyncio.timeout(40), aclosing(workers.generate(scripted_call(model))) as events:
+            await anext(events)
+            await played(workers, model)  # another reader of the same worker is not held up
+            assert caplog.text.count("flood over") <= 1, "the worker went on without its reader"
+            assert len([event async for event in events]) == count
+        await workers.close()
+    assert caplog.text.count("flood over") == 2
 
 
 async def test_closing_ends_every_worker_and_the_requests_in_it(workers: Any, sink: Any) -> None:
