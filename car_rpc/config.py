@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
+#: Largest message by default, in bytes: a long prompt with a few inlined photographs.
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
 #: Default of ``--drain-ms``: how long work may still finish when the app wants to go.
 DEFAULT_DRAIN_MS = 2000
 
@@ -31,9 +34,9 @@ class Settings(NamedTuple):
     framing: Literal["ndjson", "lsp"] | None = None
     allowed_paths: tuple[Path, ...] = ()
     parent_pid: int | None = None
-    max_message_bytes: int = 64 * 1024 * 1024
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     drain_ms: int = DEFAULT_DRAIN_MS
-    log_level: LogLevel = "warning"
+    log_level: LogLevel = "info"
 
 
 def car_home(environ: dict[str, str] | None = None) -> Path:

@@ -97,16 +97,13 @@ class DelegatedBackend(GenerateOnly):
 
 def _events_of(result: RunnerResult, last_words: list[Done]) -> list[StreamEvent]:
     """The runner's reply as events; its own ``done`` wins over the reply."""
-    events: list[StreamEvent] = []
+    reply = Done(
+        text=result.text if isinstance(result.text, str) else "",
+        tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
+    )
+    events: list[StreamEvent] = [*last_words, reply]
     if result.usage is not UNSET:
         events.append(result.usage)
     if result.stop_reason is not UNSET:
         events.append(Stop(reason=result.stop_reason))
-    events += last_words
-    events.append(
-        Done(
-            text=result.text if isinstance(result.text, str) else "",
-            tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
-        )
-    )
     return events

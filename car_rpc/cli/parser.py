@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 
 from car_rpc import __version__
-from car_rpc.config import DEFAULT_DRAIN_MS, Settings, car_home
+from car_rpc.config import DEFAULT_DRAIN_MS, DEFAULT_MAX_MESSAGE_BYTES, Settings, car_home
+
+#: Largest number that a process id can be (pid_t).
+MAX_PROCESS_ID = 2**31 - 1
 
 _DESCRIPTION = "One local AI engine for apps, spoken to in JSON-RPC 2.0 over stdin and stdout."
 
@@ -55,11 +58,11 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="message content may name files below DIR; may be repeated",
     )
-    add("--parent-pid", type=int, metavar="PID", help="end when this process ends")
+    add("--parent-pid", type=_process_id, metavar="PID", help="end when this process ends")
     add(
         "--max-message-bytes",
         type=_positive,
-        default=64 * 1024 * 1024,
+        default=DEFAULT_MAX_MESSAGE_BYTES,
         metavar="N",
         help="longest message accepted (default %(default)s)",
     )
@@ -119,4 +122,11 @@ def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _process_id(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_PROCESS_ID:
+        raise argparse.ArgumentTypeError("is no process id")
     return value

@@ -95,10 +95,12 @@ class CarClient:
                     failure = error
                     raise
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        await client._leave()
-                    client._connection.stop_reading()
-                    tasks.cancel_scope.cancel()
+                    try:
+                        with anyio.CancelScope(shield=True):
+                            await client._leave()
+                    finally:
+                        client._connection.stop_reading()
+                        tasks.cancel_scope.cancel()
         except BaseExceptionGroup:
             if failure is None:
                 raise
@@ -216,7 +218,7 @@ class CarClient:
         process = self._connection.process
         with anyio.move_on_after(EXIT_TIMEOUT_S):
             with suppress(RemoteError, ProcessEnded):
-                await self.call("shutdown")
+                await (await self._connection.begin("shutdown", {})).wait()
                 await self.notify("exit", {})
             await process.wait()
         if process.returncode is None:

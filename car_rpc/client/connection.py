@@ -31,6 +31,14 @@ T = TypeVar("T")
 #: Largest message that the client accepts from the core, in bytes.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
+#: How long a cancelled request may take to be answered, in seconds: longer than the core takes
+#: to give up on a model that hangs.
+CANCEL_TIMEOUT_S = 15.0
+
+#: How long the core may take to read a message, in seconds; it never stops reading while its
+#: output is read.
+WRITE_TIMEOUT_S = 10.0
+
 #: How long the process may take to leave after it was asked to, in seconds.
 EXIT_TIMEOUT_S = 5.0
 
@@ -137,8 +145,8 @@ class ClientConnection:
             raise
 
     async def cancel(self, waiting: Waiting) -> None:
-        """Cancel a request and wait for its answer, which always comes."""
-        with anyio.CancelScope(shield=True), suppress(ProcessEnded):
+        """Cancel a request and wait for its answer, bounded: the core may hang."""
+        with anyio.move_on_after(CANCEL_TIMEOUT_S, shield=True), suppress(ProcessEnded):
             await self.notify("$/cancelRequest", {"id": waiting.request_id})
             await waiting.done.wait()
 
@@ -147,14 +155,20 @@ class ClientConnection:
         await self.write(write_notification(method, _encode(params)))
 
     async def write(self, payload: bytes) -> None:
-        """Send a message whole, also when the caller is cancelled meanwhile."""
+        """Send a message whole, also when the caller is cancelled meanwhile.
+
+        Raises:
+            ProcessEnded: The process is gone, or takes no input any more.
+        """
         stdin = _piped(self.process.stdin)
-        with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(WRITE_TIMEOUT_S, shield=True):
             async with self._write_lock:
                 try:
                     await stdin.send(payload + b"\n")
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                     raise self.ended or ProcessEnded(self.process.returncode) from None
+                return
+        raise ProcessEnded(self.process.returncode)
 
     async def read(self) -> None:
         """Handle what the core sends until it is gone; then nothing waits any more."""

@@ -135,12 +135,6 @@ class Engine:
         await record_failure(recorder, error, 0.0)
         return error
 
-    def note(self, origin: Origin) -> None:
-        """Record a request that changed something and has succeeded already."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"))
-        recorder.note("request", **request_data(origin))
-        recorder.note("completion", outcome="success")
-
     def route(self, wanted: str | msgspec.UnsetType, capability: Capability) -> ModelSchema:
         """The model for a request: the one asked for, else the best available one."""
         if isinstance(wanted, str):

@@ -146,7 +146,7 @@ class Generation:
             async for event in events:
                 for outgoing in self._accumulator.push(event):
                     await self._pass_on(outgoing)
-        for outgoing in self._accumulator.close_calls():
+        for outgoing in self._accumulator.close():
             await self._pass_on(outgoing)
 
     async def _pass_on(self, event: StreamEvent) -> None:
@@ -199,7 +199,7 @@ class Generation:
             latency_ms=round(self._clock.now_ms() - self._started_ms, 3),
             time_to_first_token_ms=self._first_token_ms,
             usage=accumulator.usage,
-            stop_reason=accumulator.stop_reason or ("tool_use" if tool_calls else "end_turn"),
+            stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
             provider_output_items=items or UNSET,
             client_ref=self._request.client_ref,

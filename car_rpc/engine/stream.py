@@ -119,10 +119,11 @@ class Accumulator:
         self.provider_output_items.clear()
         self.stop_reason = None
 
-    def close_calls(self) -> list[StreamEvent]:
-        """The answer is complete: events for tool calls whose arguments do not parse.
+    def close(self) -> list[StreamEvent]:
+        """The answer is complete; returns what its events still lacked.
 
-        Such a call is kept as text, never dropped.
+        A tool call whose arguments do not parse is kept as text, never dropped; a stream
+        without ``stop`` gets the one that its content shows.
         """
         events: list[StreamEvent] = []
         for index, call in self._calls.items():
@@ -138,6 +139,9 @@ class Accumulator:
                 ToolCallCancel(index=index, id=call.start.id, reason=reason),
                 TextDelta(text=kept),
             ]
+        if self.stop_reason is None:
+            self.stop_reason = "tool_use" if self.tool_calls() else "end_turn"
+            events.append(Stop(reason=self.stop_reason))
         return events
 
     def tool_calls(self) -> list[ToolCall]:
@@ -199,5 +203,5 @@ def _arguments(call: _OpenCall) -> dict[str, Any] | None:
         return {}
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

@@ -6,6 +6,7 @@ belong to methods that the table marks inline.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from array import array
 from collections.abc import Callable
@@ -164,7 +165,8 @@ async def models_register(
             except ValueError as error:
                 path = "$.model.source.script"
                 raise CarError("invalid_params", f"{error} - at `{path}`", path=path) from None
-        model, replaced = services.registry.register(params.model)
+        # In a thread: another process may hold the database for a moment.
+        model, replaced = await asyncio.to_thread(services.registry.register, params.model)
         return ModelsRegisterResult(model=services.engine.described(model), replaced=replaced)
 
     return await services.engine.recorded(scope.origin, work)
@@ -176,25 +178,35 @@ async def models_unregister(
     """Forget a model; its files stay."""
 
     async def work() -> ModelsUnregisterResult:
-        return ModelsUnregisterResult(model_id=services.registry.unregister(params.model))
+        model_id = await asyncio.to_thread(services.registry.unregister, params.model)
+        return ModelsUnregisterResult(model_id=model_id)
 
     return await services.engine.recorded(scope.origin, work)
 
 
-def runner_register(
+async def runner_register(
     services: Services, scope: Scope, _: RunnerRegisterParams
 ) -> RunnerRegisterResult:
     """Make the client the runner of delegated models."""
+    # Before anything is awaited, so that requests sent right behind this one find the runner.
     result = RunnerRegisterResult(replaced=services.runner.register())
-    services.engine.note(scope.origin)
-    return result
+
+    async def work() -> RunnerRegisterResult:
+        return result
+
+    return await services.engine.recorded(scope.origin, work)
 
 
-def runner_unregister(services: Services, scope: Scope, _: EmptyParams) -> RunnerUnregisterResult:
+async def runner_unregister(
+    services: Services, scope: Scope, _: EmptyParams
+) -> RunnerUnregisterResult:
     """Empty the runner's slot."""
     services.runner.unregister()
-    services.engine.note(scope.origin)
-    return RunnerUnregisterResult()
+
+    async def work() -> RunnerUnregisterResult:
+        return RunnerUnregisterResult()
+
+    return await services.engine.recorded(scope.origin, work)
 
 
 def runner_event(services: Services, _: Scope, params: RunnerEventParams) -> RunnerEventResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import sys
 import threading
 from collections import deque
@@ -72,6 +73,8 @@ class StderrHandler(logging.Handler):
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # another process made the shared descriptor non-blocking
+                select.select([], [self._fd], [])
             except OSError:  # nobody reads standard error any more
                 return False
         return True
@@ -138,18 +141,21 @@ def start(level: str) -> tuple[StderrHandler, int]:
     sys.stdout = sys.stderr = _PrintLog()
     handler = StderrHandler(real_stderr)
     handler.setFormatter(_Formatter())
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(level.upper())
+    handler.setLevel(level.upper())
+    logging.getLogger().setLevel(level.upper())
+    add(handler)
     logging.raiseExceptions = False
     return handler, captured_fd
 
 
-def read_captured(fd: int) -> None:
-    """Turn what native code printed into log lines. Call it when ``fd`` is readable."""
-    try:
-        data = os.read(fd, 65536)
-    except BlockingIOError:
-        return
+def add(handler: logging.Handler) -> None:
+    """Add a handler, and let through what its level asks for."""
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(min(root.level, handler.level))
+
+
+def take_captured(data: bytes) -> None:
+    """Turn what native code printed into log lines."""
     for line in data.decode(errors="replace").splitlines():
         captured_logger.info("%s", line[:MAX_LINE_CHARS])

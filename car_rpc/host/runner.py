@@ -46,6 +46,8 @@ class Run:
         self.waiting_bytes = 0
         self.failure: CarError | None = None
         self.answered = False
+        #: Whether an event of an unknown type was logged.
+        self.warned = False
         self.changed = asyncio.Event()
 
     @property
@@ -89,11 +91,13 @@ class RunnerHost:
         self._connection = connection
         self._kick = kick
         self._runs: dict[str, Run] = {}
-        self._unknown_types: set[str] = set()
+        self._abandoned = False
+        #: Events that came after their run had ended.
+        self.late_events = 0
 
     def register(self) -> bool:
         """Take the slot; tells whether it was taken before."""
-        replaced, self.registered = self.registered, True
+        replaced, self.registered = self.registered, not self._abandoned
         return replaced
 
     def unregister(self) -> None:
@@ -133,6 +137,7 @@ class RunnerHost:
         """Take an event of a run."""
         run = self._runs.get(params.call_id)
         if run is None or run.ended:
+            self.late_events += 1
             return RunnerEventResult(emitted=False, closed=True)
         event = self._decoded(run, bytes(params.event))
         if event is None:
@@ -146,6 +151,7 @@ class RunnerHost:
     def abandon(self) -> None:
         """The app is gone: no run will be answered any more."""
         self.registered = False
+        self._abandoned = True
         for run in self._connection.pending.drain():
             run.answered = True
             run.fail(CarError("runner_failed", "the app closed its side before it answered"))
@@ -156,9 +162,11 @@ class RunnerHost:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             event_type = _tag_of(raw)
             if event_type is not None and event_type not in RUNNER_EVENT_TYPES:
-                if event_type not in self._unknown_types:
-                    self._unknown_types.add(event_type)
-                    logger.warning("runner events of type %r are unknown and ignored", event_type)
+                if not run.warned:
+                    run.warned = True
+                    logger.warning(
+                        "runner events of type %.80r are unknown and ignored", event_type
+                    )
             else:
                 run.fail(CarError("runner_failed", f"a runner event is malformed: {error}"))
         return None

@@ -47,6 +47,10 @@ WATCHDOG_S = 1.8
 LOOK_S = 0.1
 
 
+#: Exit code when what was written could not all be read.
+READER_GONE = 4
+
+
 class Ending(NamedTuple):
     """Why the session ends, with which exit code, and how long requests may finish first."""
 
@@ -71,7 +75,6 @@ def run(settings: Settings, claimed: Claimed, started: float) -> int:
     handler, captured_fd = logs.start(settings.log_level)
     server = _Server(settings, claimed, started, os_layer())
     exit_code = asyncio.run(server.serve(captured_fd))
-    logs.read_captured(captured_fd)
     handler.flush_within(FLUSH_S)
     return exit_code
 
@@ -104,7 +107,7 @@ class _Server:
             self._claimed.writer_fd,
             self._connection.take_output,
             self._written,
-            lambda: self._end(Ending("the client reads no more", 4)),
+            lambda: self._end(Ending("the client reads no more", READER_GONE)),
         )
         self._runner = RunnerHost(self._connection, self._writer.kick)
         self._session = Session(
@@ -114,7 +117,7 @@ class _Server:
             host=self,
             startup_ms=self._startup_ms,
         )
-        loop.add_reader(captured_fd, logs.read_captured, captured_fd)
+        self._captured = self._layer.open_reader(captured_fd, logs.take_captured, _nothing)
         self._watch_signals()
         if self._settings.parent_pid is not None:
             self._watch(self._settings.parent_pid)
@@ -124,8 +127,8 @@ class _Server:
         )
         self._mark("ready")
         ending = await self._ending
-        await self._stop(ending)
-        return ending.exit_code
+        written = await self._stop(ending)
+        return ending.exit_code if written else ending.exit_code or READER_GONE
 
     # Input and output
 
@@ -175,11 +178,11 @@ class _Server:
     def initialized(self, params: InitializeParams) -> None:
         self._mark("initialize")
         self._allowed_paths = [Path(path) for path in params.allowed_paths]
-        if params.process_id is not None:
-            self._watch_app(params.process_id)
         capability = params.capabilities.log
         if isinstance(capability, msgspec.Struct):
-            logging.getLogger().addHandler(logs.ForwardHandler(capability.level, self._forward_log))
+            logs.add(logs.ForwardHandler(capability.level, self._forward_log))
+        if params.process_id is not None:
+            self._watch_app(params.process_id)
 
     def _watch_app(self, pid: int) -> None:
         # An app in another container knows its own number, which here is nobody's or a stranger's.
@@ -216,7 +219,8 @@ class _Server:
             "fake": BackendInfo(available=True),
         }
 
-    async def _stop(self, ending: Ending) -> None:
+    async def _stop(self, ending: Ending) -> bool:
+        """Take the way out; tells whether everything was written."""
         logger.info("stopping: %s", ending.reason)
         self._connection.step("close")
         if ending.drain_s:
@@ -231,15 +235,28 @@ class _Server:
             await self._app.stop_backends()
             await self._session.answered(CANCEL_S)
             await self._app.close(ending.reason, LOG_S)
-        await self._writer.flush(FLUSH_S)
+        written = await self._writer.flush(FLUSH_S)
+        self._writer.close()
         self._reader.close()
+        return written
 
     async def _finish_requests(self, timeout_s: float) -> None:
         """Let requests finish for a while, as long as somebody reads their answers."""
-        self._drain = asyncio.create_task(self._session.finish_requests(timeout_s))
+        self._drain = asyncio.create_task(self._finish(timeout_s))
         while not (self._drain.done() or self._layer.reader_gone(self._claimed.writer_fd)):
             await asyncio.wait([self._drain], timeout=LOOK_S)
         self._drain.cancel()
 
+    async def _finish(self, drain_s: float) -> None:
+        """Let requests finish, and whoever reads the output catch up."""
+        deadline = self._loop.time() + drain_s
+        await self._session.finish_requests(drain_s)
+        await self._session.answered(CANCEL_S)
+        await self._writer.flush(max(0.0, deadline - self._loop.time()))
+
     def _mark(self, phase: str) -> None:
         self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
+
+
+def _nothing() -> None:
+    """The pipe of captured prints ends with the process."""

@@ -47,6 +47,12 @@ logger = logging.getLogger(__name__)
 #: Unread events of one stream, in bytes, at which its producer waits.
 STREAM_BUFFER_BYTES = 256 * 1024
 
+#: Unread ``log`` notifications, in bytes, at which further ones are left to standard error.
+LOG_BUFFER_BYTES = 1024 * 1024
+
+#: Their place in the output: no request has such an id.
+_LOG_STREAM = object()
+
 #: How long cancelled requests may take to be answered at ``shutdown``, in seconds.
 SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
 
@@ -253,6 +259,8 @@ class Session:
     # Lifecycle methods
 
     def _initialize(self, request: Request) -> bytes:
+        if self._connection.state != "new":
+            raise CarError("malformed_message", "`initialize` was accepted before")
         params = decode_params(request.params, InitializeParams)
         if params.protocol_version != PROTOCOL_VERSION:
             raise CarError(
@@ -322,9 +330,10 @@ class Session:
         self._kick()
 
     def send_log(self, payload: bytes) -> None:
-        """Queue a ``log`` notification."""
-        self._connection.notify("log", payload)
-        self._kick()
+        """Queue a ``log`` notification, unless too many are unread."""
+        if self._connection.stream_bytes(_LOG_STREAM) < LOG_BUFFER_BYTES:
+            self._connection.notify("log", payload, stream=_LOG_STREAM)
+            self._kick()
 
 
 def _guarded(handler: Callable[[Request], bytes], request: Request) -> Outcome:

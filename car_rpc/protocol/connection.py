@@ -7,12 +7,13 @@ queued the answers to everything else. Take what is to be written from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from car_rpc.config import DEFAULT_MAX_MESSAGE_BYTES
 from car_rpc.errors import CarError
 from car_rpc.protocol.calls import BatchState, InFlight, Pending
 from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap
@@ -37,14 +38,15 @@ from car_rpc.wire.base import RequestId
 
 T = TypeVar("T")
 
-#: Largest message by default, in bytes: a long prompt with a few inlined photographs.
-DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-
 #: Most requests without a response. Beyond it a client is not waiting for answers.
 MAX_IN_FLIGHT = 1024
 
 #: Unread responses beyond which no more input is taken, in bytes, on top of one message.
 OUTPUT_SLACK_BYTES = 8 * 1024 * 1024
+
+
+#: Requests that a client at its limit still needs: they are answered at once, or end it all.
+_NEVER_OVERLOAD = frozenset({"ping", "shutdown", "runner.event"})
 
 
 class CancelRequested(NamedTuple):
@@ -180,7 +182,7 @@ class Connection(Generic[T]):
             return CarError(REFUSAL[self.state], "no new requests are taken")
         if batch is not None and request.method == "initialize":
             return CarError("malformed_message", "`initialize` must not be part of a batch")
-        if len(self.in_flight) >= self._max_in_flight:
+        if len(self.in_flight) >= self._max_in_flight and request.method not in _NEVER_OVERLOAD:
             detail = f"{self._max_in_flight} requests are in flight; wait for responses"
             return CarError("overloaded", detail)
         return None
@@ -220,8 +222,8 @@ class Connection(Generic[T]):
         if payload:
             self._outbox.put_response(escape_line_breaks(payload), after_streams=after_streams)
 
-    def notify(self, method: str, params: bytes, stream: RequestId | None = None) -> None:
-        """Send a notification; with ``stream`` as an event of that request's stream."""
+    def notify(self, method: str, params: bytes, stream: Hashable = None) -> None:
+        """Send a notification; with ``stream`` (such as a request's id) as an event of that."""
         payload = escape_line_breaks(write_notification(method, params))
         if stream is None:
             self._outbox.put_urgent(payload)
@@ -235,7 +237,7 @@ class Connection(Generic[T]):
         self._outbox.put_urgent(escape_line_breaks(payload))
         return request_id
 
-    def stream_bytes(self, stream: RequestId) -> int:
+    def stream_bytes(self, stream: Hashable) -> int:
         """Bytes of a stream's events that are not written yet."""
         return self._outbox.lane_bytes(stream)
 

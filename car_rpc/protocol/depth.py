@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_AS_BRACES = bytes.maketrans(b"[]", b"{}")
+#: Opening brackets become 1, closing ones 255, which is -1 as a signed byte.
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 def deeper_than(text: bytes, limit: int) -> bool:
     """Whether a JSON text nests deeper than ``limit`` arrays and objects.
 
-    Each pass over the brackets removes the innermost level, so the work is bounded by
-    ``limit`` passes, all of them in C. Kinds of brackets are not told apart and unbalanced
-    text is not judged: the parser refuses both.
+    One pass in C over the brackets outside strings. Kinds of brackets are not told apart and
+    balance is not judged: the parser does both.
     """
     if text.count(b"[") + text.count(b"{") <= limit:
         return False
-    braces = _outside_strings(text).translate(_AS_BRACES, _NOT_BRACKETS)
-    for _ in range(limit):
-        peeled = braces.replace(b"{}", b"")
-        if len(peeled) == len(braces):
-            break
-        braces = peeled
-    return b"{}" in braces or braces.count(b"{") > limit
+    steps = _outside_strings(text).translate(_STEPS, _NOT_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > limit
 
 
 def _outside_strings(text: bytes) -> bytes:

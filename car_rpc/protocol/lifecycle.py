@@ -13,7 +13,6 @@ Step: TypeAlias = Literal["initialize", "shutdown", "close"]
 
 TRANSITIONS: dict[tuple[State, Step], State] = {
     ("new", "initialize"): "ready",
-    ("new", "shutdown"): "draining",
     ("ready", "shutdown"): "draining",
     ("draining", "shutdown"): "draining",
     ("new", "close"): "closed",
@@ -24,9 +23,9 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
 
 #: Requests that a state lets in; ``None`` means all.
 ALLOWED_REQUESTS: dict[State, frozenset[str] | None] = {
-    "new": frozenset({"initialize", "ping", "shutdown"}),
+    "new": frozenset({"initialize", "ping"}),
     "ready": None,
-    "draining": frozenset({"ping", "shutdown"}),
+    "draining": frozenset({"ping", "shutdown", "runner.event"}),
     "closed": frozenset(),
 }
 

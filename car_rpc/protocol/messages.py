@@ -78,9 +78,10 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     method: str | UnsetType = UNSET
     params: Raw | UnsetType = UNSET
     result: Raw | UnsetType = UNSET
-    error: ErrorObject | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
+_decode_error = msgspec.json.Decoder(ErrorObject).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[Raw]).decode
 _check = msgspec.json.Decoder(Raw).decode
@@ -151,19 +152,34 @@ def _classify(envelope: _Envelope) -> Message:
         detail = f"an integer id must lie within ±{MAX_SAFE_INTEGER}"
         return Violation(None, CarError("malformed_message", detail))
     if isinstance(envelope.method, str) and not answered:
-        params = bytes(envelope.params) if isinstance(envelope.params, Raw) else b"{}"
+        # Many encoders write null for "no parameters".
+        params = _present(envelope.params) or b"{}"
         if request_id is UNSET:
             return Notification(envelope.method, params)
         if request_id is None:
             return Violation(None, CarError("malformed_message", "the id must not be null"))
         return Request(request_id, envelope.method, params)
     if answered and envelope.method is UNSET and request_id is not UNSET:
-        error = envelope.error if isinstance(envelope.error, ErrorObject) else None
-        result = bytes(envelope.result) if isinstance(envelope.result, Raw) else b"null"
-        return Response(request_id, result, error)
+        error = _present(envelope.error)
+        result = _present(envelope.result) or b"null"
+        return Response(request_id, result, _error_object(error) if error else None)
     detail = "a message has either a method, or an id with a result or an error"
     usable = request_id if isinstance(request_id, int | str) and not answered else None
     return Violation(usable, CarError("malformed_message", detail))
+
+
+def _present(raw: Raw | UnsetType) -> bytes | None:
+    """The JSON of a member, or ``None`` when it is absent or null."""
+    text = bytes(raw) if isinstance(raw, Raw) else b"null"
+    return None if text == b"null" else text
+
+
+def _error_object(raw: bytes) -> ErrorObject:
+    """Their error. One that is malformed still ends the call that it answers."""
+    try:
+        return _decode_error(raw)
+    except msgspec.DecodeError as error:
+        return ErrorObject(code=-32603, message=f"the error object is malformed: {error}")
 
 
 def compact(raw: bytes) -> bytes:

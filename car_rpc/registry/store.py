@@ -7,6 +7,7 @@ database goes up with each one.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -69,14 +70,13 @@ class ModelStore:
         return models
 
     def put(self, model: ModelSchema) -> None:
-        """Store a model under its id."""
+        """Store a model under its id. May wait for other processes: not for the event loop."""
         text = msgspec.json.encode(model).decode()
-        self._execute("INSERT OR REPLACE INTO models VALUES (?, ?)", model.id, text)
+        self._write("INSERT OR REPLACE INTO models VALUES (?, ?)", model.id, text)
 
     def delete(self, model_id: str) -> bool:
-        """Forget a model; tells whether it was there."""
-        cursor = self._execute("DELETE FROM models WHERE id = ?", model_id)
-        return cursor.rowcount > 0
+        """Forget a model; tells whether it was there. May wait, as :meth:`put` may."""
+        return self._write("DELETE FROM models WHERE id = ?", model_id) > 0
 
     def close(self) -> None:
         """Close the database."""
@@ -85,6 +85,16 @@ class ModelStore:
     def _revision(self) -> int:
         (revision,) = self._execute("SELECT revision FROM registry").fetchone()
         return int(revision)
+
+    def _write(self, statement: str, *values: str) -> int:
+        # A connection of its own: one that waits for a lock would hold up the readers' one.
+        try:
+            with closing(
+                sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            ) as db:
+                return db.execute(statement, values).rowcount
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     def _execute(self, statement: str, *values: str) -> sqlite3.Cursor:
         try:

@@ -17,6 +17,9 @@ from typing import Protocol
 #: Bytes read at once. A pipe of Linux holds 64 KiB; sockets and larger pipes give more.
 READ_BYTES = 256 * 1024
 
+#: Chunks that a reader's thread may be ahead of the event loop.
+MAX_UNDELIVERED = 4
+
 #: Bytes taken for one write.
 WRITE_BYTES = 256 * 1024
 
@@ -47,8 +50,12 @@ class Writer(Protocol):
         """There is something to write."""
         ...
 
-    async def flush(self, timeout_s: float) -> None:
-        """Return when everything is written, or after a while."""
+    async def flush(self, timeout_s: float) -> bool:
+        """Return when everything is written, or after a while; tells whether it was."""
+        ...
+
+    def close(self) -> None:
+        """Write nothing more, and leave the descriptor as it was."""
         ...
 
 
@@ -69,6 +76,8 @@ class PolledReader:
         self._on_eof = on_eof
         self._loop = asyncio.get_running_loop()
         self._open = True
+        # The description behind the descriptor may be shared with whoever started us.
+        self._was_blocking = os.get_blocking(fd)
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._ready)
 
@@ -82,9 +91,11 @@ class PolledReader:
             self._loop.add_reader(self._fd, self._ready)
 
     def close(self) -> None:
-        """Deliver nothing more."""
-        self._open = False
-        self._loop.remove_reader(self._fd)
+        """Deliver nothing more, and leave the descriptor as it was."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._fd)
+            os.set_blocking(self._fd, self._was_blocking)
 
     def _ready(self) -> None:
         try:
@@ -112,6 +123,7 @@ class ThreadReader:
         self._loop = asyncio.get_running_loop()
         self._may_read = threading.Event()
         self._may_read.set()
+        self._delivered = threading.Semaphore(MAX_UNDELIVERED)
         self._open = True
         threading.Thread(target=self._run, name="car-rpc-reader", daemon=True).start()
 
@@ -131,6 +143,7 @@ class ThreadReader:
         data = b"-"
         while data:
             self._may_read.wait()
+            self._delivered.acquire()
             try:
                 data = os.read(self._fd, READ_BYTES)
             except OSError:
@@ -139,6 +152,7 @@ class ThreadReader:
                 self._loop.call_soon_threadsafe(self._deliver, data)
 
     def _deliver(self, data: bytes) -> None:
+        self._delivered.release()
         if not self._open:
             return
         if data:
@@ -167,11 +181,16 @@ class _WriterBase:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def flush(self, timeout_s: float) -> None:
-        """Return when everything is written, or after a while."""
+    async def flush(self, timeout_s: float) -> bool:
+        """Return when everything is written, or after a while; tells whether it was."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+        return self._idle.is_set() and not self._broken
+
+    def close(self) -> None:
+        """Write nothing more, and leave the descriptor as it was."""
+        self._broken = True
 
     def _break(self) -> None:
         self._broken = True
@@ -200,6 +219,7 @@ class PolledWriter(_WriterBase):
         self._chunk = memoryview(b"")
         self._scheduled = False
         self._blocked = False
+        self._was_blocking = os.get_blocking(fd)
         os.set_blocking(fd, False)
 
     def kick(self) -> None:
@@ -231,6 +251,12 @@ class PolledWriter(_WriterBase):
             self._break()
             return
         self._on_written()
+
+    def close(self) -> None:
+        """Write nothing more, and leave the descriptor as it was."""
+        super().close()
+        self._loop.remove_writer(self._fd)
+        os.set_blocking(self._fd, self._was_blocking)
 
     def _unblocked(self) -> None:
         self._loop.remove_writer(self._fd)

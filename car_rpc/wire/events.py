@@ -6,7 +6,7 @@ Every stream ends with exactly one ``done`` or ``error``.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -187,20 +187,4 @@ class RunnerEventTag(WireStruct, frozen=True, kw_only=True):
     type: str
 
 
-RUNNER_EVENT_TYPES = frozenset(
-    {
-        "text_delta",
-        "reasoning_delta",
-        "tool_call_start",
-        "tool_call_delta",
-        "tool_call_cancel",
-        "tool_parse_error",
-        "content_block_stop",
-        "usage",
-        "provider_output_item",
-        "stop",
-        "heartbeat",
-        "done",
-        "error",
-    }
-)
+RUNNER_EVENT_TYPES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(RunnerEvent))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
+from car_rpc.errors import KINDS
 from car_rpc.wire import content, events, inference, lifecycle, log, models, runner
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
@@ -63,11 +64,9 @@ METHODS: dict[str, Method] = {
     ),
     "models.unregister": Method(models.ModelParams, models.ModelsUnregisterResult, logged=True),
     "runner.register": Method(
-        runner.RunnerRegisterParams, runner.RunnerRegisterResult, inline=True, logged=True
+        runner.RunnerRegisterParams, runner.RunnerRegisterResult, logged=True
     ),
-    "runner.unregister": Method(
-        lifecycle.EmptyParams, runner.RunnerUnregisterResult, inline=True, logged=True
-    ),
+    "runner.unregister": Method(lifecycle.EmptyParams, runner.RunnerUnregisterResult, logged=True),
     "runner.run": Method(
         runner.RunnerRunParams,
         runner.RunnerResult,
@@ -82,12 +81,14 @@ METHODS: dict[str, Method] = {
 
 
 def spec_hash() -> str:
-    """Fingerprint of the method table and of every type that it uses."""
+    """Fingerprint of the method table, the error table and every type of the wire."""
     digest = hashlib.sha256()
     for name, row in sorted(METHODS.items()):
         digest.update(f"{name} {row.kind} {row.direction} {row.stream}\n".encode())
     for module in (content, events, inference, lifecycle, log, models, runner):
         for name, value in sorted(vars(module).items()):
             if isinstance(value, type) and issubclass(value, msgspec.Struct):
-                digest.update(f"{name} {value.__annotations__}\n".encode())
+                fields = get_type_hints(value, include_extras=True)
+                digest.update(f"{name} {fields} {value.__struct_defaults__}\n".encode())
+    digest.update(repr(sorted(KINDS.items())).encode())
     return digest.hexdigest()[:16]

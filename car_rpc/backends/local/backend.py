@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class LocalBackend:
         self._control = control
         self._workers: dict[bytes, _Slot] = {}
 
-    @property
+    @cached_property
     def installed(self) -> bool:
         """Whether the engine's library is there. Does not import it."""
         return self._module is None or importlib.util.find_spec(self._module) is not None
@@ -60,10 +60,9 @@ class LocalBackend:
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the model's worker."""
         # What cannot be served is refused before a model is loaded for it.
-        frame = partial(to_worker, call.model, call.request, self._engine)
-        frame(0)
+        frame = to_worker(call.model, call.request, self._engine, 0)
         worker = await self._worker(call.model)
-        stream = worker.generate(frame)
+        stream = worker.generate(lambda frame_id: msgspec.structs.replace(frame, id=frame_id))
         async with aclosing(stream) as events:
             async for event in events:
                 yield event

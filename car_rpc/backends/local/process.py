@@ -45,6 +45,9 @@ RENDER_TIMEOUT_S = 10.0
 #: How long a worker has to confirm a cancel, in seconds, before it is taken for hung.
 CANCEL_TIMEOUT_S = 10.0
 
+#: How long a worker that closed its pipe may take to end, in seconds.
+EXIT_TIMEOUT_S = 1.0
+
 #: Longest line of a worker's standard error that is kept, in bytes.
 MAX_STDERR_LINE_BYTES = 8 * 1024
 
@@ -83,6 +86,12 @@ class _Call:
         self.paused = False
         self.render_timer: asyncio.TimerHandle | None = None
 
+    async def answered(self) -> Answer:
+        while self.answer is None:
+            self.changed.clear()
+            await self.changed.wait()
+        return self.answer
+
     def finish(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
@@ -114,8 +123,8 @@ class WorkerProcess:
         self._logger = logging.getLogger(f"car_rpc.worker.{name}")
         self._calls: dict[int, _Call] = {}
         self._next_id = 1
-        self._death: CarError | None = None
-        self._killed_for: CarError | None = None
+        #: Why it takes no more requests; set before it is killed, or when it died by itself.
+        self._ending: CarError | None = None
         self._tasks = [
             asyncio.create_task(self._read_frames()),
             asyncio.create_task(self._read_stderr()),
@@ -148,7 +157,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether the process can still take requests."""
-        return self._death is None
+        return self._ending is None
 
     @property
     def pid(self) -> int:
@@ -162,14 +171,11 @@ class WorkerProcess:
             CarError: ``model_load_failed`` and the like, or ``worker_crashed``.
         """
         call = self._calls[0] = _Call()
-        self._send(load)
+        self._send(_encode(load))
         try:
-            while call.answer is None:
-                await call.changed.wait()
-                call.changed.clear()
+            result = _result(await call.answered())
         finally:
             self._calls.pop(0, None)
-        result = _result(call.answer)
         if not isinstance(result, Loaded):
             raise CarError("internal", "the worker answered a load with something else")
         return result
@@ -182,12 +188,10 @@ class WorkerProcess:
         """
         request_id, call = self._begin(make)
         try:
-            while call.answer is None:
-                await call.changed.wait()
-                call.changed.clear()
+            answer = await call.answered()
         finally:
             await self._end(request_id, call)
-        return _result(call.answer)
+        return _result(answer)
 
     async def generate(self, make: Callable[[int], Generate]) -> AsyncGenerator[StreamEvent, None]:
         """Run a generation; yields its events. Closing it cancels and awaits confirmation.
@@ -204,7 +208,7 @@ class WorkerProcess:
                         yield event
                 if call.paused:
                     call.paused = False
-                    self._send(Resume(id=request_id))
+                    self._send(_encode(Resume(id=request_id)))
                 if call.answer is not None:
                     break
                 await call.changed.wait()
@@ -216,17 +220,21 @@ class WorkerProcess:
     async def stop(self) -> None:
         """End the process and everything it started; returns when it is gone."""
         self._stopping = True
-        self._kill()
+        self._kill(CarError("worker_crashed", f"the process of {self._name} was stopped"))
         await self._process.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, make: Callable[[int], ToWorker]) -> tuple[int, _Call]:
-        if self._death is not None:
-            raise self._death
+        if self._ending is not None:
+            raise self._ending
         request_id = self._next_id
+        body = _encode(make(request_id))
+        if len(body) > MAX_WORKER_FRAME_BYTES:
+            detail = f"a local model takes requests of up to {MAX_WORKER_FRAME_BYTES} bytes"
+            raise CarError("message_too_large", detail)
         self._next_id += 1
         call = self._calls[request_id] = _Call()
-        self._send(make(request_id))
+        self._send(body)
         return request_id, call
 
     async def _end(self, request_id: int, call: _Call) -> None:
@@ -234,19 +242,13 @@ class WorkerProcess:
         call.rendered()
         try:
             if call.answer is None:
-                self._send(Cancel(id=request_id))
-                await self._confirmed(call)
-        finally:
-            self._calls.pop(request_id, None)
-
-    async def _confirmed(self, call: _Call) -> None:
-        try:
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                while call.answer is None:
-                    call.changed.clear()
-                    await call.changed.wait()
+                self._send(_encode(Cancel(id=request_id)))
+                async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                    await call.answered()
         except TimeoutError:
             self._kill(CarError("worker_crashed", f"{self._name} did not react to a cancel"))
+        finally:
+            self._calls.pop(request_id, None)
 
     def _arm_render_timer(self, call: _Call) -> None:
         call.render_timer = asyncio.get_running_loop().call_later(
@@ -255,18 +257,17 @@ class WorkerProcess:
 
     def _render_overdue(self, call: _Call) -> None:
         problem = f"the chat template of {self._name} did not finish in {RENDER_TIMEOUT_S:.0f} s"
-        call.finish(CarError("invalid_request", f"{problem}; use a model file with another one"))
         self._kill(CarError("worker_crashed", f"stopped, because {problem}"))
+        call.finish(CarError("invalid_request", f"{problem}; use a model file with another one"))
 
-    def _kill(self, reason: CarError | None = None) -> None:
-        self._killed_for = self._killed_for or reason
+    def _kill(self, reason: CarError) -> None:
+        self._ending = self._ending or reason
         if self._process.returncode is None:
             self._control.kill_tree(self._process.pid)
 
-    def _send(self, frame: ToWorker) -> None:
-        body = _encode(frame)
+    def _send(self, body: bytes) -> None:
         stdin = self._process.stdin
-        if stdin is not None and self._death is None:
+        if stdin is not None and self._ending is None:
             # A dead worker is noticed by the reader; what is written to it is void.
             with contextlib.suppress(ConnectionError, RuntimeError):
                 stdin.write(_LENGTH.pack(len(body)) + body)
@@ -275,15 +276,16 @@ class WorkerProcess:
         stdout = _opened(self._process.stdout)
         try:
             while True:
-                (length,) = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
-                if length > MAX_WORKER_FRAME_BYTES:
-                    self._kill(CarError("worker_crashed", f"{self._name} sent an oversize frame"))
-                    break
-                self._accept(_decode(await stdout.readexactly(length)))
+                self._accept(_decode(await stdout.readexactly(await _frame_length(stdout))))
         except asyncio.IncompleteReadError:
             pass
-        except msgspec.DecodeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it sent, its requests must end
             self._kill(CarError("worker_crashed", f"{self._name} sent a bad frame: {error}"))
+        try:
+            async with asyncio.timeout(EXIT_TIMEOUT_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._kill(CarError("worker_crashed", f"{self._name} closed its pipe and lived on"))
         self._died(await self._process.wait())
 
     def _accept(self, frame: FromWorker) -> None:
@@ -298,7 +300,7 @@ class WorkerProcess:
                 call.changed.set()
                 if not call.paused and len(call.events) >= PAUSE_AT_EVENTS:
                     call.paused = True
-                    self._send(Pause(id=frame.id))
+                    self._send(_encode(Pause(id=frame.id)))
             case Rendering():
                 self._arm_render_timer(call)
             case Rendered():
@@ -309,15 +311,15 @@ class WorkerProcess:
                 call.finish(frame)
 
     def _died(self, returncode: int) -> None:
-        self._death = self._killed_for or CarError(
+        self._ending = self._ending or CarError(
             "worker_crashed",
             f"the process of {self._name} ended {_how(returncode)};"
             " the next request starts a fresh one",
         )
         for call in self._calls.values():
-            call.finish(self._death)
+            call.finish(self._ending)
         if self.on_death is not None and not self._stopping:
-            self.on_death(self._death)
+            self.on_death(self._ending)
 
     async def _read_stderr(self) -> None:
         stderr = _opened(self._process.stderr)
@@ -346,6 +348,13 @@ def _result(answer: Answer | None) -> Any:
                 raise CarError("inference_failed", answer.detail) from None
         case None:
             raise CarError("cancelled")
+
+
+async def _frame_length(stdout: asyncio.StreamReader) -> int:
+    (length,) = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
+    if length > MAX_WORKER_FRAME_BYTES:
+        raise ValueError(f"{length} bytes are too many")
+    return int(length)
 
 
 def _opened(pipe: asyncio.StreamReader | None) -> asyncio.StreamReader:
