@@ -91,11 +91,6 @@ async def test_a_log_that_fails_does_not_hide_why_recorded_work_failed(world: An
     assert caught.value.kind == "conflict"
 
 
-def test_a_change_that_has_succeeded_is_noted_at_once(world: Any) -> None:
-    world.engine.note(Origin(1, "runner.register", b"{}"))
-    assert world.sink.types == ["request", "completion"]
-
-
 def test_a_model_is_described_as_its_backend_sees_it_now(world: Any) -> None:
     model = world.registry.find("test/one:a")
     assert not model.available

@@ -56,7 +56,7 @@ async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(
     assert (request.data["request_id"], request.data["method"]) == (7, "generate")
     assert route.data == {"model": "test/one:a", "reason": "best available model"}
     assert (request.attempt, attempt.attempt, deltas.attempt) == (None, 1, 1)
-    assert deltas.data["events"] == HELLO
+    assert deltas.data["events"] == [*HELLO, Stop(reason="end_turn")]
     assert completion.data == {"outcome": "success", "result": result}
     assert {entry.trace_id for entry in world.sink.entries} == {"tr_1"}
     assert {entry.conversation_id for entry in world.sink.entries} == {"talk"}
@@ -76,7 +76,7 @@ async def test_many_deltas_share_rows_of_bounded_size(world: Any, play: Any) -> 
     world.backend.play = play(*[TextDelta(text="x")] * (MAX_EVENTS_PER_ROW + 1))
     await world.generate()
     rows = [entry.data["events"] for entry in world.sink.entries if entry.type == "deltas"]
-    assert sum(map(len, rows)) == MAX_EVENTS_PER_ROW + 1
+    assert sum(map(len, rows)) == MAX_EVENTS_PER_ROW + 2  # and the stop
     assert max(map(len, rows)) <= MAX_EVENTS_PER_ROW
     assert len(rows) >= 2
 
@@ -124,7 +124,7 @@ async def test_a_tool_call_that_does_not_parse_reaches_the_client_as_text(
     result = await world.generate()
     assert (result.text, result.tool_calls, result.stop_reason) == ("f(oops)", [], "end_turn")
     kinds = [type(event).__name__ for event in world.listener.events[3:]]
-    assert kinds == ["ToolParseError", "ToolCallCancel", "TextDelta"]
+    assert kinds == ["ToolParseError", "ToolCallCancel", "TextDelta", "Stop"]
 
 
 async def test_without_a_listener_nothing_but_the_events_is_missing(world: Any, play: Any) -> None:

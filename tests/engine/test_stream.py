@@ -93,15 +93,14 @@ def test_what_is_passed_on_adds_up_to_the_result(incoming: list[Any]) -> None:
         for outgoing in passed_on:
             client.take(outgoing)
         assert client.text == accumulator.text
-    for outgoing in accumulator.close_calls():
+    for outgoing in accumulator.close():
         client.take(outgoing)
+    assert accumulator.stop_reason is not None
     assert client.text == accumulator.text
     assert client.reasoning == accumulator.reasoning
     arguments = [json.loads(text or "{}") for _, text in sorted(client.arguments.items())]
     assert [call.arguments for call in accumulator.tool_calls()] == arguments
-    assert accumulator.close_calls() == []
-    has_output = bool(accumulator.text or accumulator.reasoning or client.arguments)
-    assert accumulator.has_output or not has_output
+    assert accumulator.close() == []
 
 
 @given(st.lists(st.builds(UsageEvent, prompt_tokens=counts, cache_read_tokens=counts), max_size=6))
@@ -153,11 +152,12 @@ def test_arguments_that_do_not_parse_stay_as_text_with_a_parse_error(arguments: 
     accumulator = Accumulator()
     accumulator.push(ToolCallStart(index=2, id="c", name="f"))
     accumulator.push(ToolCallDelta(index=2, id="c", arguments_delta=arguments))
-    told = accumulator.close_calls()
+    told = accumulator.close()
     assert told == [
         ToolParseError(index=2, raw=arguments, message="the arguments are not a JSON object"),
         ToolCallCancel(index=2, id="c", reason="the arguments are not a JSON object"),
         TextDelta(text=f"f({arguments})"),
+        Stop(reason="end_turn"),
     ]
     assert accumulator.tool_calls() == []
     assert accumulator.text == f"f({arguments})"

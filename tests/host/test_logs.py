@@ -12,7 +12,7 @@ from car_rpc.host.logs import (
     MAX_WAITING_LINES,
     ForwardHandler,
     StderrHandler,
-    read_captured,
+    take_captured,
 )
 
 
@@ -83,14 +83,8 @@ def test_a_client_gets_level_message_and_source_from_its_level_on() -> None:
     ]
 
 
-def test_what_was_printed_becomes_log_lines(
-    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
-) -> None:
-    reader_fd, writer_fd = pipe
-    os.set_blocking(reader_fd, False)
+def test_what_native_code_printed_becomes_log_lines(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        read_captured(reader_fd)
-        os.write(writer_fd, b"one\ntwo \xff\n")
-        read_captured(reader_fd)
+        take_captured(b"one\ntwo \xff\n")
     lines: list[Any] = [r.getMessage() for r in caplog.records if r.name == "car_rpc.captured"]
     assert lines == ["one", "two \ufffd"]

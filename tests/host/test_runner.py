@@ -133,7 +133,6 @@ async def test_an_unknown_type_is_ignored_and_logged_once(
     assert await task == [RunnerResult()]
     assert [r.getMessage() for r in caplog.records] == [
         "runner events of type 'hologram' are unknown and ignored",
-        "runner events of type 'smell' are unknown and ignored",
     ]
 
 

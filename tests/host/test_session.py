@@ -212,8 +212,9 @@ async def test_leaving_right_after_shutdown_does_not_cancel_the_shutdown(app: An
     assert app.answered() == [1, 2]
 
 
-async def test_a_shutdown_without_an_introduction_is_answered(fresh: Any) -> None:
-    assert (await fresh.call(1, "shutdown"))["result"] is None
+async def test_a_shutdown_without_an_introduction_is_refused(fresh: Any) -> None:
+    answer = await fresh.call(1, "shutdown")
+    assert answer["error"]["data"]["kind"] == "not_initialized"
 
 
 async def test_the_exit_code_tells_whether_shutdown_came_before(app: Any) -> None:

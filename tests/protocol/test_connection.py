@@ -95,11 +95,11 @@ def test_an_oversize_message_is_told_under_its_id_and_the_next_one_is_read() -> 
     [
         ([], "work", "not_initialized"),
         ([], "ping", None),
-        ([], "shutdown", None),
+        ([], "shutdown", "not_initialized"),
         ([], "initialize", None),
         (["initialize"], "work", None),
         (["initialize"], "initialize", None),  # refused by whoever takes the step
-        (["shutdown"], "work", "shutting_down"),
+        (["initialize", "shutdown"], "runner.event", None),
         (["initialize", "shutdown"], "work", "shutting_down"),
         (["initialize", "shutdown"], "initialize", "shutting_down"),
         (["initialize", "shutdown"], "ping", None),

@@ -107,7 +107,7 @@ class ConnectionMachine(RuleBasedStateMachine):
                 self.act(event)
         for wanted in waiting:
             self.refused(*wanted, batch)
-        assert len(self.connection.in_flight) == len(self.in_flight) <= MAX_IN_FLIGHT
+        assert len(self.connection.in_flight) == len(self.in_flight)
 
     def act(self, event: Request) -> None:
         if event.method == "initialize" and self.state == "new":
@@ -120,13 +120,14 @@ class ConnectionMachine(RuleBasedStateMachine):
     def refusal(self, request_id: int | str, method: str, batch: Owed | None) -> str | None:
         if key(request_id) in self.in_flight:
             return "duplicate_id"
-        if self.state == "new" and method == "work":
+        if self.state == "new" and method in ("work", "shutdown"):
             return "not_initialized"
         if self.state == "draining" and method not in ("ping", "shutdown"):
             return "shutting_down"
         if batch is not None and method == "initialize":
             return "malformed_message"
-        return "overloaded" if len(self.in_flight) >= MAX_IN_FLIGHT else None
+        full = len(self.in_flight) >= MAX_IN_FLIGHT and method not in ("ping", "shutdown")
+        return "overloaded" if full else None
 
     def refused(self, request_id: int | str, method: str, batch: Owed | None) -> None:
         assert self.refusal(request_id, method, batch) is not None

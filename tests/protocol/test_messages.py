@@ -129,7 +129,6 @@ CUT = b'{"jsonrpc":"2.0","id":7,"method":"m"'
         (b'{"jsonrpc":"2.0","id":7,"result":{"a":', None, "parse_error"),
         (b'{"jsonrpc":"2.0","id":7,"error":{"code":1', None, "parse_error"),
         (b'{"jsonrpc":"2.0","result":1,"id":7,', None, "parse_error"),
-        (b'{"jsonrpc":"2.0","id":7,"error":5}', None, "malformed_message"),
         # not JSON-RPC 2.0
         (b"5", None, "malformed_message"),
         (b'"x"', None, "malformed_message"),
@@ -167,12 +166,28 @@ def assert_violation(message: object, expected_id: int | str | None, kind: str) 
         b'{"a":%d}' % 2**70,
         b'{"a":1,"a":2}',
         b'"\xc2\x85\xe2\x80\xa8\xe2\x80\xa9"',
-        b"null",
         b"[]",
     ],
 )
 def test_parameters_stay_as_the_client_wrote_them(params: bytes) -> None:
     assert decode(request(params=params)) == Request(7, "m", params)
+
+
+def test_parameters_that_are_null_count_as_none() -> None:
+    assert decode(request(params=b"null")) == Request(7, "m", b"{}")
+
+
+def test_a_null_error_beside_a_result_is_no_error() -> None:
+    frame = b'{"jsonrpc":"2.0","id":7,"result":{"text":"x"},"error":null}'
+    assert decode(frame) == Response(7, b'{"text":"x"}', None)
+
+
+@pytest.mark.parametrize("error", [b"5", b'{"code":1.5,"message":"x"}', b'{"code":1}'])
+def test_a_malformed_error_still_ends_the_call_that_it_answers(error: bytes) -> None:
+    decoded = decode(b'{"jsonrpc":"2.0","id":7,"error":%b}' % error)
+    assert isinstance(decoded, Response)
+    assert decoded.error is not None
+    assert decoded.error.message.startswith("the error object is malformed")
 
 
 def test_unknown_members_are_ignored_and_absent_params_are_an_empty_object() -> None:
