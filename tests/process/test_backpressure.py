@@ -20,8 +20,8 @@ from tests.process.conftest import (
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 #: What a stalled stream may cost: its buffer (256 KiB), the event log's next transaction (1 MiB)
-#: and the allocator's reserve. Without a bound 60,000 events would be some 20 MB, 200,000 60 MB.
-STREAM_BYTES = 8 * 1024 * 1024
+#: and the allocator's reserve. Without a bound 30,000 events would be some 10 MB.
+STREAM_BYTES = 4 * 1024 * 1024
 #: What unread responses may cost: one message and 8 MiB, with their overhead, of 25 MB in all.
 RESPONSES_BYTES = 20 * 1024 * 1024
 #: What a ping may find before it: the pipe, what is being written, and what was read already.
@@ -33,7 +33,7 @@ AHEAD_BYTES = 3 * 1024 * 1024
 def test_a_stalled_client_gets_every_event_and_the_memory_stays_bounded(
     start_core: StartCore, proof_count: Callable[[int, int], int], place: str, threads: bool
 ) -> None:
-    count = proof_count(60_000, 200_000)
+    count = proof_count(30_000, 200_000)
     core = start_core(env={"CAR_RPC_THREAD_IO": "1"} if threads else {})
     core.initialize()
     head = [IN_WORKER] if place == "worker" else []
