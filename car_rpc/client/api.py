@@ -60,7 +60,7 @@ class CarClient:
         cls,
         *,
         arguments: Sequence[str] = (),
-        command: Sequence[str] = (sys.executable, "-m", "car_rpc", "serve"),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "car_rpc", "serve"),
         env: dict[str, str] | None = None,
         stderr: int | None = subprocess.DEVNULL,
         allowed_paths: Sequence[str] = (),

@@ -140,6 +140,7 @@ class WorkerProcess:
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # no module of the current directory, whatever it is
                 "-m",
                 "car_rpc.workers",
                 engine,
