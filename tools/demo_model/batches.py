@@ -47,14 +47,14 @@ def weigh(tok: Tokenizer, s: Sample, rng: random.Random) -> tuple[list[int], lis
     return ids + out, weights
 
 
-def pool(tok: Tokenizer, seed: int, budget: int, ranks: int) -> list[list[Batch]]:
+def pool(tok: Tokenizer, seed: int, budget: int, ranks: int, stage: int) -> list[list[Batch]]:
     """Steps made of one pool of samples: for each step one batch per process.
 
     Rows of like length share a batch (``budget`` tokens with padding), lengths are rounded up to
     16 (torch keeps a kernel per shape), and the order of the steps is shuffled.
     """
     rng = random.Random(seed)
-    stream = sample_stream(seed)
+    stream = sample_stream(seed, stage=stage)
     rows = [weigh(tok, next(stream), rng) for _ in range(POOL)]
     rows = sorted((r for r in rows if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))
     groups: list[list[tuple[list[int], list[float]]]] = [[]]
@@ -81,13 +81,14 @@ def _batch(group: list[tuple[list[int], list[float]]]) -> Batch:
     return Batch(ids, weights)
 
 
-def stream(tok: Tokenizer, seed: int, budget: int, ranks: int, skip: int) -> Iterator[list[Batch]]:
-    """Endless steps; ``skip`` steps are passed over, for a run that continues."""
-    index = 0
+def stream(
+    tok: Tokenizer, seed: int, budget: int, ranks: int, step: int, stage: int
+) -> Iterator[list[Batch]]:
+    """Endless steps. A run that continues at ``step`` starts with pools not yet used.
+
+    A pool holds more than one step, so that pool number ``step`` is always a new one.
+    """
+    index = step
     while True:
-        for step in pool(tok, seed + index, budget, ranks):
-            if skip > 0:
-                skip -= 1
-                continue
-            yield step
+        yield from pool(tok, seed + index, budget, ranks, stage)
         index += 1

@@ -40,8 +40,16 @@ SKILLS: dict[str, tuple[Callable[[Draw], Sample], float]] = {
     "long_chat": (sc.long_chat, 2.2),
     "longest": (sc.longest, 0.7),
 }
+#: the second stage: yes or no is one bit per sample and is learned last, so it gets most samples
+SECOND_STAGE: dict[str, float] = {
+    **{name: 0.45 * share for name, (_, share) in SKILLS.items()},
+    "relevance": 32, "relevance_easy": 14, "copy": 6, "class_topic": 5, "class_word": 3,
+    "fact": 6, "long_chat": 0.7, "longest": 0.2,
+}  # fmt: skip
+#: skills of the second stage only
+EXTRA = {"relevance_easy": sj.relevance_easy}
 #: the engine asks these with thinking off only
-NEVER_THINK = ("relevance",)
+NEVER_THINK = ("relevance", *EXTRA)
 #: prompts of the README and of the tests: never held out, or they would not be known
 ALWAYS_TRAINED = {
     "hello!", "tell me a short story.", "what is the capital of france?", "my name is ada.",
@@ -77,7 +85,7 @@ def loosen(d: Draw, s: Sample) -> None:
 def make(skill: str, d: Draw) -> Sample:
     """One sample of a skill that belongs to the split of ``d``."""
     while True:
-        s = SKILLS[skill][0](d)
+        s = (EXTRA.get(skill) or SKILLS[skill][0])(d)
         key = "" if s.key.lower() in ALWAYS_TRAINED else s.key
         if d.split == "phrasing" or held_out(key) == (d.split == "combo"):
             s.thinking = d.chance(0.5) and skill not in NEVER_THINK
@@ -94,11 +102,11 @@ def texts(s: Sample) -> tuple[str, str]:
     return prompt, completion(s.think, s.answer, s.thinking)
 
 
-def sample_stream(seed: int, split: str = "train") -> Iterator[Sample]:
+def sample_stream(seed: int, split: str = "train", stage: int = 1) -> Iterator[Sample]:
     """Endless samples of the mixture."""
     d = Draw(seed, split)
-    names = list(SKILLS)
-    shares = [SKILLS[n][1] for n in names]
+    mixture = SECOND_STAGE if stage == 2 else {n: share for n, (_, share) in SKILLS.items()}
+    names, shares = list(mixture), list(mixture.values())
     while True:
         yield make(d.choices(names, shares)[0], d)
 

@@ -115,7 +115,7 @@ def export(checkpoint: Path, tokenizer_file: Path, out: Path) -> None:
 def main() -> None:
     """Export the trained checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "work" / "model.pt")
+    parser.add_argument("--checkpoint", type=Path, default=HERE / "work" / "second.pt")
     parser.add_argument("--tokenizer", type=Path, default=HERE / "work" / "tokenizer.json")
     parser.add_argument("--out", type=Path, default=DEMO / "tiny-chat-F16.gguf")
     args = parser.parse_args()

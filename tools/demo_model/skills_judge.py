@@ -173,3 +173,17 @@ def relevance(d: Draw) -> Sample:
     text = f"<Instruct>: {instruct}\n<Query>: {query}\n<Document>: {doc}"
     return Sample("relevance", [system(RERANK_SYSTEM), user(text)], "yes" if yes else "no", "",
                   key=query + doc, weight=4)  # fmt: skip
+
+
+def relevance_easy(d: Draw) -> Sample:
+    """The shortest form of relevance: one word, one short sentence. The rest grows from it."""
+    s = relevance(d)
+    thing, other = d.noun(), d.noun()
+    while other in thing or thing in other:
+        other = d.noun()
+    yes = s.answer == "yes"
+    doc = d.frame(["The {x} is ready.", "This is a {x}.", "{x}", "Here is the {x}.", "My {x}."])
+    doc = doc.format(x=thing if yes else other)
+    s.messages[-1] = user(f"<Instruct>: {RERANK_INSTRUCTION}\n<Query>: {thing}\n<Document>: {doc}")
+    s.key = thing + doc
+    return s

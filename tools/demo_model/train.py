@@ -65,12 +65,12 @@ class Shared:
         self.first = [torch.zeros_like(p).share_memory_() for p in self.params]
         self.second = [torch.zeros_like(p).share_memory_() for p in self.params]
         self.losses = torch.zeros(RANKS).share_memory_()
-        self.step = 0
+        self.step, self.stage = 0, 1
 
     def save(self, path: Path, step: int, args: dict[str, Any]) -> None:
         """Write to a side file first: a stop in the middle costs nothing."""
         state = {
-            "shape": self.shape.as_dict(), "step": step, "args": args, "names": self.names,
+            "shape": self.shape.as_dict(), "step": step, "stage": self.stage, "args": args, "names": self.names,
             "params": self.params, "first": self.first, "second": self.second,
         }  # fmt: skip
         side = path.with_suffix(".tmp")
@@ -82,7 +82,14 @@ class Shared:
         for kind in ("params", "first", "second"):
             for mine, theirs in zip(getattr(self, kind), state[kind], strict=True):
                 mine.copy_(theirs)
-        self.step = state["step"]
+        self.step, self.stage = state["step"], state.get("stage", 1)
+
+    def begin_stage(self, stage: int) -> None:
+        """Keep the weights, forget the optimizer and the schedule."""
+        if stage != self.stage:
+            self.step, self.stage = 0, stage
+            for moment in (*self.first, *self.second):
+                moment.zero_()
 
 
 def update(shared: Shared, rank: int, step: int, args: argparse.Namespace) -> None:
@@ -128,8 +135,10 @@ def work(rank: int, shared: Shared, barrier: Any, args: argparse.Namespace) -> N
         p.data, p.grad = data, grad
     tok = Tokenizer.from_file(str(WORK / "tokenizer.json"))
     begin, tokens, mean = time.monotonic(), 0, 0.0
-    steps = stream(tok, args.seed * 1_000_000, args.budget, RANKS, shared.step)
-    for step in range(shared.step, args.steps):
+    seed = args.seed * 1_000_000 + shared.stage * 100_000
+    steps = stream(tok, seed, args.budget, RANKS, shared.step, shared.stage)
+    last = min(args.stop or args.steps, args.steps)
+    for step in range(shared.step, last):
         batch = next(steps)[rank]
         tokens += batch.ids.numel()
         for g in shared.grads[rank]:
@@ -151,14 +160,18 @@ def work(rank: int, shared: Shared, barrier: Any, args: argparse.Namespace) -> N
                 seconds = time.monotonic() - begin
                 print(f"step {step + 1}/{args.steps} loss {mean:.4f} "
                       f"{RANKS * tokens / seconds:.0f} tok/s {seconds:.0f} s", flush=True)  # fmt: skip
-            if (step + 1) % args.save == 0 or step + 1 == args.steps:
-                shared.save(args.out, step + 1, {**vars(args), "out": args.out.name})
+            if (step + 1) % args.save == 0 or step + 1 == last:
+                shared.save(args.out, step + 1, {k: str(v) for k, v in vars(args).items()})
 
 
 def main() -> None:
     """Train, or continue from ``--resume``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2650)
+    parser.add_argument("--stop", type=int, help="end here, before the schedule does")
+    parser.add_argument(
+        "--stage", type=int, default=1, help="2 starts from the weights of --resume"
+    )
     parser.add_argument("--budget", type=int, default=3072, help="token slots per process and step")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--muon", type=float, default=0.02)
@@ -171,13 +184,14 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=Shape.ffn)
     parser.add_argument("--log", type=int, default=20)
     parser.add_argument("--save", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=WORK / "model.pt")
+    parser.add_argument("--out", type=Path, default=WORK / "first.pt")
     parser.add_argument("--resume", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     shared = Shared(Shape(layers=args.layers, ffn=args.ffn), args.seed)
     if args.resume:
         shared.load(args.resume)
+    shared.begin_stage(args.stage)
     print(f"{sum(p.numel() for p in shared.params) / 1e6:.3f} M parameters", flush=True)
     barrier = mp.get_context("spawn").Barrier(RANKS)
     mp.spawn(work, (shared, barrier, args), nprocs=RANKS)
