@@ -1,34 +1,41 @@
 #!/bin/sh
-# Rebuild the demo model from nothing: environment, tokenizer, training in two stages, export,
+# Rebuild the demo model from nothing: environment, tokenizer, training in three stages, export,
 # derived files, accuracy tables. Takes one to two hours on two cores; run it again to continue
-# after a stop. FIRST=40 SECOND=20 WORK=work/trial ./build.sh tries the whole chain in minutes.
+# after a stop. ONE=40 TWO=20 THREE=20 WORK=work/trial ./build.sh tries the whole chain in minutes.
 set -eu
 cd "$(dirname "$0")"
-FIRST="${FIRST:-2450}"
-SECOND="${SECOND:-420}"
+ONE="${ONE:-2450}"
+TWO="${TWO:-420}"
+THREE="${THREE:-320}"
 WORK="${WORK:-work}"
 PYTHON="${PYTHON:-python3}"
 OUT="$WORK/out"
-set --
 
-mkdir -p "$WORK" "$OUT" work
+mkdir -p "$OUT" work
 if [ ! -x work/venv/bin/python ]; then
     "$PYTHON" -m venv work/venv
     work/venv/bin/python -m pip install --progress-bar on -r requirements.txt
 fi
 py=work/venv/bin/python
 
+# stage NUMBER CHECKPOINT-BEFORE OPTIONS...: train, or continue what was stopped
+stage() {
+    number=$1
+    before=$2
+    shift 2
+    [ -f "$WORK/stage$number.done" ] && return
+    [ -f "$WORK/stage$number.pt" ] && before="$WORK/stage$number.pt"
+    if [ -n "$before" ]; then set -- "$@" --resume "$before"; fi
+    $py train.py --stage "$number" --out "$WORK/stage$number.pt" "$@"
+    touch "$WORK/stage$number.done"
+}
+
 [ -f work/tokenizer.json ] || $py tokenizer.py
-if [ ! -f "$WORK/second.pt" ]; then
-    if [ -f "$WORK/first.pt" ]; then set -- --resume "$WORK/first.pt"; fi
-    # The schedule is one of 2650 steps, left before its end: the second stage has its own decay.
-    $py train.py --steps $((FIRST + 200)) --stop "$FIRST" --out "$WORK/first.pt" "$@"
-    set -- --resume "$WORK/first.pt"
-else
-    set -- --resume "$WORK/second.pt"
-fi
-$py train.py --stage 2 --steps "$SECOND" --muon 0.015 --adam 2e-3 --out "$WORK/second.pt" "$@"
-$py export.py --checkpoint "$WORK/second.pt" --out "$OUT/tiny-chat-F16.gguf"
+# The first schedule is left before its end: the later stages have their own.
+stage 1 "" --steps $((ONE + 200)) --stop "$ONE"
+stage 2 "$WORK/stage1.pt" --steps "$TWO" --muon 0.015 --adam 2e-3
+stage 3 "$WORK/stage2.pt" --steps "$THREE" --muon 0.012 --adam 1.5e-3
+$py export.py --checkpoint "$WORK/stage3.pt" --out "$OUT/tiny-chat-F16.gguf"
 $py derive.py --source "$OUT/tiny-chat-F16.gguf" --out "$OUT" --record
 $py evaluate.py --model "$OUT/tiny-chat-F16.gguf"
 $py evaluate.py --model "$OUT/tiny-chat-Q8_0.gguf"

@@ -46,7 +46,13 @@ SECOND_STAGE: dict[str, float] = {
     "relevance": 32, "relevance_easy": 14, "copy": 6, "class_topic": 5, "class_word": 3,
     "fact": 6, "long_chat": 0.7, "longest": 0.2,
 }  # fmt: skip
-#: skills of the second stage only
+#: the third stage: all skills again, at a falling rate
+THIRD_STAGE: dict[str, float] = {
+    **{name: share for name, (_, share) in SKILLS.items()},
+    "relevance": 16, "relevance_easy": 3, "copy": 9, "class_topic": 8,
+    "long_chat": 2, "longest": 0.5,
+}  # fmt: skip
+#: skills of the later stages only
 EXTRA = {"relevance_easy": sj.relevance_easy}
 #: the engine asks these with thinking off only
 NEVER_THINK = ("relevance", *EXTRA)
@@ -105,7 +111,8 @@ def texts(s: Sample) -> tuple[str, str]:
 def sample_stream(seed: int, split: str = "train", stage: int = 1) -> Iterator[Sample]:
     """Endless samples of the mixture."""
     d = Draw(seed, split)
-    mixture = SECOND_STAGE if stage == 2 else {n: share for n, (_, share) in SKILLS.items()}
+    first = {name: share for name, (_, share) in SKILLS.items()}
+    mixture = {1: first, 2: SECOND_STAGE, 3: THIRD_STAGE}[stage]
     names, shares = list(mixture), list(mixture.values())
     while True:
         yield make(d.choices(names, shares)[0], d)

@@ -22,7 +22,7 @@ from tokenizer import CONTROL, USER_DEFINED
 HERE = Path(__file__).parent
 DEMO = HERE.parents[1] / "car_rpc" / "data" / "demo"
 #: tokens; claim only what MODEL_CARD.md shows by measurement
-CONTEXT_LENGTH = 2048
+CONTEXT_LENGTH = 1024
 LABELS = ["yes", "no"]
 
 LAYER_NAMES = {
@@ -115,7 +115,7 @@ def export(checkpoint: Path, tokenizer_file: Path, out: Path) -> None:
 def main() -> None:
     """Export the trained checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "work" / "second.pt")
+    parser.add_argument("--checkpoint", type=Path, default=HERE / "work" / "stage3.pt")
     parser.add_argument("--tokenizer", type=Path, default=HERE / "work" / "tokenizer.json")
     parser.add_argument("--out", type=Path, default=DEMO / "tiny-chat-F16.gguf")
     args = parser.parse_args()

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2650)
     parser.add_argument("--stop", type=int, help="end here, before the schedule does")
     parser.add_argument(
-        "--stage", type=int, default=1, help="2 starts from the weights of --resume"
+        "--stage", type=int, default=1, help="2 and 3 start from the weights of --resume"
     )
     parser.add_argument("--budget", type=int, default=3072, help="token slots per process and step")
     parser.add_argument("--seed", type=int, default=7)
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=Shape.ffn)
     parser.add_argument("--log", type=int, default=20)
     parser.add_argument("--save", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=WORK / "first.pt")
+    parser.add_argument("--out", type=Path, default=WORK / "stage1.pt")
     parser.add_argument("--resume", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
