@@ -186,7 +186,7 @@ class ClientConnection:
                 for frame in splitter.receive(chunk):
                     if isinstance(frame, Frame):
                         await self._handle(frame.data)
-        except anyio.BrokenResourceError:
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it was killed
             pass
         finally:
             with anyio.move_on_after(EXIT_TIMEOUT_S, shield=True):
