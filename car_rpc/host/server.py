@@ -236,8 +236,9 @@ class _Server:
             await self._session.answered(CANCEL_S)
             await self._app.close(ending.reason, LOG_S)
         written = await self._writer.flush(FLUSH_S)
-        self._writer.close()
+        # In the reverse order of opening: both may be one description, whose first state counts.
         self._reader.close()
+        self._writer.close()
         return written
 
     async def _finish_requests(self, timeout_s: float) -> None:
