@@ -7,7 +7,8 @@ reports only at its end is passed on as events first, so this is true of every s
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -34,6 +35,10 @@ from car_rpc.wire.events import (
     UsageEvent,
 )
 from car_rpc.wire.inference import Usage
+
+#: Deepest nesting of a tool call's arguments: with what the protocol and the event log put around
+#: them, whatever is told of them stays below the depth that peers accept.
+MAX_ARGUMENTS_DEPTH = 100
 
 
 class _OpenCall:
@@ -202,6 +207,15 @@ def _arguments(call: _OpenCall) -> dict[str, Any] | None:
     if not text:
         return {}
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
+        arguments = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
         return None
+    return arguments if _within(arguments, MAX_ARGUMENTS_DEPTH) else None
+
+
+def _within(value: Any, levels: int) -> bool:
+    """Whether a JSON value nests at most so many arrays and objects."""
+    if not isinstance(value, dict | list):
+        return True
+    children = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
+    return levels > 0 and all(_within(child, levels - 1) for child in children)

@@ -9,7 +9,9 @@ import pytest
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.recording import MAX_EVENTS_PER_ROW
+from car_rpc.engine.stream import MAX_ARGUMENTS_DEPTH
 from car_rpc.errors import CarError
+from car_rpc.protocol.depth import deeper_than
 from car_rpc.wire.events import (
     Attempt,
     Done,
@@ -317,3 +319,58 @@ async def test_what_is_cancelled_twice_is_answered_once(world: Any) -> None:
             await task
     assert caught.value.data["partial"]["text"] == "a"
     assert len(world.listener.last) == 1
+
+
+def deep(levels: int) -> list[StreamEvent]:
+    """A tool call whose arguments nest that deep."""
+    arguments = '{"a":' * levels + "1" + "}" * levels
+    return [
+        ToolCallStart(index=0, id="c", name="f"),
+        ToolCallDelta(index=0, id="c", arguments_delta=arguments),
+    ]
+
+
+@pytest.mark.parametrize("levels", [MAX_ARGUMENTS_DEPTH + 1, 127, 900, 960, 980, 1000, 5000])
+async def test_a_tool_call_that_nests_too_deep_for_any_reader_becomes_text(
+    world: Any, play: Any, levels: int
+) -> None:
+    world.backend.play = play(*deep(levels))
+    result = await world.generate()
+    assert (result.tool_calls, result.text.count("{")) == ([], levels)
+    kinds = [type(event).__name__ for event in world.listener.events[3:]]
+    assert kinds == ["ToolParseError", "ToolCallCancel", "TextDelta", "Stop"]
+    assert world.sink.committed_types[-1] == "completion"
+    assert not deeper_than(msgspec.json.encode(world.listener.last), 128)
+
+
+async def test_a_tool_call_that_nests_as_deep_as_it_may_is_one(world: Any, play: Any) -> None:
+    world.backend.play = play(*deep(MAX_ARGUMENTS_DEPTH))
+    (call,) = (await world.generate()).tool_calls
+    assert msgspec.json.encode(call.arguments).count(b"{") == MAX_ARGUMENTS_DEPTH
+
+
+@pytest.mark.parametrize("levels", [127, 900, 960, 980, 5000])
+async def test_a_cancel_behind_a_tool_call_that_nests_too_deep_is_a_cancel(
+    world: Any, levels: int
+) -> None:
+    reached = asyncio.Event()
+
+    async def part(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        for event in deep(levels):
+            yield event
+        reached.set()
+        await asyncio.Event().wait()
+
+    world.backend.play = part
+    task = asyncio.create_task(world.failure())
+    async with asyncio.timeout(10):
+        await reached.wait()
+        task.cancel()
+        failure = await task
+    assert failure.kind == "cancelled"
+    assert failure.data["partial"]["tool_calls"] == []
+    (last,) = world.listener.last
+    assert isinstance(last, ErrorEvent)
+    assert last.kind == "cancelled"
+    assert world.sink.committed_types.count("completion") == 1
+    assert world.sink.entries[-1].data["kind"] == "cancelled"
