@@ -13,7 +13,7 @@ from car_rpc.wire.events import StopReason, StreamEvent
 Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
 ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
 UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
-Seed: TypeAlias = int | Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}$")]
+Seed: TypeAlias = int | Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}(?![\s\S])")]
 
 
 class GenerateParams(WireStruct, frozen=True, kw_only=True):

@@ -106,8 +106,12 @@ class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="f
 
 ModelSource: TypeAlias = LocalSource | MlxSource | DelegatedSource | FakeSource
 
+#: It ends in "nothing follows": ``$`` also stands before a last line feed in Python.
 ModelId: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[^\s/:]+/[^\s:]+:[^\s:]+$", max_length=256, examples=["acme/small:q4"])
+    str,
+    Meta(
+        pattern=r"^[^\s/:]+/[^\s:]+:[^\s:]+(?![\s\S])", max_length=256, examples=["acme/small:q4"]
+    ),
 ]
 
 

@@ -81,12 +81,32 @@ def test_ids_of_models_have_a_provider_a_name_and_a_variant(model_id: str) -> No
 
 
 @pytest.mark.parametrize(
-    "model_id", ["a", "a/b", "a:b", "a/b:c:d", "/b:c", "a/:c", "a/b:", "a b/c:d", ""]
+    "model_id",
+    [
+        "a",
+        "a/b",
+        "a:b",
+        "a/b:c:d",
+        "/b:c",
+        "a/:c",
+        "a/b:",
+        "a b/c:d",
+        "",
+        "a/b:c\n",
+        "a/b:c\n\n",
+        "\na/b:c",
+    ],
 )
 def test_other_ids_are_refused(model_id: str) -> None:
     model = {"id": model_id, "source": {"type": "delegated"}, "capabilities": ["generate"]}
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(model, ModelSchema)
+
+
+@pytest.mark.parametrize("seed", ["12\n", "", "1.5", "9" * 21])
+def test_a_seed_is_a_number_also_as_a_text(seed: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"seed": seed}, GenerateParams)
 
 
 # Errors
