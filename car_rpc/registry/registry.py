@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Registry:
         self._catalog = Catalog(builtin)
         self._store = store
         self._models_dir = models_dir
+        # Registrations come in threads of their own.
+        self._refreshing = threading.Lock()
 
     def all(self) -> list[ModelSchema]:
         """Every model, by id."""
@@ -84,8 +87,9 @@ class Registry:
         self._store.close()
 
     def _fresh(self) -> Catalog:
-        if self._store.changed():
-            self._catalog.replace_user_models(self._store.load())
+        with self._refreshing:
+            if self._store.changed():
+                self._catalog.replace_user_models(self._store.load())
         return self._catalog
 
     def _with_absolute_path(self, source: ModelSource) -> ModelSource:

@@ -1,5 +1,7 @@
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,35 @@ def test_a_database_that_breaks_later_is_an_io_error(
         other.execute("DROP TABLE registry")
     other.close()
     assert failure(registry.all).kind == "io_error"
+
+
+class GatedStore(ModelStore):
+    """Holds up whoever has read the models, once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def load(self) -> list[ModelSchema]:
+        models = super().load()
+        if not self.reached.is_set():
+            self.reached.set()
+            assert self.go_on.wait(30)
+        return models
+
+
+def test_who_asks_while_another_thread_reads_the_models_gets_the_new_ones(
+    opened: Callable[[], Registry], tmp_path: Path, database: Path
+) -> None:
+    opened().register(mine())
+    store = GatedStore(database)
+    registry = Registry([BUILTIN], store, tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(registry.all)
+        assert store.reached.wait(30)
+        second = threads.submit(registry.find, "mine")
+        wait([second], timeout=0.1)  # it is not done yet, or it is wrong
+        store.go_on.set()
+        assert second.result(30).id == "me/mine:1"
+        assert len(first.result(30)) == 2
+    registry.close()
