@@ -2,16 +2,11 @@
 
 import asyncio
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # it reads its own data the old way
-    import jsonrpcserver  # noqa: F401 - only for its warning
 
 from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend
