@@ -1,12 +1,17 @@
+import contextlib
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.methods import METHODS
 
 #: Methods that the session itself answers.
@@ -119,3 +124,78 @@ async def test_what_a_backend_cannot_do_is_refused_with_its_reason(app: Any) -> 
         assert error["data"]["kind"] == "unsupported_mode"
     error = await app.failure(9, "embed", texts=["a"], model="echo")
     assert error["data"]["kind"] == "unsupported_mode"
+
+
+async def test_a_database_that_another_process_writes_to_delays_only_the_registration(
+    app: Any, tmp_path: Path
+) -> None:
+    model = {"id": "me/a:1", "source": {"type": "delegated"}, "capabilities": ["generate"]}
+    with contextlib.closing(sqlite3.connect(tmp_path / "car.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        app.request(1, "models.register", model=model)
+        for request_id in range(2, 52):
+            await app.call(request_id, "ping")
+        found = await app.call(99, "models.list")
+        assert "me/a:1" not in {m["id"] for m in found["result"]["models"]}
+        assert 1 not in app.answered()
+        other.execute("COMMIT")
+    assert (await app.answer(1))["result"]["model"]["id"] == "me/a:1"
+    app.request(2, "models.unregister", model="me/a:1")
+    assert (await app.answer(2))["result"]
+
+
+class Numbers:
+    """A backend for what scripts cannot do, and an event log without rows."""
+
+    async def embed(self, model: Any, texts: list[str]) -> EmbeddingBatch:
+        return EmbeddingBatch(bytes(8), 2, 1)
+
+    async def tokenize(self, model: Any, text: str) -> list[int]:
+        return [1]
+
+    async def detokenize(self, model: Any, tokens: list[int]) -> str:
+        return "x"
+
+    async def query(self, params: Any) -> EventlogQueryResult:
+        return EventlogQueryResult(events=[], next_seq=0)
+
+
+#: A call of each method that succeeds, in an order in which it does.
+SUCCESSFUL: dict[str, dict[str, Any]] = {
+    "models.register": {
+        "model": {
+            "id": "me/vectors:1",
+            "source": {"type": "delegated"},
+            "capabilities": ["generate", "embed"],
+        }
+    },
+    "models.get": {"model": "me/vectors:1"},
+    "models.list": {},
+    "generate": {"prompt": "x", "model": "echo"},
+    "embed": {"texts": ["x"], "model": "me/vectors:1"},
+    "tokenize": {"text": "x", "model": "me/vectors:1"},
+    "detokenize": {"tokens": [1], "model": "me/vectors:1"},
+    "models.unregister": {"model": "me/vectors:1"},
+    "runner.register": {},
+    "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},
+    "runner.unregister": {},
+    "eventlog.query": {},
+}
+
+
+async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: Any) -> None:
+    numbers: Any = Numbers()
+    engine = app.services.engine
+    real = engine.backend_of
+    engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
+    engine.described = lambda model: model
+    app.session._dispatcher = Dispatcher(app.services._replace(log=numbers))
+    assert set(SUCCESSFUL) == set(HANDLERS)
+    for request_id, (method, params) in enumerate(SUCCESSFUL.items()):
+        app.sink.entries.clear()
+        answer = await app.call(request_id, method, **params)
+        assert "result" in answer, answer
+        rows = [each.data["method"] for each in app.sink.entries if each.type == "request"]
+        assert rows == [method] * METHODS[method].logged
+        assert app.sink.types.count("completion") == METHODS[method].logged
+        assert bool(app.sink.entries) == METHODS[method].logged, method

@@ -350,3 +350,55 @@ async def test_an_app_that_goes_away_fails_its_runs(app: Any) -> None:
     await app.method("runner.run")
     app.runner.abandon()
     assert (await app.answer(2))["error"]["data"]["kind"] == "runner_failed"
+
+
+async def test_a_run_goes_on_and_finishes_while_the_session_drains(app: Any) -> None:
+    app.session._settings = app.session._settings._replace(drain_ms=60_000)
+    await app.call(1, "runner.register")
+    app.request(2, "generate", prompt="x", model="app", stream=True)
+    run = await app.method("runner.run")
+    app.request(3, "shutdown")
+    event = {"type": "text_delta", "text": "late, not lost"}
+    answer = await app.call(4, "runner.event", call_id=run["params"]["call_id"], event=event)
+    assert answer["result"] == {"emitted": True, "closed": False}
+    app.send({"id": run["id"], "result": {}})
+    assert (await app.answer(3))["result"] is None
+    assert (await app.answer(2))["result"]["text"] == "late, not lost"
+    assert app.answered() == [1, 4, 2, 3]
+
+
+async def test_what_is_played_after_the_app_has_gone_finds_no_runner(fresh: Any) -> None:
+    fresh.request(1, "initialize", protocol_version=1)
+    fresh.request(2, "runner.register")
+    fresh.request(3, "generate", prompt="x", model="app")
+    fresh.session.receive_eof()
+    fresh.runner.abandon()
+    fresh.loaded.set()
+    assert (await fresh.answer(3))["error"]["data"]["kind"] == "no_runner"
+    assert [m["method"] for m in fresh.messages if "method" in m] == []
+
+
+@pytest.mark.parametrize("method", ["runner.register", "runner.unregister"])
+async def test_a_change_of_the_runner_is_safe_before_it_is_answered(app: Any, method: str) -> None:
+    safe: list[list[str]] = []
+    respond = app.connection.respond
+
+    def watched(*arguments: Any) -> None:
+        safe.append(app.sink.committed_types)
+        respond(*arguments)
+
+    app.connection.respond = watched
+    await app.call(1, method)
+    assert safe == [["request", "completion"]]
+
+
+async def test_a_bare_reply_becomes_text_first_and_then_how_it_ended(app: Any) -> None:
+    await app.call(1, "runner.register")
+    app.request(2, "generate", prompt="x", model="app", stream=True)
+    run = await app.method("runner.run")
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    reply = {"text": "all of it", "usage": usage, "stop_reason": "max_tokens"}
+    app.send({"id": run["id"], "result": reply})
+    assert (await app.answer(2))["result"]["stop_reason"] == "max_tokens"
+    kinds = [params["event"]["type"] for params in app.events(2)]
+    assert kinds == ["attempt", "text_delta", "usage", "stop", "done"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from car_rpc.errors import CarError
-from car_rpc.host.session import STREAM_BUFFER_BYTES
+from car_rpc.host.session import LOG_BUFFER_BYTES, STREAM_BUFFER_BYTES
 from car_rpc.protocol.framing import wrap
 from car_rpc.wire.methods import METHODS
 
@@ -277,3 +277,22 @@ async def test_the_end_of_the_input_delivers_the_last_line(app: Any) -> None:
 async def test_log_lines_reach_a_client(app: Any) -> None:
     app.session.send_log(b'{"level":"info","message":"m","source":"s"}')
     assert (await app.method("log"))["params"]["message"] == "m"
+
+
+async def test_a_second_introduction_is_refused_whatever_it_holds(app: Any) -> None:
+    for request_id, params in enumerate([{}, {"protocol_version": "x"}, {"protocol_version": 2}]):
+        error = await app.failure(request_id, "initialize", **params)
+        assert (error["code"], error["data"]["kind"]) == (-32600, "malformed_message")
+
+
+async def test_log_lines_that_nobody_reads_are_bounded_and_hold_up_nothing(app: Any) -> None:
+    line = json.dumps({"level": "info", "message": "x" * 8000, "source": "s"}).encode()
+    app.reading = False
+    for _ in range(2 * app.connection._max_unread // len(line)):
+        app.session.send_log(line)
+    assert app.connection.wants_input
+    app.reading = True
+    held = sum(len(json.dumps(message)) for message in app.read())
+    assert LOG_BUFFER_BYTES / 2 < held < LOG_BUFFER_BYTES + 2 * len(line)
+    app.session.send_log(line.replace(b"x" * 8000, b"the next one"))
+    assert app.read()[-1]["params"]["message"] == "the next one"

@@ -332,3 +332,11 @@ def test_input_is_not_wanted_while_answers_pile_up_and_deltas_do_not_count() -> 
     connection.take_output(1)
     assert connection.wants_input
     assert connection.stream_bytes(3) == 0
+
+
+@pytest.mark.parametrize("method", ["ping", "shutdown", "runner.event"])
+def test_a_client_at_its_limit_can_still_ask_for_what_gets_it_out_of_there(method: str) -> None:
+    connection = ready(max_in_flight=1)
+    list(connection.receive(request(1)))
+    assert list(connection.receive(request(2, method))) == [Request(2, method, b"{}")]
+    assert not connection.has_output

@@ -1,13 +1,19 @@
 """Both variants over real pipes: polled and with threads."""
 
 import asyncio
+import fcntl
 import os
-from collections.abc import Iterator
+import termios
+import threading
+from array import array
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from car_rpc.transport import pumps
 from car_rpc.transport.pumps import (
+    MAX_UNDELIVERED,
     READ_BYTES,
     PolledReader,
     PolledWriter,
@@ -238,3 +244,43 @@ async def test_a_flood_leaves_turns_for_the_rest_of_the_loop(pipe: Pipe) -> None
             await asyncio.sleep(0)
     assert between > 5
     await sink.until(60 * 200_000)
+
+
+async def test_a_thread_that_reads_does_not_run_away_from_a_busy_loop(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pumps, "READ_BYTES", 1)
+    sink = Sink()
+    ThreadReader(pipe.reader_fd, sink.on_data, sink.on_eof)
+    os.write(pipe.writer_fd, b"x" * 100)
+    # Nothing is awaited here: this is a loop that is busy.
+    assert happens(lambda: waiting_bytes(pipe) == 100 - MAX_UNDELIVERED, 10)
+    assert not happens(lambda: waiting_bytes(pipe) < 100 - MAX_UNDELIVERED, 0.1)
+    pipe.close(pipe.writer_fd)
+    await sink.until()
+    assert sink.data == b"x" * 100
+
+
+def happens(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether something happens in other threads while this one waits."""
+    never = threading.Event()
+    return any(condition() or never.wait(0.01) for _ in range(int(within_s / 0.01)))
+
+
+def waiting_bytes(pipe: Pipe) -> int:
+    """What is in the pipe and was not read yet."""
+    count = array("i", [0])
+    fcntl.ioctl(pipe.reader_fd, termios.FIONREAD, count)
+    return count[0]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_flush_tells_whether_everything_was_written(kind: Any, pipe: Pipe) -> None:
+    source = Source(b"x" * 2 * MIB)
+    writer = open_writer(kind, pipe, source)
+    assert await writer.flush(10)
+    writer.kick()
+    assert not await writer.flush(0.05)
+    pipe.close(pipe.reader_fd)
+    await asyncio.wait_for(source.broken.wait(), 10)
+    assert not await writer.flush(10)

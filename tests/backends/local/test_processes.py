@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from car_rpc.backends.local import process
 from car_rpc.backends.local.backend import LocalBackend
-from car_rpc.backends.local.process import PAUSE_AT_EVENTS
+from car_rpc.backends.local.process import PAUSE_AT_EVENTS, WorkerProcess
 from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_call, scripted_model
 from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Stop, TextDelta
 from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
+from car_rpc.wire.worker import Tokenize
 
 pytestmark = pytest.mark.process
 
@@ -224,3 +229,96 @@ async def test_a_model_without_a_readable_file_is_not_available(
     (tmp_path / "real.gguf").touch()
     real = msgspec.structs.replace(model, source=LocalSource(path=str(tmp_path / "real.gguf")))
     assert workers.availability(real) == (True, True)
+
+
+async def test_a_request_that_no_frame_holds_is_refused_and_the_worker_lives_on(
+    workers: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await played(workers, ECHO, prompt="a")
+    monkeypatch.setattr(process, "MAX_WORKER_FRAME_BYTES", 4000)
+    error = await failure(workers, ECHO, prompt="x" * 4000)
+    assert error.kind == "message_too_large"
+    assert "4000 bytes" in error.message
+    assert (await played(workers, ECHO, prompt="b"))[0] == TextDelta(text="b")
+    assert len(pids(sink)) == 1
+
+
+class Spared:
+    """Lets processes live a little longer than they should."""
+
+    def __init__(self) -> None:
+        self.condemned: list[int] = []
+        self._real = os_layer()
+
+    def spawn_options(self) -> dict[str, Any]:
+        return self._real.spawn_options()
+
+    def lower_priority(self, pid: int) -> None:
+        pass
+
+    def kill_tree(self, pid: int) -> None:
+        self.condemned.append(pid)
+
+    def execute(self) -> None:
+        for pid in self.condemned:
+            self._real.kill_tree(pid)
+
+
+async def test_a_worker_that_is_being_killed_takes_no_more_requests(
+    sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CANCEL_TIMEOUT_S", 0.05)
+    control = Spared()
+    backend = LocalBackend("fake", None, sink, control)
+    try:
+        async with asyncio.timeout(30):
+            events = backend.generate(scripted_call(STALL))
+            await anext(events)
+            (slot,) = backend._workers.values()
+            hung = slot.starting.result()
+            os.kill(hung.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, hung.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it comes at once
+            await events.aclose()
+            assert control.condemned == [hung.pid]
+            assert exists(hung.pid)
+            again = backend.generate(scripted_call(STALL))
+            assert await anext(again) == TextDelta(text="x")
+            assert len(set(pids(sink))) == 2
+            await again.aclose()
+    finally:
+        control.condemned += pids(sink)
+        control.execute()
+        await backend.close()
+    await hung.stop()
+
+
+#: Workers that do not behave.
+CLOSES_ITS_OUTPUT = "import os, sys; sys.stdin.buffer.read(1); os.close(1); sys.stdin.read()"
+SAYS_NONSENSE = "import os, sys; sys.stdin.buffer.read(1); os.write(1, b'x' * 9); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("script", [CLOSES_ITS_OUTPUT, SAYS_NONSENSE])
+async def test_a_worker_that_speaks_no_more_but_lives_on_is_killed_and_its_requests_end(
+    monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(process, "EXIT_TIMEOUT_S", 0.05)
+    layer = os_layer()
+    child = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", script],
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        **layer.spawn_options(),
+    )
+    worker = WorkerProcess(child, "odd", layer)
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(CarError) as caught:
+                await worker.request(lambda frame_id: Tokenize(id=frame_id, text="x"))
+            assert caught.value.kind == "worker_crashed"
+            assert not worker.alive
+            assert await child.wait() == -signal.SIGKILL
+            with pytest.raises(CarError):
+                await worker.request(lambda frame_id: Tokenize(id=frame_id, text="x"))
+    finally:
+        await worker.stop()
