@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
@@ -134,6 +135,7 @@ async def test_a_database_that_another_process_writes_to_delays_only_the_registr
         other.execute("BEGIN IMMEDIATE")
         app.request(1, "models.register", model=model)
         for request_id in range(2, 52):
+            await asyncio.sleep(0)  # a turn for the registration
             await app.call(request_id, "ping")
         found = await app.call(99, "models.list")
         assert "me/a:1" not in {m["id"] for m in found["result"]["models"]}
