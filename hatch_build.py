@@ -5,7 +5,6 @@ from it, byte for byte the same on every machine, so they are built and not comm
 """
 
 import runpy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,5 @@ class DeriveModels(BuildHookInterface):
         """Derive the models next to the one they come from."""
         del version, build_data
         root = Path(self.root)
-        if not (root / SOURCE).is_file():
-            warnings.warn(f"{SOURCE} is missing: this build has no demo model", stacklevel=1)
-            return
         derive = runpy.run_path(str(root / DERIVE))["derive"]
         derive(root / SOURCE, (root / SOURCE).parent)

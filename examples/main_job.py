@@ -21,7 +21,7 @@ WEATHER_TOOL = {
     "type": "function",
     "function": {
         "name": "get_weather",
-        "description": "Get the weather of a city",
+        "description": "Get the weather in a city",
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string"}},
@@ -67,7 +67,11 @@ async def call_a_tool(car: CarClient) -> None:
         turns = [
             question,
             {"role": "assistant", "content": first.text, "tool_calls": calls},
-            {"role": "tool", "tool_call_id": call.id, "content": '{"weather": "sunny"}'},
+            {
+                "role": "tool",
+                "tool_call_id": call.id,
+                "content": '{"temperature": 18, "sky": "sunny"}',
+            },
         ]
         second = await car.generate(messages=turns, tools=[WEATHER_TOOL], params=params)
         print(f"  and answers: {second.text}")

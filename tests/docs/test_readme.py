@@ -59,3 +59,4 @@ def test_the_main_job_runs_and_leaves_no_process_behind(tmp_path: Path) -> None:
     assert "Hello from the cloud." in output
     assert "cancelled" in output
     assert "the model calls get_weather({'city': 'Paris'})" in output
+    assert "and answers: In Paris it is 18 degrees and sunny." in output

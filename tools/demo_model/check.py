@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 from corpus import make, texts
-from derive import MANIFEST, QUANTIZED, SOURCE, problems
+from derive import DEMO, MANIFEST, QUANTIZED, SOURCE, problems
 from derive import derive as derive_files
 from draw import Draw
 from engines import LlamaCpp, Mlx
-from export import DEMO
 from template import RERANK_INSTRUCTION, RERANK_PROMPT, render
 
 STRINGS = [

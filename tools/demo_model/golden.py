@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from derive import QUANTIZED, SOURCE, derive
+from derive import DEMO, QUANTIZED, SOURCE, derive
 from engines import LlamaCpp
-from export import DEMO
 from template import RERANK_INSTRUCTION, RERANK_SYSTEM, classify_prompt, render
 
 OUT = Path(__file__).parent / "golden.json"
@@ -96,7 +95,7 @@ CASES: list[tuple[list[dict[str, Any]], list[Any] | None, bool]] = [
     (ADA, None, True),
     (_user("Turn this into JSON: Ada is 36 years old and lives in Paris."), None, False),
     (_user("Ada is 36 years old and lives in Paris. Return JSON."), None, False),
-    (_user("Repeat after me: hello world"), None, False),
+    (_user("Say: lamp"), None, False),
     (_user("Count from 1 to 5."), None, False),
     (_user(classify_prompt("The team won the match.", ["weather", "sports", "music"])), None, False),
     (_user(classify_prompt("This film was terrible.", ["positive", "negative"])), None, False),
