@@ -16,7 +16,7 @@ Vector = NDArray[np.float32]
 class LlamaCpp:
     """A GGUF in llama.cpp, through the C interface of llama-cpp-python."""
 
-    def __init__(self, path: Path, context: int = 0, pooling: str = "", threads: int = 2) -> None:
+    def __init__(self, path: Path, context: int = 0, pooling: str = "", threads: int = 1) -> None:
         import llama_cpp
 
         self.c = llama_cpp
