@@ -15,6 +15,7 @@ from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.protocol.calls import Pending
 from car_rpc.protocol.framing import Frame, Splitter
 from car_rpc.protocol.messages import (
+    MAX_DEPTH,
     Notification,
     Request,
     Response,
@@ -30,6 +31,10 @@ T = TypeVar("T")
 
 #: Largest message that the client accepts from the core, in bytes.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+#: Deepest nesting of a message from the core: the event log returns what was sent to it, as deep
+#: as the core accepts, with a few levels around it.
+MAX_ANSWER_DEPTH = 2 * MAX_DEPTH
 
 #: How long a cancelled request may take to be answered, in seconds: longer than the core takes
 #: to give up on a model that hangs.
@@ -196,7 +201,7 @@ class ClientConnection:
                 waiting.lose(self.ended)
 
     async def _handle(self, frame: bytes) -> None:
-        message = decode(frame)
+        message = decode(frame, MAX_ANSWER_DEPTH)
         match message:
             case Response():
                 waiting = self._pending.resolve(message.id)

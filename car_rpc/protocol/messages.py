@@ -89,9 +89,9 @@ _DAMAGE = re.compile(r"\(byte ([0-9]+)\)$")
 _encode = msgspec.json.encode
 
 
-def decode(frame: bytes) -> Message | Batch:
+def decode(frame: bytes, max_depth: int = MAX_DEPTH) -> Message | Batch:
     """Decode one frame. Never raises: what is wrong with it becomes a Violation."""
-    problem = _unparsable(frame)
+    problem = _unparsable(frame, max_depth)
     if problem:
         return _broken(frame, problem)
     if not frame.lstrip().startswith(b"["):
@@ -108,15 +108,15 @@ def decode(frame: bytes) -> Message | Batch:
     return Batch([_decode_one(bytes(entry)) for entry in entries])
 
 
-def _unparsable(frame: bytes) -> str | None:
+def _unparsable(frame: bytes, max_depth: int) -> str | None:
     if not frame.isascii():
         # Raw params are not checked by msgspec, and unknown members travel on to others.
         try:
             frame.decode()
         except UnicodeDecodeError as error:
             return f"not UTF-8 (byte {error.start})"
-    if deeper_than(frame, MAX_DEPTH):
-        return f"nested deeper than {MAX_DEPTH} levels"
+    if deeper_than(frame, max_depth):
+        return f"nested deeper than {max_depth} levels"
     return None
 
 

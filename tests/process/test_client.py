@@ -186,6 +186,19 @@ async def test_a_process_that_does_not_start_is_said(tmp_path: Path) -> None:
     assert caught.value.exit_code == 7
 
 
+async def test_the_event_log_gives_back_what_was_nested_as_deep_as_the_core_accepts(
+    tmp_path: Path,
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(120):
+        deep = {"a": deep}
+    async with started(tmp_path) as car:
+        model = await fake(car, "t/echo:1", {"echo": True})
+        await car.generate(model=model, prompt="x", unknown=deep)
+        page = await car.query_log(types=["request"], order="desc", limit=1)
+    assert page.events[0].data["params"]["unknown"] == deep
+
+
 async def test_the_log_reaches_the_app(tmp_path: Path) -> None:
     lines: list[LogParams] = []
     async with started(tmp_path, on_log=lines.append) as car:
