@@ -307,10 +307,15 @@ def _to_json(data: object) -> bytes:
 
 
 def _call_in_loop(futures: Sequence[asyncio.Future[None]], error: CarError | None) -> None:
-    try:
-        futures[0].get_loop().call_soon_threadsafe(_settle, futures, error)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        _logger.debug("%d callers of the event log are gone", len(futures))
+    # One loop at a time owns the log, but what an ended one left may share its batch.
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for future in futures:
+        by_loop.setdefault(future.get_loop(), []).append(future)
+    for loop, waiting in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, waiting, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _logger.debug("%d callers of the event log are gone", len(waiting))
 
 
 def _settle(futures: Sequence[asyncio.Future[None]], error: CarError | None) -> None:

@@ -231,6 +231,8 @@ class _Server:
         watchdog.start()
         self._session.cancel_all()
         await self._session.answered(CANCEL_S)
+        # Whoever has not confirmed its cancel by now is not waited for.
+        self._runner.abandon()
         if self._app is not None:
             await self._app.stop_backends()
             await self._session.answered(CANCEL_S)
