@@ -85,7 +85,8 @@ def test_any_chunking_of_the_same_bytes_gives_the_same_events(
     chunks = [stream[start:end] for start, end in itertools.pairwise(places)]
     whole = split(stream, framing=framing)
     assert split(*chunks, framing=framing) == whole
-    assert all(len(data) <= LIMIT for data in frames(whole))
+    # A carriage return belongs to the line's ending, which the limit does not count.
+    assert all(len(data.removesuffix(b"\r")) <= LIMIT for data in frames(whole))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,11 @@ def test_half_a_byte_order_mark_is_a_line_of_its_own() -> None:
     assert frames(split(BOM[:2])) == [BOM[:2]]
 
 
-@given(st.binary(max_size=200).filter(lambda data: b"\n" not in data and data.strip()))
+def is_a_message(data: bytes) -> bool:
+    return b"\n" not in data and bool(data.strip()) and not data.startswith(BOM)
+
+
+@given(st.binary(max_size=200).filter(is_a_message))
 def test_what_is_wrapped_is_split_into_the_same(payload: bytes) -> None:
     framings: tuple[Framing, ...] = ("ndjson", "lsp")
     for framing in framings:
