@@ -81,11 +81,6 @@ class Accumulator:
             counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
         return Usage(**counts)
 
-    @property
-    def has_output(self) -> bool:
-        """Whether anything of the answer has been seen."""
-        return bool(self._text or self._reasoning or self._calls)
-
     def push(self, event: StreamEvent | RunnerEvent) -> list[StreamEvent]:
         """Take the backend's next event; returns the events to pass on.
 

@@ -196,7 +196,7 @@ def test_a_reset_drops_all_that_belongs_to_the_dropped_attempt() -> None:
     accumulator.push(Stop(reason="max_tokens"))
     accumulator.push(UsageEvent(prompt_tokens=5))
     assert accumulator.push(StreamReset(reason="retry")) == [StreamReset(reason="retry")]
-    assert not accumulator.has_output
+    assert (accumulator.text, accumulator.reasoning, accumulator.tool_calls()) == ("", "", [])
     assert accumulator.provider_output_items == []
     assert accumulator.stop_reason is None
     assert accumulator.usage == Usage(prompt_tokens=5), "what was used was used"

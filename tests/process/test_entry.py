@@ -24,8 +24,6 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_way_to_start_it_serves(start_core: StartCore, name: str) -> None:
-    if name.startswith("script") and not SCRIPT.exists():
-        pytest.skip("the package is not installed")
     core = start_core(command=COMMANDS[name])
     assert core.initialize()["server_info"]["name"] == "car-rpc"
     core.close_stdin()

@@ -40,10 +40,8 @@ ENDLESS = {"ignore_eos": True, "temperature": 1.0}
 
 @pytest.fixture(scope="session")
 def model_path() -> Path:
-    path = Path(os.environ.get("CAR_RPC_TEST_GGUF", DEMO))
-    if not path.exists():
-        pytest.skip(f"{path} is not there; CAR_RPC_TEST_GGUF can name another model")
-    return path
+    assert DEMO.is_file()
+    return DEMO
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A trained chat model with its own template: the demo model, where the checkout has it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,11 @@ from car_rpc.wire.worker import Generate, Loaded, Reply, SamplingParams
 pytest.importorskip("llama_cpp")
 
 ROOT = Path(__file__).parent.parent.parent
-MODEL = Path(
-    os.environ.get("CAR_RPC_TEST_MODEL", ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf")
-)
+MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
 
 pytestmark = [
     pytest.mark.llama,
     pytest.mark.process,
-    pytest.mark.skipif(not MODEL.exists(), reason="the demo model is not built yet"),
 ]
 
 WEATHER = {
