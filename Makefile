@@ -32,7 +32,7 @@ setup: $(STAMPS)/package $(STAMPS)/llama ## Build .venv/bin/car-rpc with llama.c
 	@echo "Ready: $(VENV)/bin/car-rpc"
 
 demo: setup ## Drive car-rpc from Python with the model that ships with it
-	$(PY) examples/main_job.py
+	$(PY) examples/python-client/main.py
 
 models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them
 	$(PY) $(DERIVE)

@@ -53,7 +53,7 @@ def test_programs_of_the_readme_run(code: str, tmp_path: Path) -> None:
 
 
 def test_the_main_job_runs_and_leaves_no_process_behind(tmp_path: Path) -> None:
-    output = run([sys.executable, "examples/main_job.py"], tmp_path)
+    output = run([sys.executable, "examples/python-client/main.py"], tmp_path)
 
     assert "no process is left behind" in output
     assert "Hello from the cloud." in output

@@ -1,7 +1,9 @@
 """The main job, before your eyes: a program spawns car-rpc and uses everything at once.
 
 It streams text from a real local model, lets it call a tool, embeds, answers a cloud model
-itself, cancels in the middle, and leaves no process behind. Run it with `make demo`.
+itself, cancels in the middle, and leaves no process behind. After `make setup`:
+
+    .venv/bin/python examples/python-client/main.py
 """
 
 from __future__ import annotations
