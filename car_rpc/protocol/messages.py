@@ -5,7 +5,6 @@ Params and results stay raw JSON here; whoever knows their type decodes them.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -14,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 from car_rpc.errors import CarError
 from car_rpc.protocol.depth import deeper_than
 from car_rpc.protocol.framing import PREFIX_BYTES
-from car_rpc.protocol.salvage import recover_id, valid_id
+from car_rpc.protocol.salvage import recover_id, usable_id, valid_id
 from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
 
 #: Deepest nesting of a message. Tool schemas nest 20 levels at most in practice; parsers of
@@ -81,11 +80,19 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     error: Raw | UnsetType = UNSET
 
 
+class _Members(msgspec.Struct, frozen=True):
+    """What of an object tells whom an answer to it is for, whatever else is wrong."""
+
+    id: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
 _decode_error = msgspec.json.Decoder(ErrorObject).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[Raw]).decode
+_decode_members = msgspec.json.Decoder(_Members).decode
 _check = msgspec.json.Decoder(Raw).decode
-_DAMAGE = re.compile(r"\(byte ([0-9]+)\)$")
 _encode = msgspec.json.encode
 
 
@@ -136,13 +143,21 @@ def _malformed(data: bytes, problem: str) -> Violation:
         _check(data)
     except msgspec.DecodeError as error:
         return _broken(data, str(error))
-    return Violation(recover_id(data[:PREFIX_BYTES]), CarError("malformed_message", problem))
+    return Violation(_id_of(data), CarError("malformed_message", problem))
+
+
+def _id_of(data: bytes) -> RequestId | None:
+    """The id of what is JSON and no message."""
+    try:
+        members = _decode_members(data)
+    except msgspec.ValidationError:  # not even an object
+        return None
+    answer = isinstance(members.result, Raw) or isinstance(members.error, Raw)
+    return usable_id(bytes(members.id)) if isinstance(members.id, Raw) and not answer else None
 
 
 def _broken(data: bytes, problem: str) -> Violation:
-    damage = _DAMAGE.search(problem)
-    intact = data[: int(damage[1])] if damage else data
-    return Violation(recover_id(intact[:PREFIX_BYTES]), CarError("parse_error", problem))
+    return Violation(recover_id(data[:PREFIX_BYTES]), CarError("parse_error", problem))
 
 
 def _classify(envelope: _Envelope) -> Message:

@@ -8,12 +8,13 @@ import msgspec
 
 from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
 
-_SPACE = rb"[ \t\r\n]*"
-_STRING = rb'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"'
-_MEMBER = re.compile(_SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE)
-_SCALAR = re.compile(rb"(?:" + _STRING + rb"|-?[0-9][0-9.eE+-]*|true|false|null)(?=[ \t\r\n]*[,}])")
-_TOKEN = re.compile(_STRING + rb'|[\[\]{}"]')
-_COMMA = re.compile(_SPACE + rb",")
+_STRING = rb'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"'  # RFC 8259
+_NUMBER = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_TOKEN = re.compile(rb"[ \t\r\n]*(" + _STRING + rb"|" + _NUMBER + rb"|true|false|null|[\[\]{}:,])")
+_OPENING = {b"]": b"[", b"}": b"{"}
+#: What a token is at its place, where the token itself does not say it.
+_KEY = b"key"
+_VALUE = b"value"
 
 
 def recover_id(prefix: bytes) -> RequestId | None:
@@ -26,15 +27,23 @@ def recover_id(prefix: bytes) -> RequestId | None:
         The id, or ``None`` when there is none to be trusted: not found before the damage,
         of a wrong type, or part of something that is not a request.
     """
-    members = _top_level_scalars(prefix)
-    if b'"result"' in members or b'"error"' in members:
+    try:
+        prefix.decode()
+    except UnicodeDecodeError as error:
+        prefix = prefix[: error.start]
+    members = _outermost_members(prefix)
+    if "result" in members or "error" in members:
         return None
-    raw = members.get(b'"id"')
+    return usable_id(members.get("id"))
+
+
+def usable_id(raw: bytes | None) -> RequestId | None:
+    """The id that some JSON is, if it is one."""
     if raw is None:
         return None
     try:
         value = msgspec.json.decode(raw, type=int | str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except msgspec.DecodeError:
         return None
     return value if valid_id(value) else None
 
@@ -44,42 +53,60 @@ def valid_id(value: RequestId) -> bool:
     return isinstance(value, str) or abs(value) <= MAX_SAFE_INTEGER
 
 
-def _top_level_scalars(prefix: bytes) -> dict[bytes, bytes | None]:
-    """Members of the outermost object, in order, up to the first byte that does not fit.
+def _outermost_members(text: bytes) -> dict[str, bytes | None]:
+    """Members of the outermost object up to the first byte that is no JSON.
 
-    Containers are skipped and map to ``None``.
+    Containers, and values that are not complete, map to ``None``. The nesting may be as deep as
+    it likes.
     """
-    members: dict[bytes, bytes | None] = {}
-    start = re.match(_SPACE + rb"\{", prefix)
-    position = start.end() if start else len(prefix)
-    while key := _MEMBER.match(prefix, position):
-        position = key.end()
-        scalar = _SCALAR.match(prefix, position)
-        if scalar:
-            members[key[1]] = scalar[0]
-            position = scalar.end()
-        else:
-            members[key[1]] = None
-            position = _skip_container(prefix, position)
-        comma = _COMMA.match(prefix, position)
-        if not comma:
+    members: dict[str, bytes | None] = {}
+    opened = bytearray()
+    before, name = b"", ""
+    scalar: bytes | None = None
+    position = 0
+    while found := _TOKEN.match(text, position):
+        token, position = found[1], found.end()
+        role = _role(token[:1], before, bytes(opened[-1:]))
+        if role is None or (token[:1] == b'"' and not _is_text(token)):
             break
-        position = comma.end()
+        if opened == b"{":
+            if role == _KEY:
+                name = msgspec.json.decode(token)
+            elif token == b":":
+                members[name] = scalar = None
+            elif token in (b",", b"}") and before == _VALUE:
+                members[name] = scalar
+            elif role == _VALUE:
+                scalar = token
+        if token in (b"[", b"{"):
+            opened += token
+        elif token in _OPENING:
+            opened.pop()
+        before = role
     return members
 
 
-def _skip_container(prefix: bytes, position: int) -> int:
-    """Index behind the container that begins at ``position``, or the end when it is open."""
-    if prefix[position : position + 1] not in (b"{", b"["):
-        return len(prefix)
-    depth = 0
-    for token in _TOKEN.finditer(prefix, position):
-        if token[0] in (b"{", b"["):
-            depth += 1
-        elif token[0] in (b"}", b"]"):
-            depth -= 1
-            if depth == 0:
-                return token.end()
-        elif token[0] == b'"':
-            break  # a string that is broken or not there to its end
-    return len(prefix)
+def _role(mark: bytes, before: bytes, container: bytes) -> bytes | None:
+    """What a token is, told by its first byte, or ``None`` where no such token may stand."""
+    if mark == b":":
+        return mark if before == _KEY else None
+    if mark == b",":
+        return mark if before == _VALUE and container else None
+    if opening := _OPENING.get(mark):
+        return _VALUE if container == opening and before in (_VALUE, opening) else None
+    if container == b"{" and before in (b"{", b","):
+        return _KEY if mark == b'"' else None
+    if before in (b"", b"[", b":", b","):
+        return mark if mark in (b"[", b"{") else _VALUE
+    return None
+
+
+def _is_text(string: bytes) -> bool:
+    # Escapes can spell half a surrogate pair, which is no text.
+    if rb"\u" not in string:
+        return True
+    try:
+        msgspec.json.decode(string)
+    except msgspec.DecodeError:
+        return False
+    return True

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from car_rpc.errors import CarError
+from car_rpc.protocol.framing import PREFIX_BYTES
 from car_rpc.protocol.messages import (
     MAX_BATCH,
     MAX_DEPTH,
@@ -125,10 +126,19 @@ CUT = b'{"jsonrpc":"2.0","id":7,"method":"m"'
         (b'{"id":7,"id":{"a":1},"method":', None, "parse_error"),
         (b'{"id":true,"method":', None, "parse_error"),
         (b'{"id":%d,"method":' % 2**53, None, "parse_error"),
+        (b'{"\\u0069d":7,"method":', 7, "parse_error"),
+        (b'{"a":[tru],"id":7,"b":NaN}', None, "parse_error"),
+        (b'{"a":[tru],"id":7,"b":"\xff"}', None, "parse_error"),
+        (b'{"a":{"b" 1},"id":7,"c":' + b"[" * 200, None, "parse_error"),
+        (b'{"a":[1}],"id":7,"c":' + b"[" * 200, None, "parse_error"),
+        (b'{"a":"\\ud800","id":7,"c":' + b"[" * 200, None, "parse_error"),
+        (b'{"a":%b%b,"id":7}' % (b"[" * 2000, b"]" * 2000), 7, "parse_error"),
+        (b'{"a":%btru%b,"id":7}' % (b"[" * 2000, b"]" * 2000), None, "parse_error"),
         # whatever looks like an answer gets no id back: it is ours, not theirs
         (b'{"jsonrpc":"2.0","id":7,"result":{"a":', None, "parse_error"),
         (b'{"jsonrpc":"2.0","id":7,"error":{"code":1', None, "parse_error"),
         (b'{"jsonrpc":"2.0","result":1,"id":7,', None, "parse_error"),
+        (b'{"jsonrpc":"2.0","\\u0072esult":1,"id":7,', None, "parse_error"),
         # not JSON-RPC 2.0
         (b"5", None, "malformed_message"),
         (b'"x"', None, "malformed_message"),
@@ -137,6 +147,9 @@ CUT = b'{"jsonrpc":"2.0","id":7,"method":"m"'
         (b'{"id":7,"method":"m"}', 7, "malformed_message"),
         (b'{"jsonrpc":"1.0","id":7,"method":"m"}', 7, "malformed_message"),
         (b'{"jsonrpc":2.0,"id":7,"method":"m"}', 7, "malformed_message"),
+        (b'{"jsonrpc":2.0,"\\u0069d":7,"method":"m"}', 7, "malformed_message"),
+        (b'{"jsonrpc":2.0,"x":"%b","id":7}' % (b"x" * PREFIX_BYTES), 7, "malformed_message"),
+        (b'{"\\u0072esult":0,"id":7,"method":"m"}', None, "malformed_message"),
         (b'{"jsonrpc":"2.0","id":7,"method":5}', 7, "malformed_message"),
         (b'{"jsonrpc":"2.0","id":7,"method":null}', 7, "malformed_message"),
         (b'{"jsonrpc":"2.0","id":7}', 7, "malformed_message"),
