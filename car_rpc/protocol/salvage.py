@@ -66,10 +66,11 @@ def _outermost_members(text: bytes) -> dict[str, bytes | None]:
     position = 0
     while found := _TOKEN.match(text, position):
         token, position = found[1], found.end()
-        role = _role(token[:1], before, bytes(opened[-1:]))
+        container = bytes(opened[-1:])
+        role = _role(token[:1], before, container)
         if role is None or (token[:1] == b'"' and not _is_text(token)):
             break
-        if opened == b"{":
+        if len(opened) == 1 and container == b"{":
             if role == _KEY:
                 name = msgspec.json.decode(token)
             elif token == b":":

@@ -19,7 +19,7 @@ class Peer:
 
     def __init__(self, framing: Framing) -> None:
         self.connection: Connection[None] = Connection(LIMIT, framing)
-        self.framing = framing
+        self.framing: Framing = framing
         self.connection.step("initialize")
         self.ping("first")  # behind it a byte order mark is garbage
 
