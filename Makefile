@@ -21,7 +21,7 @@ CODE := $(wildcard car_rpc tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test soak check format models lock clean
+.PHONY: help setup demo test-setup test soak check format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,16 +48,20 @@ test: check ## Run the checks, then all tests; skipped tests are listed with the
 soak: test-setup ## Run the tests with their full counts (long)
 	CAR_RPC_SOAK=1 $(PY) -m pytest --timeout=3600 $(PYTEST_ARGS)
 
-check: test-setup ## Check format, lint, types and architecture
+check: test-setup ## Check format, lint, types, architecture and generated files
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/basedpyright
 	$(VENV)/bin/lint-imports
+	$(PY) tools/spec/generate.py --check
 
 format: test-setup ## Format the code and apply the safe fixes
 	$(VENV)/bin/ruff format $(CODE)
 	$(VENV)/bin/ruff check --fix $(CODE)
+
+spec: test-setup ## Write what is made from the wire types: spec/*.json, its tables, the bindings' types
+	$(PY) tools/spec/generate.py
 
 # The locks name no index: whoever installs decides where packages come from, the hashes decide what.
 UV_COMPILE = $(STAMPS)/uv/bin/uv pip compile pyproject.toml --quiet --generate-hashes --universal \

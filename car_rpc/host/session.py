@@ -22,11 +22,9 @@ from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run
 from car_rpc.host.stream import Stream
 from car_rpc.protocol.connection import MAX_IN_FLIGHT, Answered, CancelRequested, Connection, Event
 from car_rpc.protocol.messages import MAX_BATCH, MAX_DEPTH, Notification, Request, compact
+from car_rpc.wire.announced import METHODS, PROTOCOL_VERSION, SPEC_HASH, SPEC_MAJOR, SPEC_MINOR
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.lifecycle import (
-    PROTOCOL_VERSION,
-    SPEC_MAJOR,
-    SPEC_MINOR,
     BackendInfo,
     InitializeParams,
     InitializeResult,
@@ -36,7 +34,6 @@ from car_rpc.wire.lifecycle import (
     ServerCapabilities,
     SpecVersion,
 )
-from car_rpc.wire.methods import METHODS, spec_hash
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher, Outcome
@@ -275,14 +272,13 @@ class Session:
         return _encode(self._initialize_result())
 
     def _initialize_result(self) -> InitializeResult:
-        methods = sorted(name for name, row in METHODS.items() if row.direction != "core_to_client")
         return InitializeResult(
             protocol_version=PROTOCOL_VERSION,
-            spec=SpecVersion(major=SPEC_MAJOR, minor=SPEC_MINOR, hash=spec_hash()),
+            spec=SpecVersion(major=SPEC_MAJOR, minor=SPEC_MINOR, hash=SPEC_HASH),
             server_info=PeerInfo(name="car-rpc", version=__version__),
             session_id=self._session_id,
             capabilities=ServerCapabilities(
-                methods=methods,
+                methods=METHODS,
                 backends=self._host.backends(),
                 limits=Limits(
                     max_message_bytes=self._settings.max_message_bytes,

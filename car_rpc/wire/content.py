@@ -10,20 +10,33 @@ from car_rpc.wire.base import WireStruct
 
 
 class Base64Source(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="base64"):
-    """Media carried in the message itself."""
+    """Media carried in the message itself.
+
+    Attributes:
+        media_type: For example ``image/png``.
+        data: Base64 of the bytes.
+    """
 
     media_type: str
     data: str
 
 
 class UrlSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="url"):
-    """Media behind a URL. The core never fetches it; local models refuse it."""
+    """Media behind a URL. The core never fetches it; local models refuse it.
+
+    Attributes:
+        url: The address.
+    """
 
     url: str
 
 
 class PathSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="path"):
-    """A file below the state directory or an allowed root."""
+    """A file below the state directory or an allowed root.
+
+    Attributes:
+        path: The file; symbolic links are followed before it is judged.
+    """
 
     path: str
 
@@ -32,38 +45,65 @@ Source: TypeAlias = Base64Source | UrlSource | PathSource
 
 
 class TextBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="text"):
-    """Plain text."""
+    """Plain text.
+
+    Attributes:
+        text: The text.
+    """
 
     text: str
 
 
 class ImageBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="image"):
-    """An image."""
+    """An image.
+
+    Attributes:
+        source: The image.
+    """
 
     source: Source
 
 
 class AudioBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="audio"):
-    """A sound recording."""
+    """A sound recording.
+
+    Attributes:
+        source: The recording.
+    """
 
     source: Source
 
 
 class VideoBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="video"):
-    """A video."""
+    """A video.
+
+    Attributes:
+        source: The video.
+    """
 
     source: Source
 
 
 class DocumentBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="document"):
-    """A document such as a PDF."""
+    """A document such as a PDF.
+
+    Attributes:
+        source: The document.
+        title: Its title.
+    """
 
     source: Source
     title: str | UnsetType = UNSET
 
 
 class ToolUseBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_use"):
-    """A tool call made by the assistant, as a content block."""
+    """A tool call made by the assistant, as a content block.
+
+    Attributes:
+        id: Names the call in the turn that answers it.
+        name: Name of the tool.
+        input: Arguments by name.
+    """
 
     id: str
     name: str
@@ -71,14 +111,24 @@ class ToolUseBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class ToolResultBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_result"):
-    """What a tool answered, as a content block."""
+    """What a tool answered, as a content block.
+
+    Attributes:
+        tool_use_id: Id of the call that is answered.
+        content: Text, or text and images.
+    """
 
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock]
 
 
 class ThinkingBlock(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="thinking"):
-    """Reasoning that a model showed earlier; ``signature`` is the provider's own."""
+    """Reasoning that a model showed earlier; ``signature`` is the provider's own.
+
+    Attributes:
+        thinking: The reasoning.
+        signature: Opaque; goes back to the provider as it came.
+    """
 
     thinking: str
     signature: str | UnsetType = UNSET
@@ -97,7 +147,13 @@ ContentBlock: TypeAlias = (
 
 
 class ToolCall(WireStruct, frozen=True, kw_only=True):
-    """A call of a tool that a model asks for."""
+    """A call of a tool that a model asks for.
+
+    Attributes:
+        id: Names the call in the turn that answers it.
+        name: Name of the tool.
+        arguments: Arguments by name.
+    """
 
     id: str
     name: str
@@ -125,7 +181,13 @@ class Message(WireStruct, frozen=True, kw_only=True):
 
 
 class ToolFunction(WireStruct, frozen=True, kw_only=True):
-    """The function that a tool offers; ``parameters`` is a JSON Schema object."""
+    """The function that a tool offers; ``parameters`` is a JSON Schema object.
+
+    Attributes:
+        name: Name that the model calls it by.
+        description: What it does and when to call it, for the model.
+        parameters: JSON Schema of its arguments.
+    """
 
     name: str
     description: str | UnsetType = UNSET
@@ -133,7 +195,12 @@ class ToolFunction(WireStruct, frozen=True, kw_only=True):
 
 
 class Tool(WireStruct, frozen=True, kw_only=True):
-    """A tool in OpenAI's shape."""
+    """A tool in OpenAI's shape.
+
+    Attributes:
+        type: The only type there is.
+        function: What may be called.
+    """
 
     type: Literal["function"]
     function: ToolFunction

@@ -20,7 +20,14 @@ StopReason: TypeAlias = Literal[
 
 
 class Attempt(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="attempt"):
-    """First event of every attempt, so that a fallback is visible. ``attempt`` starts at 1."""
+    """First event of every attempt, so that a fallback is visible. ``attempt`` starts at 1.
+
+    Attributes:
+        attempt: Number of the attempt within the request, from 1.
+        trace_id: The request in the event log.
+        model: Id of the model that is tried.
+        reason: Why this model, when it is not the first attempt.
+    """
 
     attempt: int
     trace_id: str
@@ -29,7 +36,11 @@ class Attempt(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="atte
 
 
 class TextDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="text_delta"):
-    """A piece of the answer, in whole characters."""
+    """A piece of the answer, in whole characters.
+
+    Attributes:
+        text: What follows the text so far.
+    """
 
     text: str
 
@@ -37,13 +48,23 @@ class TextDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="te
 class ReasoningDelta(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="reasoning_delta"
 ):
-    """A piece of the model's reasoning."""
+    """A piece of the model's reasoning.
+
+    Attributes:
+        text: What follows the reasoning so far.
+    """
 
     text: str
 
 
 class ToolCallStart(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_start"):
-    """A tool call begins; ``index`` counts tool calls of the answer from 0."""
+    """A tool call begins; ``index`` counts tool calls of the answer from 0.
+
+    Attributes:
+        index: Number of the tool call in the answer, from 0.
+        id: Id of the tool call, which its result names.
+        name: Name of the tool.
+    """
 
     index: NonNegative
     id: str
@@ -51,7 +72,13 @@ class ToolCallStart(WireStruct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class ToolCallDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_delta"):
-    """A piece of a tool call's arguments, as JSON text."""
+    """A piece of a tool call's arguments, as JSON text.
+
+    Attributes:
+        index: Number of the tool call in the answer, from 0.
+        id: Id of the tool call.
+        arguments_delta: What follows the JSON text so far.
+    """
 
     index: NonNegative
     id: str
@@ -61,7 +88,13 @@ class ToolCallDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag
 class ToolCallCancel(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_cancel"
 ):
-    """A tool call that was begun is withdrawn."""
+    """A tool call that was begun is withdrawn.
+
+    Attributes:
+        index: Number of the tool call in the answer, from 0.
+        id: Id of the tool call.
+        reason: Why, for people.
+    """
 
     index: NonNegative
     id: str
@@ -71,7 +104,13 @@ class ToolCallCancel(
 class ToolParseError(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_parse_error"
 ):
-    """Output that looked like a tool call did not parse; it stays in the text."""
+    """Output that looked like a tool call did not parse; it stays in the text.
+
+    Attributes:
+        index: Number that the tool call would have had.
+        raw: The output as it is.
+        message: What is wrong with it, for people.
+    """
 
     index: NonNegative
     raw: str
@@ -81,13 +120,27 @@ class ToolParseError(
 class ContentBlockStop(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="content_block_stop"
 ):
-    """A content block ended."""
+    """A content block ended.
+
+    Attributes:
+        index: The tool call that is complete, by its number.
+    """
 
     index: NonNegative
 
 
 class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="usage"):
-    """Token counts so far; fields of several events merge by maximum."""
+    """Token counts so far; fields of several events merge by maximum.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer, reasoning included.
+        total_tokens: Both together.
+        context_window: Tokens that the model has room for.
+        cache_read_tokens: Tokens of the prompt that came from a cache.
+        cache_creation_tokens: Tokens of the prompt that were put into a cache.
+        thinking_tokens: Tokens of the reasoning.
+    """
 
     prompt_tokens: NonNegative | UnsetType = UNSET
     completion_tokens: NonNegative | UnsetType = UNSET
@@ -101,19 +154,34 @@ class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="u
 class ProviderOutputItem(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="provider_output_item"
 ):
-    """An opaque item that must go back to the same provider in the next turn."""
+    """An opaque item that must go back to the same provider in the next turn.
+
+    Attributes:
+        item: The provider's own JSON.
+    """
 
     item: Any
 
 
 class StreamReset(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="stream_reset"):
-    """Drop the partial answer shown so far: an attempt starts anew."""
+    """Drop the partial answer shown so far: an attempt starts anew.
+
+    Attributes:
+        reason: Why, for people.
+    """
 
     reason: str
 
 
 class Recovery(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="recovery"):
-    """An interrupted stream goes on."""
+    """An interrupted stream goes on.
+
+    Attributes:
+        cause: What interrupted it.
+        plan: How it goes on.
+        attempt: Number of the attempt that goes on.
+        overlap_removed: Characters that were repeated and dropped.
+    """
 
     cause: str
     plan: str
@@ -122,20 +190,34 @@ class Recovery(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="rec
 
 
 class Stop(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="stop"):
-    """Why the model stopped."""
+    """Why the model stopped.
+
+    Attributes:
+        reason: The reason.
+    """
 
     reason: StopReason
 
 
 class Done(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="done"):
-    """Last event of every successful stream."""
+    """Last event of every successful stream.
+
+    Attributes:
+        text: The whole answer.
+        tool_calls: All tool calls of the answer.
+    """
 
     text: str = ""
     tool_calls: list[ToolCall] = msgspec.field(default_factory=list[ToolCall])
 
 
 class ErrorEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="error"):
-    """Last event of a failed stream; the response is an error of the same kind."""
+    """Last event of a failed stream; the response is an error of the same kind.
+
+    Attributes:
+        kind: What happened, from the error table.
+        message: Text for people.
+    """
 
     kind: str = "inference_failed"
     message: str = ""

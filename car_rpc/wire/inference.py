@@ -65,7 +65,13 @@ class GenerateParams(WireStruct, frozen=True, kw_only=True):
 
 
 class JsonSchemaFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
-    """The answer must match a JSON Schema."""
+    """The answer must match a JSON Schema.
+
+    Attributes:
+        schema: The JSON Schema.
+        strict: Forwarded to providers that know it.
+        name: Name of the schema, for providers that want one.
+    """
 
     schema: dict[str, Any]
     strict: bool | UnsetType = UNSET
@@ -77,13 +83,22 @@ class JsonObjectFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", 
 
 
 class RegexFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="regex"):
-    """The answer must match a regular expression."""
+    """The answer must match a regular expression.
+
+    Attributes:
+        pattern: The regular expression.
+    """
 
     pattern: str
 
 
 class GrammarFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="grammar"):
-    """The answer must be in the language of a grammar."""
+    """The answer must be in the language of a grammar.
+
+    Attributes:
+        syntax: Language that the grammar is written in.
+        grammar: The grammar.
+    """
 
     syntax: Literal["lark", "gbnf"]
     grammar: str
@@ -104,12 +119,18 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
         tools: Tools that the model may call.
         images: Media that belong to the last user turn.
         response_format: A form that the answer must have; enforced or refused.
+        cache_control: Whether a provider may cache the prompt.
+        intent: Hints for the router.
         client_ref: Opaque to the core; echoed in events and result.
         conversation_id: Groups the requests of one conversation in the log.
         timeout_ms: Total time limit in milliseconds.
         recovery: What may be done when a stream breaks.
         overflow: What to do with a prompt that does not fit.
         privacy: How much of this request the event log keeps.
+        resume_trace_id: An interrupted request to go on with.
+        keep_alive_ms: How long the model stays loaded afterwards, in milliseconds.
+        prefix_cache: Whether a local model may reuse the beginning of an earlier prompt.
+        progress_token: Asks for ``$/progress`` notifications that carry it.
         stream: Whether ``generate.event`` notifications come before the response.
     """
 
@@ -137,7 +158,17 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class Usage(WireStruct, frozen=True, kw_only=True):
-    """Token counts of a request; null where the backend did not say."""
+    """Token counts of a request; null where the backend did not say.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer, reasoning included.
+        total_tokens: Both together.
+        context_window: Tokens that the model has room for.
+        cache_read_tokens: Tokens of the prompt that came from a cache.
+        cache_creation_tokens: Tokens of the prompt that were put into a cache.
+        thinking_tokens: Tokens of the reasoning.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -149,7 +180,14 @@ class Usage(WireStruct, frozen=True, kw_only=True):
 
 
 class AttemptReport(WireStruct, frozen=True, kw_only=True):
-    """How one attempt of a request went."""
+    """How one attempt of a request went.
+
+    Attributes:
+        attempt: Number of the attempt, from 1.
+        model: Id of the model.
+        outcome: ``ok``, or the kind of the error.
+        latency_ms: How long it took, in milliseconds.
+    """
 
     attempt: int
     model: str
@@ -162,6 +200,21 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
 
     The first seven fields are always present, null where unknown. Times are milliseconds
     from the receipt of the request.
+
+    Attributes:
+        text: The answer.
+        tool_calls: Tool calls that the answer asks for.
+        trace_id: The request in the event log.
+        model_used: Id of the model that answered.
+        latency_ms: Milliseconds until the answer was complete.
+        time_to_first_token_ms: Milliseconds until the first text, reasoning or tool call.
+        usage: Token counts.
+        stop_reason: Why the model stopped.
+        reasoning: The model's reasoning.
+        attempts: All attempts, when there was more than one.
+        provider_output_items: Opaque items that must go back to the same provider in the next
+            turn.
+        client_ref: The request's own ``client_ref``.
     """
 
     text: str
@@ -213,7 +266,14 @@ class EmbedParams(WireStruct, frozen=True, kw_only=True):
 
 
 class EmbedResult(WireStruct, frozen=True, kw_only=True):
-    """Unit-length embeddings, one for each text, in order."""
+    """Unit-length embeddings, one for each text, in order.
+
+    Attributes:
+        embeddings: Lists of floats, or base64 of little-endian float32.
+        model_used: Id of the model.
+        dimensions: Length of each embedding.
+        usage: Token counts.
+    """
 
     embeddings: list[list[float] | str]
     model_used: str
@@ -222,26 +282,44 @@ class EmbedResult(WireStruct, frozen=True, kw_only=True):
 
 
 class TokenizeParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of ``tokenize``: raw ids, no template, no BOS."""
+    """Parameters of ``tokenize``: raw ids, no template, no BOS.
+
+    Attributes:
+        model: Id or name of a model.
+        text: The text.
+    """
 
     model: str
     text: str
 
 
 class TokenizeResult(WireStruct, frozen=True, kw_only=True):
-    """Token ids of the text."""
+    """Token ids of the text.
+
+    Attributes:
+        tokens: Token ids.
+    """
 
     tokens: list[int]
 
 
 class DetokenizeParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of ``detokenize``."""
+    """Parameters of ``detokenize``.
+
+    Attributes:
+        model: Id or name of a model.
+        tokens: Token ids.
+    """
 
     model: str
     tokens: list[NonNegative]
 
 
 class DetokenizeResult(WireStruct, frozen=True, kw_only=True):
-    """Text of the tokens, special tokens included."""
+    """Text of the tokens, special tokens included.
+
+    Attributes:
+        text: The text.
+    """
 
     text: str

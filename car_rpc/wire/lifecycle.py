@@ -16,20 +16,35 @@ SPEC_MINOR = 0
 
 
 class PeerInfo(WireStruct, frozen=True, kw_only=True):
-    """Name and version of a program."""
+    """Name and version of a program.
+
+    Attributes:
+        name: Name of the program.
+        version: Its version; empty when unknown.
+    """
 
     name: str
     version: str = ""
 
 
 class LogCapability(WireStruct, frozen=True, kw_only=True):
-    """The client wants ``log`` notifications from this level on."""
+    """The client wants ``log`` notifications from this level on.
+
+    Attributes:
+        level: Least severe level to send.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class ClientCapabilities(WireStruct, frozen=True, kw_only=True):
-    """What the client can handle; everything is off by default."""
+    """What the client can handle; everything is off by default.
+
+    Attributes:
+        log: Send ``log`` notifications.
+        progress: Send ``$/progress`` notifications.
+        approve: The client answers ``policy.approve``.
+    """
 
     log: LogCapability | UnsetType = UNSET
     progress: bool = False
@@ -41,8 +56,10 @@ class InitializeParams(WireStruct, frozen=True, kw_only=True):
 
     Attributes:
         protocol_version: The version that the client speaks.
+        client_info: The app.
         process_id: The app's process; when it dies, this one exits.
         allowed_paths: Roots below which message content may name files.
+        capabilities: What the client can handle.
     """
 
     protocol_version: int
@@ -53,7 +70,13 @@ class InitializeParams(WireStruct, frozen=True, kw_only=True):
 
 
 class SpecVersion(WireStruct, frozen=True, kw_only=True):
-    """Which specification this very process implements; ``hash`` covers its method table."""
+    """Which specification this very process implements; ``hash`` covers its method table.
+
+    Attributes:
+        major: Raised by what breaks a client.
+        minor: Raised by additions.
+        hash: Fingerprint of the schema, the methods and the errors, their explanations left out.
+    """
 
     major: int
     minor: int
@@ -61,7 +84,15 @@ class SpecVersion(WireStruct, frozen=True, kw_only=True):
 
 
 class Limits(WireStruct, frozen=True, kw_only=True):
-    """Bounds of the connection."""
+    """Bounds of the connection.
+
+    Attributes:
+        max_message_bytes: Longest message that is accepted, in bytes.
+        max_depth: Deepest nesting of a message that is accepted.
+        max_in_flight: Most requests without a response; beyond, ``overloaded``.
+        runner_buffer_bytes: Most bytes of notified runner events of a run that may wait.
+        max_batch: Most entries of a batch.
+    """
 
     max_message_bytes: int
     max_depth: int
@@ -71,14 +102,25 @@ class Limits(WireStruct, frozen=True, kw_only=True):
 
 
 class BackendInfo(WireStruct, frozen=True, kw_only=True):
-    """Whether a kind of model source can be served here, and what is missing if not."""
+    """Whether a kind of model source can be served here, and what is missing if not.
+
+    Attributes:
+        available: Whether models of this kind can run.
+        reason: What is missing and how to get it.
+    """
 
     available: bool
     reason: str | UnsetType = UNSET
 
 
 class ServerCapabilities(WireStruct, frozen=True, kw_only=True):
-    """What this process offers."""
+    """What this process offers.
+
+    Attributes:
+        methods: Methods that a client may send.
+        backends: Kinds of model sources, by name.
+        limits: Bounds of the connection.
+    """
 
     methods: list[str]
     backends: dict[str, BackendInfo]
@@ -86,7 +128,15 @@ class ServerCapabilities(WireStruct, frozen=True, kw_only=True):
 
 
 class InitializeResult(WireStruct, frozen=True, kw_only=True):
-    """Result of ``initialize``."""
+    """Result of ``initialize``.
+
+    Attributes:
+        protocol_version: The version that both sides speak.
+        spec: The specification within that version.
+        server_info: This program.
+        session_id: Names this connection in the event log.
+        capabilities: What this process offers.
+    """
 
     protocol_version: int
     spec: SpecVersion
@@ -112,13 +162,23 @@ class PingResult(WireStruct, frozen=True, kw_only=True):
 
 
 class CancelParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of ``$/cancelRequest``."""
+    """Parameters of ``$/cancelRequest``.
+
+    Attributes:
+        id: Id of the request, as its sender chose it.
+    """
 
     id: RequestId
 
 
 class ProgressValue(WireStruct, frozen=True, kw_only=True):
-    """How far some long work is; every ``begin`` is followed by one ``end``."""
+    """How far some long work is; every ``begin`` is followed by one ``end``.
+
+    Attributes:
+        kind: Whether the work begins, goes on or ended.
+        message: Text for people.
+        percent: How much is done, from 0 to 100.
+    """
 
     kind: Literal["begin", "report", "end"]
     message: str | UnsetType = UNSET
@@ -126,14 +186,25 @@ class ProgressValue(WireStruct, frozen=True, kw_only=True):
 
 
 class ProgressParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of ``$/progress``; ``token`` is the request's ``progress_token``."""
+    """Parameters of ``$/progress``; ``token`` is the request's ``progress_token``.
+
+    Attributes:
+        token: The request's ``progress_token``.
+        value: How far it is.
+    """
 
     token: int | str
     value: ProgressValue
 
 
 class LogParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of the ``log`` notification."""
+    """Parameters of the ``log`` notification.
+
+    Attributes:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+        message: Text for people.
+        source: What wrote it.
+    """
 
     level: str
     message: str

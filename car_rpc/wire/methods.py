@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple
 
-import msgspec
-
-from car_rpc.errors import KINDS
-from car_rpc.wire import content, events, inference, lifecycle, log, models, runner
+from car_rpc.wire import inference, lifecycle, log, models, runner
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
+Stability = Literal["experimental", "stable", "deprecated"]
 
 
 class Method(NamedTuple):
     """One row of the table.
 
     Attributes:
+        summary: What it is for, in a sentence.
         params: Type of the parameters.
         result: Type of the result, or ``None`` when it is null or there is none.
         kind: Whether it is a request, a notification or either.
@@ -24,8 +22,12 @@ class Method(NamedTuple):
         inline: Handled in order of arrival, without a task.
         logged: Whether the event log holds it.
         stream: Notification that carries the events before its response.
+        error_data: Type of what is read of ``error.data`` where the client answers.
+        since: Version of the specification that brought it.
+        stability: Whether it may still change.
     """
 
+    summary: str
     params: Any
     result: Any = None
     kind: Literal["request", "notification", "either"] = "request"
@@ -33,62 +35,126 @@ class Method(NamedTuple):
     inline: bool = False
     logged: bool = False
     stream: str | None = None
+    error_data: Any = None
+    since: str = "1.0"
+    stability: Stability = "stable"
 
 
 METHODS: dict[str, Method] = {
-    "initialize": Method(lifecycle.InitializeParams, lifecycle.InitializeResult, inline=True),
-    "ping": Method(lifecycle.EmptyParams, lifecycle.PingResult, direction="both", inline=True),
-    "shutdown": Method(lifecycle.EmptyParams),
-    "exit": Method(lifecycle.EmptyParams, kind="notification", inline=True),
-    "$/cancelRequest": Method(
-        lifecycle.CancelParams, kind="notification", direction="both", inline=True
+    "initialize": Method(
+        "Introduces both sides; must come first.",
+        lifecycle.InitializeParams,
+        lifecycle.InitializeResult,
+        inline=True,
     ),
-    "$/progress": Method(lifecycle.ProgressParams, kind="notification", direction="core_to_client"),
-    "log": Method(lifecycle.LogParams, kind="notification", direction="core_to_client"),
+    "ping": Method(
+        "Asks whether the other side is alive; allowed before `initialize`.",
+        lifecycle.EmptyParams,
+        lifecycle.PingResult,
+        direction="both",
+        inline=True,
+    ),
+    "shutdown": Method(
+        "Refuses new work, lets requests in flight finish for a while, cancels the rest.",
+        lifecycle.EmptyParams,
+    ),
+    "exit": Method(
+        "Ends the process: exit code 0 after `shutdown`, else 1.",
+        lifecycle.EmptyParams,
+        kind="notification",
+        inline=True,
+    ),
+    "$/cancelRequest": Method(
+        "Cancels a request of the sender, which is still answered once.",
+        lifecycle.CancelParams,
+        kind="notification",
+        direction="both",
+        inline=True,
+    ),
+    "$/progress": Method(
+        "Tells how far a request is that carried a `progress_token`.",
+        lifecycle.ProgressParams,
+        kind="notification",
+        direction="core_to_client",
+    ),
+    "log": Method(
+        "Carries a line of the process's log, if the client asked for it.",
+        lifecycle.LogParams,
+        kind="notification",
+        direction="core_to_client",
+    ),
     "generate": Method(
+        "Generates an answer, also as a stream of events.",
         inference.GenerateRequest,
         inference.InferenceResult,
         logged=True,
         stream="generate.event",
     ),
     "generate.event": Method(
-        inference.GenerateEventParams, kind="notification", direction="core_to_client"
+        "Carries one event of a stream.",
+        inference.GenerateEventParams,
+        kind="notification",
+        direction="core_to_client",
     ),
-    "embed": Method(inference.EmbedParams, inference.EmbedResult, logged=True),
-    "tokenize": Method(inference.TokenizeParams, inference.TokenizeResult),
-    "detokenize": Method(inference.DetokenizeParams, inference.DetokenizeResult),
-    "models.list": Method(models.ModelsListParams, models.ModelsListResult, inline=True),
-    "models.get": Method(models.ModelParams, models.ModelResult, inline=True),
+    "embed": Method(
+        "Turns texts into vectors.", inference.EmbedParams, inference.EmbedResult, logged=True
+    ),
+    "tokenize": Method(
+        "Turns a text into the token ids of a model.",
+        inference.TokenizeParams,
+        inference.TokenizeResult,
+    ),
+    "detokenize": Method(
+        "Turns token ids of a model into text.",
+        inference.DetokenizeParams,
+        inference.DetokenizeResult,
+    ),
+    "models.list": Method(
+        "Lists models.", models.ModelsListParams, models.ModelsListResult, inline=True
+    ),
+    "models.get": Method(
+        "Looks up one model.", models.ModelParams, models.ModelResult, inline=True
+    ),
     "models.register": Method(
-        models.ModelsRegisterParams, models.ModelsRegisterResult, logged=True
+        "Adds a model, or replaces the one that was registered with its id.",
+        models.ModelsRegisterParams,
+        models.ModelsRegisterResult,
+        logged=True,
     ),
-    "models.unregister": Method(models.ModelParams, models.ModelsUnregisterResult, logged=True),
+    "models.unregister": Method(
+        "Removes a model that was registered; its files stay.",
+        models.ModelParams,
+        models.ModelsUnregisterResult,
+        logged=True,
+    ),
     "runner.register": Method(
-        runner.RunnerRegisterParams, runner.RunnerRegisterResult, logged=True
+        "Offers to run `delegated` models in the app; there is one runner at a time.",
+        runner.RunnerRegisterParams,
+        runner.RunnerRegisterResult,
+        logged=True,
     ),
-    "runner.unregister": Method(lifecycle.EmptyParams, runner.RunnerUnregisterResult, logged=True),
+    "runner.unregister": Method(
+        "Takes the offer back; runs in flight go on.",
+        lifecycle.EmptyParams,
+        runner.RunnerUnregisterResult,
+        logged=True,
+    ),
     "runner.run": Method(
+        "Asks the app to run a model; events may come before its answer.",
         runner.RunnerRunParams,
         runner.RunnerResult,
         direction="core_to_client",
         stream="runner.event",
+        error_data=runner.RunnerErrorData,
     ),
     "runner.event": Method(
-        runner.RunnerEventParams, runner.RunnerEventResult, kind="either", inline=True
+        "Carries one event of a run; as a request it tells whether to go on.",
+        runner.RunnerEventParams,
+        runner.RunnerEventResult,
+        kind="either",
+        inline=True,
     ),
-    "eventlog.query": Method(log.EventlogQueryParams, log.EventlogQueryResult),
+    "eventlog.query": Method(
+        "Reads a page of the event log.", log.EventlogQueryParams, log.EventlogQueryResult
+    ),
 }
-
-
-def spec_hash() -> str:
-    """Fingerprint of the method table, the error table and every type of the wire."""
-    digest = hashlib.sha256()
-    for name, row in sorted(METHODS.items()):
-        digest.update(f"{name} {row.kind} {row.direction} {row.stream}\n".encode())
-    for module in (content, events, inference, lifecycle, log, models, runner):
-        for name, value in sorted(vars(module).items()):
-            if isinstance(value, type) and issubclass(value, msgspec.Struct):
-                fields = get_type_hints(value, include_extras=True)
-                digest.update(f"{name} {fields} {value.__struct_defaults__}\n".encode())
-    digest.update(repr(sorted(KINDS.items())).encode())
-    return digest.hexdigest()[:16]

@@ -34,7 +34,14 @@ Pooling: TypeAlias = Literal["none", "mean", "cls", "last", "rank"]
 
 
 class ScriptedFailure(WireStruct, frozen=True, kw_only=True):
-    """The error that a script raises: a kind of the protocol's table and its detail."""
+    """The error that a script raises: a kind of the protocol's table and its detail.
+
+    Attributes:
+        kind: A kind of the error table.
+        message: The detail of the display text.
+        status: HTTP status that a provider would have answered.
+        retry_after_ms: How long to wait before a retry, in milliseconds.
+    """
 
     kind: str
     message: str = "scripted failure"
@@ -49,6 +56,7 @@ class ScriptStep(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         emit: Emit this event, ``repeat`` times.
+        repeat: How many times ``emit`` happens.
         echo: Emit the last user text, word by word.
         sleep_ms: Wait.
         print: Write to file descriptor 1, as careless native code does.
@@ -72,6 +80,10 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
 
     Attributes:
         path: The file. Needed unless the model is pulled from a hub.
+        hf_repo: Repository of a hub that holds the file.
+        hf_filename: Name of the file in that repository.
+        tokenizer_repo: Repository of the tokenizer, where the file has none.
+        mmproj_path: File of the image projector, for models that see.
         pooling: How token embeddings become one vector; the file's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.
     """
@@ -86,25 +98,48 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
 
 
 class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="mlx"):
-    """A folder of MLX weights."""
+    """A folder of MLX weights.
+
+    Attributes:
+        path: The folder. Needed unless the model is pulled from a hub.
+        hf_repo: Repository of a hub that holds the weights.
+    """
 
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
 
 
+class SystemSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="system"):
+    """Speech that is installed on this machine, so that there are no weights to name.
+
+    Attributes:
+        engine: What does it: pocketsphinx, whose package carries a model of American English.
+    """
+
+    engine: Literal["pocketsphinx"]
+
+
 class DelegatedSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="delegated"):
-    """A model that the app runs itself; ``hint`` tells its runner which one."""
+    """A model that the app runs itself; ``hint`` tells its runner which one.
+
+    Attributes:
+        hint: Forwarded to the runner; tells it which provider or model is meant.
+    """
 
     hint: str | UnsetType = UNSET
 
 
 class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):
-    """A scripted model for an app's own tests."""
+    """A scripted model for an app's own tests.
+
+    Attributes:
+        script: What every request plays.
+    """
 
     script: list[ScriptStep]
 
 
-ModelSource: TypeAlias = LocalSource | MlxSource | DelegatedSource | FakeSource
+ModelSource: TypeAlias = LocalSource | MlxSource | SystemSource | DelegatedSource | FakeSource
 
 #: It ends in "nothing follows": ``$`` also stands before a last line feed in Python.
 ModelId: TypeAlias = Annotated[
@@ -123,7 +158,20 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
 
     Attributes:
         id: ``provider/name:variant``.
+        source: Where it comes from and what runs it.
+        capabilities: What it can do.
+        name: Name for people.
+        provider: Who serves it; the part of the id before ``/`` when empty.
+        family: Models that it is a sibling of, for example ``qwen3``.
+        version: Version within the family.
         context_length: Tokens of context; 0 when unknown.
+        max_output_tokens: Most tokens of one answer.
+        param_count: Number of parameters, for example ``4B``.
+        quantization: For example ``Q4_K_M``.
+        performance: Measured or claimed figures.
+        cost: Prices, in USD.
+        tags: Words to find it by.
+        supported_params: Sampling parameters that it honours; empty when unknown.
         trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
         available: Whether a request could be served now.
         weights_ready: Whether the weights are on this machine (true where there are none).
@@ -152,44 +200,74 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
 
 
 class ModelsListParams(WireStruct, frozen=True, kw_only=True):
-    """Filters of ``models.list``."""
+    """Filters of ``models.list``.
+
+    Attributes:
+        capability: Only models that have it.
+        available_only: Only models that could serve a request now.
+    """
 
     capability: Capability | UnsetType = UNSET
     available_only: bool = False
 
 
 class ModelsListResult(WireStruct, frozen=True, kw_only=True):
-    """All models that match, by id."""
+    """All models that match, by id.
+
+    Attributes:
+        models: The models, sorted by id.
+    """
 
     models: list[ModelSchema]
 
 
 class ModelParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of methods that take one model, by id or name."""
+    """Parameters of methods that take one model, by id or name.
+
+    Attributes:
+        model: Id or name of a model.
+    """
 
     model: str
 
 
 class ModelResult(WireStruct, frozen=True, kw_only=True):
-    """One model."""
+    """One model.
+
+    Attributes:
+        model: The model.
+    """
 
     model: ModelSchema
 
 
 class ModelsRegisterParams(WireStruct, frozen=True, kw_only=True):
-    """Parameters of ``models.register``."""
+    """Parameters of ``models.register``.
+
+    Attributes:
+        model: The model.
+    """
 
     model: ModelSchema
 
 
 class ModelsRegisterResult(WireStruct, frozen=True, kw_only=True):
-    """The model as it now stands in the registry."""
+    """The model as it now stands in the registry.
+
+    Attributes:
+        model: The model, with what was derived.
+        replaced: Whether a model with this id was registered before.
+    """
 
     model: ModelSchema
     replaced: bool
 
 
 class ModelsUnregisterResult(WireStruct, frozen=True, kw_only=True):
-    """Id of the model that is gone."""
+    """Id of the model that is gone.
+
+    Attributes:
+        model_id: The id.
+    """
 
     model_id: str

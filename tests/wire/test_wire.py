@@ -14,7 +14,7 @@ from car_rpc.wire.base import MAX_SAFE_INTEGER, WireStruct
 from car_rpc.wire.content import ImageBlock, Message, TextBlock, UrlSource
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent
 from car_rpc.wire.inference import GenerateParams, GenerateRequest
-from car_rpc.wire.methods import METHODS, spec_hash
+from car_rpc.wire.methods import METHODS
 from car_rpc.wire.models import FakeSource, ModelSchema, ScriptStep
 from car_rpc.wire.script import (
     Crash,
@@ -55,8 +55,6 @@ def test_the_method_table_is_consistent() -> None:
         assert issubclass(row.params, WireStruct), name
         assert row.result is None or issubclass(row.result, WireStruct), name
         assert row.stream is None or METHODS[row.stream].kind != "request", name
-    assert len(spec_hash()) == 16
-    assert spec_hash() == spec_hash()
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "top_k", "budget_tokens"])
