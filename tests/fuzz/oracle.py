@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 128
@@ -331,7 +331,7 @@ def check_form(answer: dict[str, Any]) -> None:
         assert error["code"] == CODES.get(kind, error["code"])
 
 
-def flatten(messages: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def flatten(messages: Iterable[Any]) -> Iterator[dict[str, Any]]:
     """The responses among messages, those of batches one by one."""
     for message in messages:
         for each in message if isinstance(message, list) else [message]:

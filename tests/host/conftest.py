@@ -53,8 +53,14 @@ class Counter:
 class App:
     """The client's side of a session, and what the process around it does."""
 
-    def __init__(self, registry: Registry, tmp_path: Path, drain_ms: int = 50) -> None:
-        self.connection: Connection[Run] = Connection()
+    def __init__(
+        self,
+        registry: Registry,
+        tmp_path: Path,
+        connection: Connection[Run] | None = None,
+        drain_ms: int = 50,
+    ) -> None:
+        self.connection = connection or Connection()
         self.messages: list[Any] = []
         self.reading = True
         self.loaded = asyncio.Event()
