@@ -14,6 +14,7 @@ from msgspec import Struct
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.models import Pooling, ScriptStep
+from car_rpc.wire.speech import Word
 
 #: Largest frame either side accepts, in bytes: one message of the wire plus its envelope.
 MAX_WORKER_FRAME_BYTES = 80 * 1024 * 1024
@@ -94,6 +95,25 @@ class Detokenize(Struct, frozen=True, kw_only=True, tag_field="type", tag="detok
     tokens: list[int]
 
 
+class Transcribe(Struct, frozen=True, kw_only=True, tag_field="type", tag="transcribe"):
+    """Write down what is said. Reply result: :class:`Transcribed`.
+
+    Attributes:
+        audio: Bytes of an audio file; ``None`` to read ``path``.
+        path: Absolute path of an audio file.
+        language: What is spoken; ``None`` is the model's own language.
+        prompt: Names and terms that may occur, for models that take a hint.
+        timestamps: Whether to return the words.
+    """
+
+    id: int
+    audio: bytes | None = None
+    path: str = ""
+    language: str | None = None
+    prompt: str | None = None
+    timestamps: bool = False
+
+
 class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="cancel"):
     """Stop a request. It is still answered: Failed with kind ``cancelled``, or its Reply."""
 
@@ -112,7 +132,9 @@ class Resume(Struct, frozen=True, kw_only=True, tag_field="type", tag="resume"):
     id: int
 
 
-ToWorker: TypeAlias = Load | Generate | Embed | Tokenize | Detokenize | Cancel | Pause | Resume
+ToWorker: TypeAlias = (
+    Load | Generate | Embed | Tokenize | Detokenize | Transcribe | Cancel | Pause | Resume
+)
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag_field="type", tag="loaded"):
@@ -166,6 +188,14 @@ class Embeddings(Struct, frozen=True, kw_only=True):
     data: bytes
     dimensions: int
     prompt_tokens: int
+
+
+class Transcribed(Struct, frozen=True, kw_only=True):
+    """What was said, and when if that was asked for."""
+
+    text: str
+    language: str
+    words: list[Word] = []
 
 
 class Reply(Struct, frozen=True, kw_only=True, tag_field="type", tag="reply"):

@@ -18,6 +18,7 @@ from car_rpc.wire.worker import (
     Rendering,
     Reply,
     Tokenize,
+    Transcribe,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from car_rpc.wire.events import StreamEvent
 
-Request: TypeAlias = Generate | Embed | Tokenize | Detokenize
+Request: TypeAlias = Generate | Embed | Tokenize | Detokenize | Transcribe
 
 
 class Job:

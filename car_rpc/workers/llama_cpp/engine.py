@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from car_rpc.errors import unsupported_mode
-from car_rpc.wire.worker import Embed, Generate, Load, Loaded, Tokenize
+from car_rpc.wire.worker import Detokenize, Embed, Generate, Load, Loaded, Tokenize
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.embedder import Embedder
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generation, Generator
@@ -65,8 +65,10 @@ class LlamaEngine:
             self._embedder.add(job, request)
         elif isinstance(request, Tokenize):
             job.reply(self._vocab.tokenize(request.text, special=True))
-        else:
+        elif isinstance(request, Detokenize):
             job.reply(self._vocab.detokenize(request.tokens))
+        else:
+            raise unsupported_mode("transcribe", BACKEND, "use a model of the `system` source")
 
     def step(self) -> bool:
         """Advance all answers and one batch of texts."""

@@ -1,0 +1,1 @@
+"""Speech to text: audio files read by libsndfile, resampled by soxr, decoded by pocketsphinx."""
