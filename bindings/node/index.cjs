@@ -1,0 +1,14 @@
+'use strict';
+
+const { CarError, CarProcessError, RunnerError } = require('./src/errors.cjs');
+
+// `require` of an ES module needs Node 20.19, so it is imported when it is first needed.
+const Car = {
+  /** @param {Parameters<typeof import('./index.js').Car.start>[0]} [options] */
+  async start(options) {
+    const car = await import('./index.js');
+    return car.Car.start(options);
+  },
+};
+
+module.exports = { Car, CarError, CarProcessError, RunnerError };

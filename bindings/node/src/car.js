@@ -1,0 +1,242 @@
+import { Session, startAborted } from './session.js';
+import { EventStream } from './stream.js';
+
+/**
+ * @typedef {import('./wire/index.js').GenerateRequest} GenerateRequest
+ * @typedef {import('./wire/index.js').StreamEvent} StreamEvent
+ * @typedef {import('./wire/index.js').InferenceResult} InferenceResult
+ * @typedef {import('./wire/index.js').Methods} Methods
+ * @typedef {import('./runner.js').Runner} Runner
+ *
+ * @typedef {object} CallOptions
+ * @property {AbortSignal} [signal] Cancels the request: the core is told, its confirmation is
+ *   awaited (at most 15 s), and the request rejects with a CarError of kind `cancelled` whose
+ *   `cause` is the signal's reason. A result that was faster than the cancel is returned.
+ */
+
+/**
+ * @template {string} Method
+ * @typedef {Method extends keyof Methods ? Methods[Method]['params'] : object} Params
+ */
+
+/**
+ * @template {string} Method
+ * @typedef {Method extends keyof Methods ? Methods[Method]['result'] : any} Result
+ */
+
+/**
+ * A running car-rpc process.
+ *
+ * Its methods take the wire's params and return the wire's results, under the wire's names. They
+ * reject with a CarError.
+ */
+export class Car {
+  #session;
+
+  /** What the process said of itself: its version, its methods, its limits. */
+  server;
+
+  /**
+   * Use {@link Car.start}.
+   *
+   * @param {Session} session
+   * @param {import('./wire/index.js').InitializeResult} server
+   */
+  constructor(session, server) {
+    this.#session = session;
+    this.server = server;
+    this.models = new Models(this);
+    this.eventlog = new Eventlog(this);
+  }
+
+  /**
+   * Starts car-rpc as a child process and introduces this app.
+   *
+   * @param {import('./session.js').StartOptions} [options]
+   * @returns {Promise<Car>}
+   * @throws {CarProcessError} It could not be started, ended, or took too long.
+   * @throws {CarError} It was aborted, or the core refused the connection.
+   */
+  static async start(options = {}) {
+    if (options.signal?.aborted) throw startAborted(options.signal);
+    const session = new Session(options);
+    try {
+      const car = new Car(session, await session.initialize(options));
+      if (options.runner) await car.registerRunner(options.runner);
+      return car;
+    } catch (error) {
+      await session.abandon();
+      throw error;
+    }
+  }
+
+  /** Process id of the core. */
+  get pid() {
+    return /** @type {number} */ (this.#session.pid);
+  }
+
+  /**
+   * Runs a model. The request starts at once.
+   *
+   * @param {GenerateRequest} request Events come unless it says `stream: false`.
+   * @param {CallOptions} [options]
+   * @returns {EventStream<StreamEvent, InferenceResult>} Its events, and `result`.
+   */
+  generate(request, { signal } = {}) {
+    const params = { stream: true, ...request };
+    return new EventStream(this.#session.connection, 'generate', params, signal);
+  }
+
+  /**
+   * @param {import('./wire/index.js').EmbedParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EmbedResult>}
+   */
+  embed(params, options) {
+    return this.request('embed', params, options);
+  }
+
+  /**
+   * Turns speech into text. Cores without it reject with the kind `method_not_found`.
+   *
+   * @param {Record<string, unknown>} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<any>}
+   */
+  transcribe(params, options) {
+    return this.request('transcribe', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').TokenizeParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').TokenizeResult>}
+   */
+  tokenize(params, options) {
+    return this.request('tokenize', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').DetokenizeParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').DetokenizeResult>}
+   */
+  detokenize(params, options) {
+    return this.request('detokenize', params, options);
+  }
+
+  /**
+   * Calls any method.
+   *
+   * @template {string} Method
+   * @param {Method} method
+   * @param {Params<Method>} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<Result<Method>>}
+   */
+  request(method, params, { signal } = {}) {
+    return this.#session.connection.request(method, params ?? {}, signal);
+  }
+
+  /**
+   * Runs delegated models with a function of this program, instead of any one registered before.
+   *
+   * @param {Runner} runner
+   * @param {import('./wire/index.js').RunnerRegisterParams} [params]
+   * @returns {Promise<import('./wire/index.js').RunnerRegisterResult>}
+   */
+  registerRunner(runner, params = {}) {
+    // The first run may come right behind the answer.
+    this.#session.runs.runner = runner;
+    return this.request('runner.register', params);
+  }
+
+  /**
+   * Runs delegated models no longer. Runs that are under way go on.
+   *
+   * @returns {Promise<import('./wire/index.js').RunnerUnregisterResult>}
+   */
+  async unregisterRunner() {
+    const result = await this.request('runner.unregister');
+    this.#session.runs.runner = undefined;
+    return result;
+  }
+
+  /**
+   * Ends the process: cancels what is in flight, asks it to leave, and sees to it, in at most some
+   * seconds. Never rejects, and may be called again.
+   */
+  close() {
+    return this.#session.close();
+  }
+
+  /** What `await using` calls. Node 20.4 and older do not have the symbol. */
+  [Symbol.asyncDispose]() {
+    return this.close();
+  }
+}
+
+/** The methods `models.*`. */
+class Models {
+  #car;
+
+  /** @param {Car} car */
+  constructor(car) {
+    this.#car = car;
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelsListParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsListResult>}
+   */
+  list(params, options) {
+    return this.#car.request('models.list', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelResult>}
+   */
+  get(params, options) {
+    return this.#car.request('models.get', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelsRegisterParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsRegisterResult>}
+   */
+  register(params, options) {
+    return this.#car.request('models.register', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsUnregisterResult>}
+   */
+  unregister(params, options) {
+    return this.#car.request('models.unregister', params, options);
+  }
+}
+
+/** The methods `eventlog.*`. */
+class Eventlog {
+  #car;
+
+  /** @param {Car} car */
+  constructor(car) {
+    this.#car = car;
+  }
+
+  /**
+   * @param {import('./wire/index.js').EventlogQueryParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EventlogQueryResult>}
+   */
+  query(params, options) {
+    return this.#car.request('eventlog.query', params, options);
+  }
+}

@@ -1,0 +1,1 @@
+export { CarError, CarProcessError, RunnerError } from './errors.cjs';
