@@ -25,20 +25,19 @@ methods = st.sampled_from(
         b'"models.get"', b'"eventlog.query"', b'"runner.event"', b'"$/x"', b'""', b"5", b"null",
     ]
 )  # fmt: skip
-values = st.sampled_from(
-    [
-        b"{}", b"null", b"[]", b"3", b'"x"', b"NaN", b"-Infinity", b"1e400", b"-0", b"tru",
-        b"[tru]", b'{"a":[01]}', b'{"id":9}', b'{"id":9,"a":NaN}', b'[{"jsonrpc":"2.0","id":9}]',
-        b'{"jsonrpc":"2.0","id":9,"method":"ping"}', b'"\\ud800"', b'["\\udc00x"]',
-        b'{"\\ud83d":1}', b'"\\ud83d\\ude00"', b'"\xff"', b'{"\xc3":1}',
-        b'"\xed\xa0\x80"', b'"\x00"', b'"\\u0000"',
-        b'"a\tb"', b'"\\q"', b'"}]"', b'"[{\\"', '"\u2028\u2029\u0085\v\f"'.encode(),
-        b'{"prompt":""}', b'{"prompt":""}', b'{"prompt":"","stream":true}', b'{"a":1,"a":2}',
-        b"[" * 127 + b"]" * 127, b"[" * 200 + b"]" * 200, b"[" * 5000, b'{"a":' * 200 + b"}" * 200,
-        b"[" * 200 + b"tru" + b"]" * 200, b'["%b"]' % (b"[" * 500), b"]]]]", b"9" * 5000,
-        b'"%b"' % (b"x" * LIMIT), b'[" %b"' % (b"," * LIMIT), b"[1,]", b'{"a":1,}', b"{1:2}",
-    ]
-)  # fmt: skip
+VALUES = [
+    b"{}", b"null", b"[]", b"3", b'"x"', b"NaN", b"-Infinity", b"1e400", b"-0", b"tru",
+    b"[tru]", b'{"a":[01]}', b'{"id":9}', b'{"id":9,"a":NaN}', b'[{"jsonrpc":"2.0","id":9}]',
+    b'{"jsonrpc":"2.0","id":9,"method":"ping"}', b'"\\ud800"', b'["\\udc00x"]',
+    b'{"\\ud83d":1}', b'"\\ud83d\\ude00"', b'"\xff"', b'{"\xc3":1}',
+    b'"\xed\xa0\x80"', b'"\x00"', b'"\\u0000"',
+    b'"a\tb"', b'"\\q"', b'"}]"', b'"[{\\"', '"\u2028\u2029\u0085\v\f"'.encode(),
+    b'{"prompt":""}', b'{"prompt":""}', b'{"prompt":"","stream":true}', b'{"a":1,"a":2}',
+    b"[" * 127 + b"]" * 127, b"[" * 200 + b"]" * 200, b"[" * 5000, b'{"a":' * 200 + b"}" * 200,
+    b"[" * 200 + b"tru" + b"]" * 200, b'["%b"]' % (b"[" * 500), b"]]]]", b"9" * 5000,
+    b'"%b"' % (b"x" * LIMIT), b'[" %b"' % (b"," * LIMIT), b"[1,]", b'{"a":1,}', b"{1:2}",
+]  # fmt: skip
+values = st.sampled_from(VALUES)
 spaces = st.sampled_from([b"", b"", b"", b" ", b"\t", b"\r"])
 
 
@@ -114,3 +113,13 @@ def chunks(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 cuts = st.lists(st.integers(0, 1 << 20), max_size=6)
+
+#: Where a fuzzer that follows the code may begin.
+SEEDS = [
+    *(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":%b}' % value for value in VALUES),
+    *(b'{"x":%b,"id":"","jsonrpc":"2.0","method":"generate"}' % value for value in VALUES),
+    b'{"jsonrpc":"2.0","id":1,"method":"generate"}\n{"jsonrpc":"2.0","id":1,"method":"ping"}\n{"id":1',
+    b'[{"jsonrpc":"2.0","id":0,"method":"generate"},1,{"jsonrpc":"2.0","id":"car-1","result":null}]',
+    b'{"jsonrpc":"2.0","id":0,"method":"generate"}\n'
+    + b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":0}}',
+]
