@@ -94,7 +94,9 @@ def _struct(struct: type[WireStruct], component: Schema, named: dict[str, Schema
             properties[name] = {"description": f"Always `{tag}`.", "const": tag}
             continue
         held = HELD.get((struct.__name__, name))
-        schema = _reference(held) if held else _clean(value, named)
+        schema = _clean(value, named)
+        if held:
+            schema = _reference(held) | {key: schema[key] for key in schema if key == "default"}
         factory = fields[name].default_factory
         if factory is not msgspec.NODEFAULT:
             schema["default"] = factory()

@@ -150,15 +150,15 @@ class EmptyParams(WireStruct, frozen=True, kw_only=True):
 
 
 class PingResult(WireStruct, frozen=True, kw_only=True):
-    """Result of ``ping``.
+    """Result of ``ping``: an object, in which the core tells how it is.
 
     Attributes:
         in_flight: Requests without a response, this one included.
         startup_ms: Milliseconds from the start of the process until each phase was done.
     """
 
-    in_flight: int
-    startup_ms: dict[str, float]
+    in_flight: int | UnsetType = UNSET
+    startup_ms: dict[str, float] | UnsetType = UNSET
 
 
 class CancelParams(WireStruct, frozen=True, kw_only=True):
