@@ -114,12 +114,12 @@ def chunks(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 cuts = st.lists(st.integers(0, 1 << 20), max_size=6)
 
+_CANCEL = b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":0}}'
 #: Where a fuzzer that follows the code may begin.
 SEEDS = [
     *(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":%b}' % value for value in VALUES),
     *(b'{"x":%b,"id":"","jsonrpc":"2.0","method":"generate"}' % value for value in VALUES),
     b'{"jsonrpc":"2.0","id":1,"method":"generate"}\n{"jsonrpc":"2.0","id":1,"method":"ping"}\n{"id":1',
     b'[{"jsonrpc":"2.0","id":0,"method":"generate"},1,{"jsonrpc":"2.0","id":"car-1","result":null}]',
-    b'{"jsonrpc":"2.0","id":0,"method":"generate"}\n'
-    + b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":0}}',
+    b'{"jsonrpc":"2.0","id":0,"method":"generate"}\n%b' % _CANCEL,
 ]
