@@ -1,10 +1,10 @@
-"""What backends without a tokenizer or an embedding answer."""
+"""What backends answer that have no tokenizer, no embedding and no ear."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from car_rpc.engine.ports import EmbeddingBatch
+from car_rpc.engine.ports import EmbeddingBatch, Recording, Transcript
 from car_rpc.errors import unsupported_mode
 from car_rpc.wire.models import ModelSchema
 
@@ -32,6 +32,10 @@ class GenerateOnly:
     async def detokenize(self, model: ModelSchema, tokens: Sequence[int]) -> str:
         """Always refuses."""
         raise unsupported_mode("tokenize/detokenize", self._name, self._reason)
+
+    async def transcribe(self, model: ModelSchema, recording: Recording) -> Transcript:
+        """Always refuses."""
+        raise unsupported_mode("transcribe", self._name, self._reason)
 
     async def close(self) -> None:
         """Nothing to stop."""

@@ -13,6 +13,7 @@ from car_rpc.wire.models import ModelSchema
 
 _ENGINES = {
     "local": "llama.cpp, for GGUF models",
+    "system": "speech to text with pocketsphinx, American English",
     "delegated": "models that the app runs itself",
     "fake": "scripted models, for an app's tests",
 }
@@ -45,7 +46,8 @@ def report(
     yield "models"
     for model in models:
         yield f"  {model.id:24} {_state(model)}"
-    if all("demo" in model.tags for model in models if model.available):
+    chats = [model for model in models if model.available and "generate" in model.capabilities]
+    if all("demo" in model.tags for model in chats):
         yield _REAL_MODEL
 
 

@@ -35,6 +35,7 @@ from car_rpc.wire.models import (
     ModelsRegisterResult,
     ModelsUnregisterResult,
 )
+from car_rpc.wire.speech import TranscribeResult
 
 T = TypeVar("T")
 
@@ -152,6 +153,10 @@ class CarClient:
         """Text of token ids."""
         params = {"model": model, "tokens": list(tokens)}
         return (await self.request("detokenize", params, DetokenizeResult)).text
+
+    async def transcribe(self, **params: Any) -> TranscribeResult:
+        """Write down what is said; the fields are those of ``TranscribeParams``."""
+        return await self.request("transcribe", params, TranscribeResult)
 
     async def models(self, **filters: Any) -> list[ModelSchema]:
         """All models, or those that match ``ModelsListParams``."""

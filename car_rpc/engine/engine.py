@@ -17,7 +17,15 @@ from car_rpc.engine.generation import (
     record_failure,
     request_data,
 )
-from car_rpc.engine.ports import Backend, Clock, EmbeddingBatch, EventSink, IdSource
+from car_rpc.engine.ports import (
+    Backend,
+    Clock,
+    EmbeddingBatch,
+    EventSink,
+    IdSource,
+    Recording,
+    Transcript,
+)
 from car_rpc.engine.recording import Recorder
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability
@@ -107,6 +115,21 @@ class Engine:
         """Text of token ids in a model's vocabulary."""
         model = self._registry.find(wanted)
         return await self.backend_of(model).detokenize(model, tokens)
+
+    async def transcribe(
+        self, wanted: str | msgspec.UnsetType, recording: Recording, origin: Origin
+    ) -> tuple[ModelSchema, Transcript]:
+        """Write down what is said; returns the model that did it and the transcript.
+
+        Raises:
+            CarError: As :meth:`generate`.
+        """
+
+        async def work() -> tuple[ModelSchema, Transcript]:
+            model = self.route(wanted, "speech_to_text")
+            return model, await self.backend_of(model).transcribe(model, recording)
+
+        return await self.recorded(origin, work)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
         """Run work with its request and its completion in the event log.

@@ -9,6 +9,7 @@ from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.speech import Word
 
 
 class Clock(Protocol):
@@ -98,6 +99,32 @@ class EmbeddingBatch(NamedTuple):
     prompt_tokens: int
 
 
+class Recording(NamedTuple):
+    """Speech to write down.
+
+    Attributes:
+        audio: Bytes of an audio file, or ``None`` to read ``path``.
+        path: Absolute path of an audio file.
+        language: What is spoken; ``None`` is the model's own language.
+        prompt: Names and terms that may occur; a hint.
+        timestamps: Whether the words are wanted.
+    """
+
+    audio: bytes | None
+    path: str
+    language: str | None
+    prompt: str | None
+    timestamps: bool
+
+
+class Transcript(NamedTuple):
+    """What was said in a recording, in which language, and the words if they were wanted."""
+
+    text: str
+    language: str
+    words: list[Word]
+
+
 class Backend(Protocol):
     """Whatever can run models of one kind of source.
 
@@ -127,6 +154,10 @@ class Backend(Protocol):
 
     async def detokenize(self, model: ModelSchema, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
+        ...
+
+    async def transcribe(self, model: ModelSchema, recording: Recording) -> Transcript:
+        """Write down what is said."""
         ...
 
     async def close(self) -> None:

@@ -20,7 +20,7 @@ from car_rpc.engine.generation import Listener, Origin
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
-from car_rpc.host import attachments
+from car_rpc.host import attachments, audio
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.registry import Registry
@@ -55,6 +55,7 @@ from car_rpc.wire.runner import (
     RunnerUnregisterResult,
 )
 from car_rpc.wire.script import check as check_script
+from car_rpc.wire.speech import TranscribeParams, TranscribeResult
 
 
 class Services(NamedTuple):
@@ -131,6 +132,19 @@ async def tokenize(services: Services, _: Scope, params: TokenizeParams) -> Toke
 async def detokenize(services: Services, _: Scope, params: DetokenizeParams) -> DetokenizeResult:
     """Text of token ids."""
     return DetokenizeResult(text=await services.engine.detokenize(params.model, params.tokens))
+
+
+async def transcribe(
+    services: Services, scope: Scope, params: TranscribeParams
+) -> TranscribeResult:
+    """Write down what is said in a recording."""
+    recording, raw = await asyncio.to_thread(audio.received, params, scope.origin.raw_params)
+    origin = scope.origin._replace(raw_params=raw)
+    async with heartbeats(params.progress_token, scope.notify):
+        model, said = await services.engine.transcribe(params.model, recording, origin)
+    return TranscribeResult(
+        text=said.text, model_used=model.id, language=said.language, words=said.words
+    )
 
 
 def models_list(services: Services, _: Scope, params: ModelsListParams) -> ModelsListResult:
@@ -226,6 +240,7 @@ HANDLERS: dict[str, Handler] = {
     "embed": embed,
     "tokenize": tokenize,
     "detokenize": detokenize,
+    "transcribe": transcribe,
     "models.list": models_list,
     "models.get": models_get,
     "models.register": models_register,

@@ -25,7 +25,13 @@ from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
-from car_rpc.wire.models import DelegatedSource, FakeSource, LocalSource, ModelSchema
+from car_rpc.wire.models import (
+    DelegatedSource,
+    FakeSource,
+    LocalSource,
+    ModelSchema,
+    SystemSource,
+)
 
 #: The one database of a state directory.
 DATABASE_NAME = "car.db"
@@ -74,9 +80,11 @@ class App:
         self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
         ids = RandomIds()
         llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
+        speech = LocalBackend("pocketsphinx", "pocketsphinx", self.log, control)
         fake_worker = LocalBackend("fake", None, self.log, control)
         self._backends: dict[str, Backend] = {
             "local": llama_cpp,
+            "system": speech,
             "fake": FakeBackend(),
             "fake_worker": fake_worker,
             "delegated": DelegatedBackend(runner, ids),
@@ -107,6 +115,8 @@ class App:
         match model.source:
             case LocalSource():
                 return self._backends["local"]
+            case SystemSource():
+                return self._backends["system"]
             case DelegatedSource():
                 return self._backends["delegated"]
             case FakeSource(script=script):

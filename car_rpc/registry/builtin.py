@@ -1,10 +1,16 @@
-"""The models that ship with car-rpc: a few megabytes that prove an installation offline."""
+"""The models that need no download: the demo models, and speech that a library brings along."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import (
+    Capability,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    SystemSource,
+)
 
 #: Where the demo models lie inside the package.
 DEMO_DIR = Path(__file__).resolve().parent.parent / "data" / "demo"
@@ -16,15 +22,25 @@ _GGUF = str(DEMO_DIR / "tiny-chat-Q8_0.gguf")
 
 
 def builtin_models() -> list[ModelSchema]:
-    """The demo models. They are toys: the router never prefers them to a real model."""
+    """The models that are known from the start. None is preferred to one that the user added."""
     return [
         _demo("tiny-chat:gguf", LocalSource(path=_GGUF), ["generate", "tool_use"]),
         _demo("tiny-embed:gguf", LocalSource(path=_GGUF, pooling="mean"), ["embed"]),
         _demo("tiny-rerank:gguf", LocalSource(path=_GGUF, pooling="rank"), ["rerank"]),
         _demo("tiny-chat:mlx", MlxSource(path=str(DEMO_DIR / "mlx")), ["generate", "tool_use"]),
+        ModelSchema(
+            id="system/pocketsphinx:en-us",
+            source=SystemSource(engine="pocketsphinx"),
+            capabilities=["speech_to_text"],
+            family="pocketsphinx",
+            version="5",
+            tags=["speech"],
+            trust_tier="curated",
+        ),
     ]
 
 
+# Toys: they prove an installation.
 def _demo(
     variant: str, source: LocalSource | MlxSource, capabilities: list[Capability]
 ) -> ModelSchema:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from car_rpc.errors import CarError
-from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.models import Capability, ModelSchema, SystemSource
 
 #: Models of this provider prove that an installation works; they are chosen last.
 DEMO_PROVIDER = "demo"
@@ -66,7 +66,10 @@ class Catalog:
     def default_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]
     ) -> ModelSchema:
-        """The best available model with a capability; demo models only when nothing else is.
+        """The best available model with a capability.
+
+        What comes with the system is taken only when nothing else is available, and a demo
+        model only when even that is not.
 
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
@@ -81,7 +84,14 @@ class Catalog:
                 " `car-rpc doctor` says what is missing and how to add one",
                 capability=capability,
             )
-        return min(candidates, key=lambda model: (model.provider == DEMO_PROVIDER, model.id))
+        return min(
+            candidates,
+            key=lambda model: (
+                model.provider == DEMO_PROVIDER,
+                isinstance(model.source, SystemSource),
+                model.id,
+            ),
+        )
 
 
 def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, runner
+from car_rpc.wire import inference, lifecycle, log, models, runner, speech
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -108,6 +108,12 @@ METHODS: dict[str, Method] = {
         "Turns token ids of a model into text.",
         inference.DetokenizeParams,
         inference.DetokenizeResult,
+    ),
+    "transcribe": Method(
+        "Writes down what is said in a recording.",
+        speech.TranscribeParams,
+        speech.TranscribeResult,
+        logged=True,
     ),
     "models.list": Method(
         "Lists models.", models.ModelsListParams, models.ModelsListResult, inline=True

@@ -207,15 +207,16 @@ def _load_failure(error: Exception, load: Load) -> CarError:
     if isinstance(error, CarError):
         return error
     traceback.print_exception(error)
+    model = load.path or "its model"
     if isinstance(error, ImportError):
         return CarError(
             "model_load_failed",
-            f"{error.name or 'a library'} is not installed, so {load.path} cannot be loaded;"
+            f"{error.name or 'a library'} is not installed, so {model} cannot be loaded;"
             " install the extra that this kind of model needs",
         )
     if isinstance(error, MemoryError):
-        return CarError("out_of_memory", f"{load.path} does not fit; use a smaller model")
-    return CarError("model_load_failed", f"unexpected {type(error).__name__} for {load.path}")
+        return CarError("out_of_memory", f"{model} does not fit; use a smaller model")
+    return CarError("model_load_failed", f"unexpected {type(error).__name__} for {model}")
 
 
 def _log(line: str) -> None:

@@ -16,11 +16,28 @@ from msgspec import UNSET
 
 from car_rpc.backends.local.process import ProcessControl, WorkerProcess
 from car_rpc.backends.local.sampling import to_worker
-from car_rpc.engine.ports import Availability, EmbeddingBatch, EventSink, GenerateCall, LogEntry
+from car_rpc.engine.ports import (
+    Availability,
+    EmbeddingBatch,
+    EventSink,
+    GenerateCall,
+    LogEntry,
+    Recording,
+    Transcript,
+)
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema
-from car_rpc.wire.worker import Detokenize, Embed, Embeddings, Load, Loaded, Tokenize
+from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
+from car_rpc.wire.worker import (
+    Detokenize,
+    Embed,
+    Embeddings,
+    Load,
+    Loaded,
+    Tokenize,
+    Transcribe,
+    Transcribed,
+)
 
 
 class LocalBackend:
@@ -85,6 +102,15 @@ class LocalBackend:
         worker = await self._worker(model)
         result = await worker.request(lambda frame_id: Detokenize(id=frame_id, tokens=list(tokens)))
         return msgspec.convert(result, str)
+
+    async def transcribe(self, model: ModelSchema, recording: Recording) -> Transcript:
+        """Write down what is said, on the model's worker."""
+        worker = await self._worker(model)
+        result = await worker.request(
+            lambda frame_id: Transcribe(id=frame_id, **recording._asdict())
+        )
+        said = msgspec.convert(result, Transcribed)
+        return Transcript(said.text, said.language, said.words)
 
     async def close(self) -> None:
         """Kill all workers; returns when they are gone."""
@@ -153,6 +179,8 @@ def _load_frame(model: ModelSchema) -> Load:
     source = model.source
     if isinstance(source, FakeSource):
         return Load(script=source.script)
+    if isinstance(source, SystemSource):
+        return Load()  # the library brings its own model
     if not isinstance(source, LocalSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
     return Load(

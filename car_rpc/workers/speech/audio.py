@@ -103,6 +103,8 @@ def open_audio(content: bytes | None, path: str) -> Generator[Audio]:
         CarError: ``io_error`` for a path that cannot be read, ``invalid_request`` for what is
             no audio; also for what the library finds wrong while the file is open.
     """
+    if content == b"":
+        raise _invalid("it is empty")
     try:
         if content is not None:
             with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -127,9 +129,9 @@ def _open(name: str) -> io.BufferedReader:
     except OSError as error:
         raise CarError("io_error", f"cannot read {name}: {error.strerror}", path=name) from None
     size = path.stat().st_size
-    if size > MAX_AUDIO_BYTES:
+    if not 0 < size <= MAX_AUDIO_BYTES:
         stream.close()
-        raise _invalid(f"it has {size} bytes, at most {MAX_AUDIO_BYTES} are taken")
+        raise _invalid(f"it has {size} bytes; from 1 to {MAX_AUDIO_BYTES} are taken")
     return stream
 
 

@@ -10,3 +10,4 @@ export * from './methods.js';
 export * from './models.js';
 export * from './open.js';
 export * from './runner.js';
+export * from './speech.js';

@@ -39,6 +39,7 @@ import type {
   RunnerRunParams,
   RunnerUnregisterResult,
 } from './runner.js';
+import type { TranscribeParams, TranscribeResult } from './speech.js';
 
 /** Requests that the app sends. */
 export interface Methods {
@@ -72,6 +73,8 @@ export interface Methods {
   'shutdown': { params: EmptyParams; result: null };
   /** Turns a text into the token ids of a model. */
   'tokenize': { params: TokenizeParams; result: TokenizeResult };
+  /** Writes down what is said in a recording. */
+  'transcribe': { params: TranscribeParams; result: TranscribeResult };
 }
 
 /** Notifications that the app sends. */
