@@ -1,4 +1,4 @@
-"""What the commands other than ``serve`` do. Each starts the process as an app would."""
+"""What the commands other than ``serve`` do. All but ``schema`` start it as an app would."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import msgspec
 from car_rpc.cli.doctor import report
 from car_rpc.client import CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
+from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
 from car_rpc.wire.log import LogEvent
 
@@ -120,12 +121,19 @@ async def call(options: argparse.Namespace) -> int:
     return 0
 
 
+async def schema(_: argparse.Namespace) -> int:
+    """Print the specification that this very build implements."""
+    print(json.dumps(documents(), indent=2, ensure_ascii=False))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "generate": generate,
     "models": models,
     "doctor": doctor,
     "log": log,
     "call": call,
+    "schema": schema,
 }
 
 

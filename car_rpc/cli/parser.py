@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     call.add_argument("method")
     call.add_argument("params", nargs="?", default="{}", help="JSON object (default {})")
     _add_state(call)
+    commands.add_parser("schema", help="print the specification of this build as JSON")
     return root
 
 

@@ -73,7 +73,7 @@ class SpecVersion(WireStruct, frozen=True, kw_only=True):
     """Which specification this very process implements; ``hash`` covers its method table.
 
     Attributes:
-        major: Raised by what breaks a client.
+        major: Equal to ``protocol_version``.
         minor: Raised by additions.
         hash: Fingerprint of the schema, the methods and the errors, their explanations left out.
     """

@@ -153,7 +153,7 @@ export interface ServerCapabilities {
 
 /** Which specification this very process implements; `hash` covers its method table. */
 export interface SpecVersion {
-  /** Raised by what breaks a client. */
+  /** Equal to `protocol_version`. */
   major: number;
   /** Raised by additions. */
   minor: number;
