@@ -122,7 +122,8 @@ class CarError(Exception):
         kind: A key of :data:`KINDS`.
         detail: What happened and what to do next, for people. Never a secret, a traceback or
             a path of the source tree.
-        data: Kind-specific members of ``error.data``, such as ``path`` or ``model``.
+        data: Kind-specific members of ``error.data``, such as ``path`` or ``model``. A
+            ``retryable`` among them is what is known of this failure and goes before the table.
 
     Raises:
         KeyError: The kind is not in the table (a programming error).
@@ -133,7 +134,7 @@ class CarError(Exception):
         self.kind = kind
         self.detail = detail
         self.code = row.code
-        self.retryable = row.retryable
+        self.retryable: bool = data.get("retryable", row.retryable)
         self.message = row.display.replace("{}", detail)
         self.extra = data
         super().__init__(self.message)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol, TypeAlias
+from contextlib import aclosing
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import UNSET, Raw
 
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.ports import Availability, GenerateCall, IdSource
-from car_rpc.errors import CarError
-from car_rpc.wire.events import Done, Heartbeat, RunnerEvent, Stop, StreamEvent
+from car_rpc.errors import KINDS, CarError
+from car_rpc.wire.events import Done, ErrorEvent, Heartbeat, RunnerEvent, Stop, StreamEvent
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 from car_rpc.wire.runner import RunnerResult, RunnerRunParams
 
 #: How long a runner may take, in milliseconds, when the request sets no limit.
 DEFAULT_DEADLINE_MS = 300_000
+
+#: Kinds that a runner may fail with: all that a model can, and its own cancellation.
+RUNNER_KINDS = frozenset(name for name, row in KINDS.items() if row.code > 0) | {"cancelled"}
 
 #: What a run yields: the runner's events in order, then its one answer.
 RunItem: TypeAlias = RunnerEvent | RunnerResult
@@ -66,19 +70,24 @@ class DelegatedBackend(GenerateOnly):
                 " call `runner.register` first"
             )
             raise CarError("no_runner", detail, model=call.model.id)
+        # What the runner says at its end is only passed on where its other events lacked it.
         last_words: list[Done] = []
-        run = self._channel.run(self._params(call))
-        try:
+        stopped = False
+        async with aclosing(self._channel.run(self._params(call))) as run:
             async for item in run:
-                if isinstance(item, RunnerResult):
-                    for event in _events_of(item, last_words):
-                        yield event
-                elif isinstance(item, Done):
-                    last_words.append(item)
-                elif not isinstance(item, Heartbeat):
-                    yield item
-        finally:
-            await run.aclose()
+                match item:
+                    case RunnerResult():
+                        for event in _events_of(item, last_words, stopped=stopped):
+                            yield event
+                    case Done():
+                        last_words.append(item)
+                    case ErrorEvent():
+                        raise runner_error(item.kind, item.message)
+                    case Heartbeat():
+                        pass
+                    case _:
+                        stopped = stopped or isinstance(item, Stop)
+                        yield item
 
     def _params(self, call: GenerateCall) -> RunnerRunParams:
         source = call.model.source
@@ -95,8 +104,25 @@ class DelegatedBackend(GenerateOnly):
         )
 
 
-def _events_of(result: RunnerResult, last_words: list[Done]) -> list[StreamEvent]:
-    """The runner's reply as events; its own ``done`` wins over the reply."""
+def runner_error(
+    kind: object, message: str, *, otherwise: str = "runner_failed", **data: Any
+) -> CarError:
+    """How a runner failed, in the core's own terms.
+
+    Args:
+        kind: A kind that a model can fail with. The kinds of the protocol itself are no such:
+            they would tell the client of messages of its own.
+        message: The runner's text, with or without the display text of its kind.
+        otherwise: The kind when the runner named no such.
+        data: Members of ``error.data``.
+    """
+    if not isinstance(kind, str) or kind not in RUNNER_KINDS:
+        kind = otherwise
+    return CarError(kind, message.removeprefix(KINDS[kind].display.removesuffix("{}")), **data)
+
+
+def _events_of(result: RunnerResult, last_words: list[Done], *, stopped: bool) -> list[StreamEvent]:
+    """The runner's reply as events; its own ``done`` and ``stop`` win over the reply."""
     reply = Done(
         text=result.text if isinstance(result.text, str) else "",
         tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
@@ -104,6 +130,6 @@ def _events_of(result: RunnerResult, last_words: list[Done]) -> list[StreamEvent
     events: list[StreamEvent] = [*last_words, reply]
     if result.usage is not UNSET:
         events.append(result.usage)
-    if result.stop_reason is not UNSET:
+    if result.stop_reason is not UNSET and not stopped:
         events.append(Stop(reason=result.stop_reason))
     return events

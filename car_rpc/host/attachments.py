@@ -63,7 +63,9 @@ def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
             room -= len(data)
             media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             encoded = base64.b64encode(data).decode()
-            block["source"] = {"type": "base64", "media_type": media_type, "data": encoded}
+            # The rest of it is the client's own, and is for whoever gets the request.
+            del source["path"]
+            source |= {"type": "base64", "media_type": media_type, "data": encoded}
     return msgspec.json.encode(params)
 
 

@@ -7,6 +7,7 @@ place that turns exceptions into wire errors.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -54,20 +55,26 @@ class Dispatcher:
                 self._async[name] = _async_method(method, handler, services)
 
     def is_inline(self, method: str) -> bool:
-        """Whether a method runs at once, in order of arrival."""
+        """Whether a method can run at once, in order of arrival."""
         return method in self._inline
 
-    def call_inline(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
-        """Call an inline method."""
+    def call_inline(
+        self, method: str, scope: Scope, raw_params: bytes
+    ) -> Outcome | asyncio.Future[bytes]:
+        """Call an inline method. A future is its result, once there is one."""
         request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
         _, result = dispatch_inline(self._inline, _Call(scope, raw_params), request)
         return _outcome(result, method)
 
     async def call(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
-        """Call a method that may take time. An unknown one is ``method_not_found``."""
-        request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
-        _, result = await dispatch_async(self._async, _Call(scope, raw_params), request)
-        return _outcome(result, method)
+        """Call any method, also one that takes time. An unknown one is ``method_not_found``."""
+        if method in self._inline:
+            outcome = self.call_inline(method, scope, raw_params)
+        else:
+            request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
+            _, result = await dispatch_async(self._async, _Call(scope, raw_params), request)
+            outcome = _outcome(result, method)
+        return await outcome if isinstance(outcome, asyncio.Future) else outcome
 
 
 def _inline_method(
@@ -97,7 +104,7 @@ def _async_method(
 
 
 def _success(result: Any) -> Result:
-    return Success(msgspec.json.encode(result))
+    return Success(result if isinstance(result, asyncio.Future) else msgspec.json.encode(result))
 
 
 def _failure(error: Exception) -> Result:
@@ -109,11 +116,12 @@ def _failure(error: Exception) -> Result:
     return Error(error.code, error.message, error)
 
 
-def _outcome(result: Any, method: str) -> Outcome:
+def _outcome(result: Any, method: str) -> Outcome | asyncio.Future[bytes]:
     # jsonrpcserver returns oslash's Either: Right holds a success, Left an error.
     value = result._value if hasattr(result, "_value") else result._error
     if hasattr(value, "result"):
-        return bytes(value.result)
+        outcome: bytes | asyncio.Future[bytes] = value.result
+        return outcome
     if isinstance(value.data, CarError):
         return value.data
     return CarError("method_not_found", f"{method!r}; `initialize` lists the methods")

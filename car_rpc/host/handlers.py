@@ -1,7 +1,7 @@
 """What each method does: typed parameters in, typed result out. No JSON-RPC, no I/O.
 
 Each function is bound to its row of the method table by :data:`HANDLERS`. Plain functions
-belong to methods that the table marks inline.
+belong to methods that the table marks inline; a future is the encoded result, and comes later.
 """
 
 from __future__ import annotations
@@ -75,11 +75,13 @@ class Scope(NamedTuple):
         origin: Where it came from.
         notify: Sends a notification of it, before its response: method and encoded params.
         open_stream: Opens its stream; takes the client's own reference to the request.
+        wants_reply: Whether it is a request; a notification gets no reply.
     """
 
     origin: Origin
     notify: Callable[[str, bytes], None]
     open_stream: Callable[[str | UnsetType], Listener]
+    wants_reply: bool
 
 
 Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
@@ -223,9 +225,11 @@ async def runner_unregister(
     return await services.engine.recorded(scope.origin, work)
 
 
-def runner_event(services: Services, _: Scope, params: RunnerEventParams) -> RunnerEventResult:
-    """Take one event of a run."""
-    return services.runner.event(params)
+def runner_event(
+    services: Services, scope: Scope, params: RunnerEventParams
+) -> RunnerEventResult | asyncio.Future[bytes]:
+    """Take one event of a run; the reply waits until there is room for more."""
+    return services.runner.event(params, wants_reply=scope.wants_reply)
 
 
 async def eventlog_query(

@@ -22,10 +22,14 @@ def decode_params(raw: bytes, params_type: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(raw, type=params_type)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `")
-        missing = _MISSING_FIELD.search(message)
-        path = (where.rstrip("`") or "$") + (f".{missing[1]}" if missing else "")
-        raise invalid_params(message, path) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_params(str(error), "$") from None
+        raise invalid_params(*located(error)) from None
+
+
+def located(error: Exception) -> tuple[str, str]:
+    """What a decoder complains of, and the path of the field that it means (``$.a.b[0]``)."""
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error), "$"
+    message, _, where = str(error).partition(" - at `")
+    missing = _MISSING_FIELD.search(message)
+    return message, (where.rstrip("`") or "$") + (f".{missing[1]}" if missing else "")

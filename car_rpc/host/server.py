@@ -114,6 +114,7 @@ class _Server:
             settings=self._settings,
             session_id=self._session_id,
             connection=self._connection,
+            runner=self._runner,
             host=self,
             startup_ms=self._startup_ms,
         )

@@ -18,7 +18,7 @@ from car_rpc import __version__
 from car_rpc.config import Settings
 from car_rpc.errors import CarError
 from car_rpc.host.params import decode_params
-from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run
+from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run, RunnerHost
 from car_rpc.host.stream import Stream
 from car_rpc.protocol.connection import MAX_IN_FLIGHT, Answered, CancelRequested, Connection, Event
 from car_rpc.protocol.messages import MAX_BATCH, MAX_DEPTH, Notification, Request, compact
@@ -52,6 +52,9 @@ _LOG_STREAM = object()
 
 #: How long cancelled requests may take to be answered at ``shutdown``, in seconds.
 SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
+
+#: What changes the registry, in a thread. What arrives after one of them waits for its end.
+REGISTRY_CHANGES = frozenset({"models.register", "models.unregister"})
 
 _encode = msgspec.json.encode
 
@@ -87,6 +90,7 @@ class Session:
         settings: The process's settings.
         session_id: Names this session in the event log.
         connection: The protocol state.
+        runner: The way to the app's runner.
         host: The process around the session.
         startup_ms: Phases of the start, for ``ping``.
     """
@@ -97,12 +101,14 @@ class Session:
         settings: Settings,
         session_id: str,
         connection: Connection[Run],
+        runner: RunnerHost,
         host: SessionHost,
         startup_ms: dict[str, float],
     ) -> None:
         self._settings = settings
         self._session_id = session_id
         self._connection = connection
+        self._runner = runner
         self._host = host
         self._kick = host.kick
         self._startup_ms = startup_ms
@@ -110,9 +116,10 @@ class Session:
         self._loading: asyncio.Task[None] | None = None
         self._load_error: CarError | None = None
         self._backlog: list[Request] = []
-        self._tasks: dict[RequestId, asyncio.Task[Outcome]] = {}
+        self._tasks: dict[RequestId, asyncio.Future[Any]] = {}
+        self._registry_changes: set[asyncio.Future[Any]] = set()
         self._cancelled: set[RequestId] = set()
-        self._shutdowns: set[asyncio.Task[Any]] = set()
+        self._shutdowns: set[asyncio.Future[Any]] = set()
         self._drained = asyncio.Event()
 
     # Input
@@ -138,11 +145,11 @@ class Session:
         self.cancel_all()
 
     def cancel_all(self) -> None:
-        """Cancel every request but ``shutdown``, which ends when the others have."""
+        """Cancel all work; ``shutdown`` and withheld replies end when the others have."""
         for request in [*self._backlog]:
             self._cancel(request.id)
         for request_id, task in [*self._tasks.items()]:
-            if task not in self._shutdowns:
+            if isinstance(task, asyncio.Task) and task not in self._shutdowns:
                 self._cancel(request_id)
 
     async def answered(self, timeout_s: float) -> None:
@@ -152,8 +159,8 @@ class Session:
             await asyncio.wait(waiting, timeout=timeout_s)
             await asyncio.sleep(0)  # the answers are given by the tasks' done callbacks
 
-    def _unfinished(self) -> set[asyncio.Task[Any]]:
-        tasks: set[asyncio.Task[Any]] = {*self._tasks.values()}
+    def _unfinished(self) -> set[asyncio.Future[Any]]:
+        tasks = {*self._tasks.values()}
         if asyncio.current_task() in self._shutdowns:
             tasks -= self._shutdowns
         if self._backlog and self._loading is not None:
@@ -192,19 +199,30 @@ class Session:
             self._host.exit(0 if self._connection.state == "draining" else 1)
         elif notification.method == "runner.event":
             if self._dispatcher is not None:
-                scope = self._scope(Request("", notification.method, notification.params))
+                unanswered = Request("", notification.method, notification.params)
+                scope = self._scope(unanswered, wants_reply=False)
                 self._dispatcher.call_inline(notification.method, scope, notification.params)
         elif not notification.method.startswith("$/"):
             logger.info("the notification %r is unknown and ignored", notification.method)
 
     def _dispatch(self, dispatcher: Dispatcher, request: Request) -> None:
-        scope = self._scope(request)
-        if dispatcher.is_inline(request.method):
-            self._respond(request.id, dispatcher.call_inline(request.method, scope, request.params))
+        method = request.method
+        call = (method, self._scope(request), request.params)
+        if self._registry_changes and method != "runner.event":
+            task = self._start(request.id, _after({*self._registry_changes}, dispatcher, *call))
+        elif not dispatcher.is_inline(method):
+            task = self._start(request.id, dispatcher.call(*call))
         else:
-            self._start(request.id, dispatcher.call(request.method, scope, request.params))
+            outcome = dispatcher.call_inline(*call)
+            if isinstance(outcome, asyncio.Future):
+                self._start(request.id, outcome)
+            else:
+                self._respond(request.id, outcome)
+            return
+        if method in REGISTRY_CHANGES:
+            self._registry_changes.add(task)
 
-    def _scope(self, request: Request) -> Scope:
+    def _scope(self, request: Request, *, wants_reply: bool = True) -> Scope:
         # Loaded by now, and not at start-up.
         from car_rpc.engine.generation import Origin  # noqa: PLC0415 - see above
         from car_rpc.host.handlers import Scope  # noqa: PLC0415 - see above
@@ -212,20 +230,21 @@ class Session:
         origin = Origin(request.id, request.method, compact(request.params))
         notify = partial(self.notify, request.id)
         room = partial(self.room, request.id)
-        return Scope(origin, notify, partial(Stream, request.id, notify, room))
+        return Scope(origin, notify, partial(Stream, request.id, notify, room), wants_reply)
 
     # Tasks and answers
 
-    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> asyncio.Task[Outcome]:
+    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> asyncio.Future[Outcome]:
         task = asyncio.ensure_future(work)
         self._tasks[request_id] = task
         task.add_done_callback(partial(self._finished, request_id))
         return task
 
-    def _finished(self, request_id: RequestId, task: asyncio.Task[Outcome]) -> None:
+    def _finished(self, request_id: RequestId, task: asyncio.Future[Outcome]) -> None:
         del self._tasks[request_id]
         self._cancelled.discard(request_id)
         self._shutdowns.discard(task)
+        self._registry_changes.discard(task)
         if task.cancelled():
             self._respond(request_id, CarError("cancelled"))
         elif (error := task.exception()) is not None:
@@ -305,7 +324,11 @@ class Session:
 
     def _ping(self, _: Request) -> bytes:
         in_flight = len(self._connection.in_flight)
-        return _encode(PingResult(in_flight=in_flight, startup_ms=self._startup_ms))
+        return _encode(
+            PingResult(
+                in_flight=in_flight, startup_ms=self._startup_ms, runner=self._runner.status()
+            )
+        )
 
     async def _shutdown(self) -> Outcome:
         await self.finish_requests(self._settings.drain_ms / 1000)
@@ -330,6 +353,18 @@ class Session:
         if self._connection.stream_bytes(_LOG_STREAM) < LOG_BUFFER_BYTES:
             self._connection.notify("log", payload, stream=_LOG_STREAM)
             self._kick()
+
+
+async def _after(
+    changes: set[asyncio.Future[Any]],
+    dispatcher: Dispatcher,
+    method: str,
+    scope: Scope,
+    raw_params: bytes,
+) -> Outcome:
+    """Call a method once the registry's changes that arrived before it are done."""
+    await asyncio.wait(changes)
+    return await dispatcher.call(method, scope, raw_params)
 
 
 def _guarded(handler: Callable[[Request], bytes], request: Request) -> Outcome:

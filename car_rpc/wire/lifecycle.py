@@ -149,16 +149,32 @@ class EmptyParams(WireStruct, frozen=True, kw_only=True):
     """No parameters."""
 
 
+class RunnerStatus(WireStruct, frozen=True, kw_only=True):
+    """The app's runner, as the core sees it.
+
+    Attributes:
+        registered: Whether the slot is taken.
+        runs: Runs under way, those that wait for a cancel to be confirmed included.
+        late_events: Events since the start that came for no run, or for one that had ended.
+    """
+
+    registered: bool
+    runs: int
+    late_events: int
+
+
 class PingResult(WireStruct, frozen=True, kw_only=True):
     """Result of ``ping``: an object, in which the core tells how it is.
 
     Attributes:
         in_flight: Requests without a response, this one included.
         startup_ms: Milliseconds from the start of the process until each phase was done.
+        runner: The app's runner; absent until the process has started.
     """
 
     in_flight: int | UnsetType = UNSET
     startup_ms: dict[str, float] | UnsetType = UNSET
+    runner: RunnerStatus | UnsetType = UNSET
 
 
 class CancelParams(WireStruct, frozen=True, kw_only=True):

@@ -50,6 +50,27 @@ class Counter:
         return f"{prefix}{self.count}"
 
 
+class LoopClock:
+    """The clock of the event loop's timers, which tests put forward instead of waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        real = loop.time
+        self._ahead_s = 0.0
+        monkeypatch.setattr(loop, "time", lambda: real() + self._ahead_s)
+
+    async def advance(self, seconds: float) -> None:
+        """Let what is going on come to rest, then time pass, and what is due happen."""
+        await _turns()
+        self._ahead_s += seconds
+        await _turns()
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 class App:
     """The client's side of a session, and what the process around it does."""
 
@@ -83,6 +104,7 @@ class App:
             settings=settings,
             session_id="ses_1",
             connection=self.connection,
+            runner=self.runner,
             host=self,
             startup_ms={"ready": 1.0},
         )
@@ -154,6 +176,11 @@ class App:
     def events(self, request_id: Any) -> list[Any]:
         found = [m["params"] for m in self.read() if m.get("method") == "generate.event"]
         return [params for params in found if params["request_id"] == request_id]
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> LoopClock:
+    return LoopClock(monkeypatch)
 
 
 @pytest.fixture

@@ -127,23 +127,98 @@ async def test_what_a_backend_cannot_do_is_refused_with_its_reason(app: Any) -> 
     assert error["data"]["kind"] == "unsupported_mode"
 
 
-async def test_a_database_that_another_process_writes_to_delays_only_the_registration(
+async def test_a_database_that_another_process_writes_to_delays_only_what_follows_a_registration(
     app: Any, tmp_path: Path
 ) -> None:
-    model = {"id": "me/a:1", "source": {"type": "delegated"}, "capabilities": ["generate"]}
+    app.request(0, "generate", prompt="one two three", model="stall", stream=True)
     with contextlib.closing(sqlite3.connect(tmp_path / "car.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        app.request(1, "models.register", model=model)
-        for request_id in range(2, 52):
+        app.request(1, "models.register", model=delegated("me/a:1"))
+        app.request(2, "models.list")
+        for request_id in range(3, 53):
             await asyncio.sleep(0)  # a turn for the registration
             await app.call(request_id, "ping")
-        found = await app.call(99, "models.list")
-        assert "me/a:1" not in {m["id"] for m in found["result"]["models"]}
-        assert 1 not in app.answered()
+        await app.until(lambda m: m.get("params", {}).get("event", {}).get("text") == "so far")
+        assert not {1, 2} & {*app.answered()}
         other.execute("COMMIT")
     assert (await app.answer(1))["result"]["model"]["id"] == "me/a:1"
-    app.request(2, "models.unregister", model="me/a:1")
-    assert (await app.answer(2))["result"]
+    assert "me/a:1" in {m["id"] for m in (await app.answer(2))["result"]["models"]}
+    app.request(60, "models.unregister", model="me/a:1")
+    assert (await app.answer(60))["result"]
+
+
+def delegated(model_id: str) -> dict[str, Any]:
+    return {"id": model_id, "source": {"type": "delegated"}, "capabilities": ["generate"]}
+
+
+def echo(model_id: str, *, loud: bool = False) -> dict[str, Any]:
+    text = {"emit": {"type": "text_delta", "text": "loud"}}
+    script = [text] if loud else [{"echo": True}]
+    source = {"type": "fake", "script": script}
+    return {"id": model_id, "source": source, "capabilities": ["generate"]}
+
+
+def asked(request_id: int, method: str, **params: Any) -> dict[str, Any]:
+    return {"id": request_id, "method": method, "params": params}
+
+
+async def test_what_is_sent_together_with_a_registration_finds_the_model(app: Any) -> None:
+    app.send(
+        asked(1, "models.register", model=echo("me/a:1")),
+        asked(2, "generate", model="me/a:1", prompt="x"),
+        asked(3, "tokenize", model="me/a:1", text="x"),
+        asked(4, "embed", model="me/a:1", texts=["x"]),
+        asked(5, "models.list"),
+        asked(6, "models.get", model="me/a:1"),
+        asked(7, "models.unregister", model="me/a:1"),
+        asked(8, "models.get", model="me/a:1"),
+        asked(9, "models.register", model=echo("me/a:1")),
+        asked(10, "models.get", model="me/a:1"),
+    )
+    answers = {number: await app.answer(number) for number in range(1, 11)}
+    assert answers[2]["result"]["text"] == "x"
+    for number in (3, 4):  # the model was found, and cannot do it
+        assert answers[number]["error"]["data"]["kind"] == "unsupported_mode"
+    assert "me/a:1" in {m["id"] for m in answers[5]["result"]["models"]}
+    for number in (6, 10):
+        assert answers[number]["result"]["model"]["id"] == "me/a:1"
+    assert answers[8]["error"]["data"]["kind"] == "model_not_found"
+
+
+async def test_the_later_of_two_registrations_wins(app: Any) -> None:
+    for number in range(0, 30, 3):
+        app.send(
+            asked(number, "models.register", model=echo("me/a:1")),
+            asked(number + 1, "models.register", model=echo("me/a:1", loud=True)),
+            asked(number + 2, "generate", model="me/a:1", prompt="x"),
+        )
+        assert (await app.answer(number + 2))["result"]["text"] == "loud"
+
+
+async def test_a_cancelled_registration_lets_nothing_past_the_one_before_it(
+    app: Any, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "car.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        app.send(
+            asked(1, "models.register", model=echo("me/a:1")),
+            asked(2, "models.register", model=echo("me/b:1")),
+            asked(3, "models.list"),
+            {"method": "$/cancelRequest", "params": {"id": 2}},
+        )
+        assert (await app.answer(2))["error"]["data"]["kind"] == "cancelled"
+        await app.call(4, "ping")
+        assert 3 not in app.answered()
+        other.execute("COMMIT")
+    listed = {m["id"] for m in (await app.answer(3))["result"]["models"]}
+    assert "me/a:1" in listed
+    assert "me/b:1" not in listed
+
+
+async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app: Any) -> None:
+    await app.call(0, "models.register", model=echo("me/a:1"))
+    app.send(asked(1, "models.list"), asked(2, "models.get", model="me/a:1"), asked(3, "ping"))
+    assert app.answered()[-3:] == [1, 2, 3]  # no turn of the loop was needed
 
 
 class Numbers:

@@ -1,17 +1,33 @@
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from car_rpc.backends.delegated import RunItem
-from car_rpc.errors import CarError
-from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run, RunnerHost
+from car_rpc.errors import KINDS, CarError
+from car_rpc.host.runner import (
+    CANCEL_TIMEOUT_S,
+    IDLE_TIMEOUT_S,
+    REQUEST_BYTES,
+    RUNNER_BUFFER_BYTES,
+    RUNNER_ROOM_BYTES,
+    Run,
+    RunnerHost,
+)
 from car_rpc.protocol.connection import Answered, Connection
+from car_rpc.protocol.messages import Response
 from car_rpc.wire.events import Heartbeat, TextDelta
-from car_rpc.wire.runner import RunnerEventParams, RunnerResult, RunnerRunParams
+from car_rpc.wire.runner import (
+    RunnerEventParams,
+    RunnerEventResult,
+    RunnerResult,
+    RunnerRunParams,
+)
+from tests.host.conftest import LoopClock
 
 
 class Phone:
@@ -37,9 +53,15 @@ class Phone:
         )
 
     def event(self, event: Any, call_id: str = "c") -> tuple[bool, bool]:
-        raw = msgspec.Raw(json.dumps(event).encode())
-        result = self.host.event(RunnerEventParams(call_id=call_id, event=raw))
+        """Notify; returns what a request would have been told."""
+        result = self.host.event(params(event, call_id), wants_reply=False)
+        assert isinstance(result, RunnerEventResult)
         return result.emitted, result.closed
+
+    def ask(self, text: str, call_id: str = "c") -> Any:
+        """Send a delta as a request; its reply, or the future of a withheld one."""
+        event = {"type": "text_delta", "text": text}
+        return self.host.event(params(event, call_id), wants_reply=True)
 
     def delta(self, text: str, call_id: str = "c") -> tuple[bool, bool]:
         return self.event({"type": "text_delta", "text": text}, call_id)
@@ -54,6 +76,10 @@ class Phone:
         for event in self.connection.receive(json.dumps(message).encode() + b"\n"):
             assert isinstance(event, Answered)
             event.waiting.answer(event.response)
+
+
+def params(event: Any, call_id: str) -> RunnerEventParams:
+    return RunnerEventParams(call_id=call_id, event=msgspec.Raw(json.dumps(event).encode()))
 
 
 @pytest.fixture
@@ -117,9 +143,11 @@ async def test_two_runs_do_not_mix(phone: Phone) -> None:
     phone.delta("2", "two")
     phone.delta("1", "one")
     for run in list(phone.connection.pending.drain()):
-        run.answered = True
-        run.changed.set()
-    assert [await first, await second] == [[TextDelta(text="1")], [TextDelta(text="2")]]
+        run.answer(Response(None, b"{}", None))
+    assert [await first, await second] == [
+        [TextDelta(text="1"), RunnerResult()],
+        [TextDelta(text="2"), RunnerResult()],
+    ]
 
 
 async def test_an_unknown_type_is_ignored_and_logged_once(
@@ -137,27 +165,35 @@ async def test_an_unknown_type_is_ignored_and_logged_once(
 
 
 @pytest.mark.parametrize(
-    "event",
+    ("event", "path"),
     [
-        {"type": "text_delta"},
-        {"type": "text_delta", "text": 5},
-        {"text": "x"},
-        [],
-        None,
-        1,
-        {"type": 5},
-        {"type": "usage", "prompt_tokens": -1},
-        {"type": "tool_call_start"},
+        ({"type": "text_delta"}, "$.event.text"),
+        ({"type": "text_delta", "text": 5}, "$.event.text"),
+        ({"text": "x"}, "$.event.type"),
+        ([], "$.event"),
+        (None, "$.event"),
+        (1, "$.event"),
+        ({"type": 5}, "$.event.type"),
+        ({"type": "usage", "prompt_tokens": -1}, "$.event.prompt_tokens"),
+        ({"type": "tool_call_start", "id": "a", "name": "b"}, "$.event.index"),
+        (
+            {"type": "done", "tool_calls": [{"id": "a", "name": "b"}]},
+            "$.event.tool_calls[0].arguments",
+        ),
     ],
 )
-async def test_a_malformed_event_fails_the_run(phone: Phone, event: Any) -> None:
+async def test_a_malformed_event_fails_the_run_and_names_the_field(
+    phone: Phone, event: Any, path: str
+) -> None:
     task = await started(phone.run())
     assert phone.event(event) == (False, True)
-    await asyncio.sleep(0)
-    cancel = await until_sent(phone, "$/cancelRequest")
+    (_, cancel) = phone.sent()  # at once, not when somebody reads of it
     assert cancel["params"] == {"id": phone.read[0]["id"]}
-    phone.answer(result={})
-    assert (await failure_of(task)).kind == "runner_failed"
+    phone.answer(result={"text": "too late"})
+    failure = await failure_of(task)
+    assert (failure.kind, failure.data["path"]) == ("runner_failed", path)
+    assert failure.message.startswith("runner failed: a runner event is malformed: ")
+    assert failure.message.endswith(f"at `{path}`")
 
 
 async def until_sent(phone: Phone, method: str) -> Any:
@@ -197,39 +233,67 @@ async def test_what_was_taken_does_not_count_toward_the_bound(phone: Phone) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "data"),
+    ("data", "kind", "extra"),
     [
-        (
-            {"code": 5, "message": "m", "data": {"kind": "rate_limited", "retry_after_ms": 7}},
-            "rate_limited",
-            {"retry_after_ms": 7},
-        ),
-        ({"code": 5, "message": "m", "data": {"kind": "runner_declined"}}, "runner_declined", {}),
-        ({"code": 5, "message": "m", "data": {"kind": "cancelled"}}, "cancelled", {}),
-        (
-            {"code": 5, "message": "m", "data": {"kind": "invented", "status": 500}},
-            "runner_failed",
-            {"status": 500},
-        ),
-        ({"code": 5, "message": "m", "data": "no object"}, "runner_failed", {}),
-        ({"code": 5, "message": "m"}, "runner_failed", {}),
-        ({"code": -32601, "message": "m"}, "no_runner", {}),
+        ({"kind": "rate_limited", "retry_after_ms": 7}, "rate_limited", {"retry_after_ms": 7}),
+        ({"kind": "runner_declined"}, "runner_declined", {}),
+        ({"kind": "cancelled"}, "cancelled", {}),
+        ({"kind": "provider_error", "retryable": False}, "provider_error", {"retryable": False}),
+        ({"kind": "invented", "status": 500}, "runner_failed", {"status": 500}),
+        ({"kind": "duplicate_id"}, "runner_failed", {}),  # it would speak of the client's own
+        ({"kind": 5, "status": "500", "retryable": 1}, "runner_failed", {}),
+        ({"kind": "overloaded", "status": None, "retry_after_ms": True}, "overloaded", {}),
+        ({}, "runner_failed", {}),
+        ("no object", "runner_failed", {}),
+        (["no object"], "runner_failed", {}),
+        (0, "runner_failed", {}),
+        (None, "runner_failed", {}),
     ],
 )
-async def test_the_apps_error_is_taken_over(
-    phone: Phone, error: dict[str, Any], kind: str, data: dict[str, Any]
+@pytest.mark.parametrize("code", [5, -32603, -32800])
+async def test_the_apps_error_is_taken_over_whatever_its_code(
+    phone: Phone, code: int, data: Any, kind: str, extra: dict[str, Any]
 ) -> None:
     task = await started(phone.run())
-    phone.answer(error=error)
+    phone.answer(error={"code": code, "message": "m", "data": data})
     failure = await failure_of(task)
-    assert failure.kind == kind
-    assert failure.extra == data
+    assert (failure.kind, failure.extra) == (kind, extra)
+    assert failure.retryable == failure.data["retryable"] == extra.get("retryable", TABLE[kind])
+
+
+TABLE = {name: row.retryable for name, row in KINDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "text"),
+    [
+        ("runner_declined", "no provider for x", "runner declined: no provider for x"),
+        ("runner_declined", "runner declined: no provider", "runner declined: no provider"),
+        ("rate_limited", "slow", "rate limited: slow"),
+        ("invented", "oh", "runner failed: oh"),
+        ("cancelled", "whatever", "cancelled"),
+    ],
+)
+async def test_the_text_is_that_of_the_kind_once(
+    phone: Phone, kind: str, message: str, text: str
+) -> None:
+    task = await started(phone.run())
+    phone.answer(error={"code": 5, "message": message, "data": {"kind": kind}})
+    assert (await failure_of(task)).message == text
+
+
+@pytest.mark.parametrize("data", [None, {}, {"kind": "method_not_found"}])
+async def test_an_app_that_does_not_know_the_method_is_no_runner(phone: Phone, data: Any) -> None:
+    task = await started(phone.run())
+    phone.answer(error={"code": -32601, "message": "m", "data": data})
+    assert (await failure_of(task)).kind == "no_runner"
 
 
 async def test_an_answer_of_a_wrong_shape_fails_the_run(phone: Phone) -> None:
     task = await started(phone.run())
     phone.answer(result={"text": 5})
-    assert (await failure_of(task)).kind == "runner_failed"
+    failure = await failure_of(task)
+    assert (failure.kind, failure.data["path"]) == ("runner_failed", "$.text")
 
 
 async def test_closing_cancels_the_run_in_the_app_and_waits_for_its_answer(phone: Phone) -> None:
@@ -247,39 +311,235 @@ async def test_closing_cancels_the_run_in_the_app_and_waits_for_its_answer(phone
     assert phone.connection.pending.unexpected == 0
 
 
+# Time
+
+
 async def test_a_run_that_is_never_answered_ends_all_the_same_and_its_late_answer_is_dropped(
-    phone: Phone, caplog: pytest.LogCaptureFixture
+    phone: Phone, clock: LoopClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = await started(phone.run(deadline_ms=1))
+    task = await started(phone.run(deadline_ms=300_000))
+    await clock.advance(299)
+    assert not task.done()
+    await clock.advance(2)
+    assert phone.sent()[-1]["method"] == "$/cancelRequest"
+    assert not task.done(), "the app may still confirm"
+    await clock.advance(CANCEL_TIMEOUT_S)
     failure = await failure_of(task)
     assert (failure.kind, failure.message) == (
         "timeout",
-        "timeout: the runner did not finish within 1 ms",
+        "timeout: the runner did not finish within 300000 ms",
     )
     assert "did not answer a cancelled run" in caplog.text
-    phone.answer(result={"text": "late"})
-    assert phone.connection.pending.unexpected == 1
+    assert phone.host.status().runs == 0
+    assert phone.connection.pending.drain() == []
+    for _ in range(2):
+        phone.answer(result={"text": "late"})
+    assert phone.connection.pending.unexpected == 2
     assert phone.delta("late") == (False, True)
 
 
-async def test_a_deadline_that_passes_while_nobody_reads_is_a_timeout_and_no_cancel(
-    phone: Phone,
+async def test_an_answer_after_the_deadline_only_confirms_it(
+    phone: Phone, clock: LoopClock
+) -> None:
+    task = await started(phone.run(deadline_ms=1000))
+    await clock.advance(1.5)
+    phone.answer(result={"text": "late"})
+    assert (await failure_of(task)).kind == "timeout"
+
+
+async def test_a_deadline_that_passes_while_nobody_reads_is_told_to_the_app_at_once(
+    phone: Phone, clock: LoopClock
 ) -> None:
     over = asyncio.Event()
+    read: list[RunItem] = []
 
     async def slow_reader() -> None:
-        async for _ in phone.run(deadline_ms=20):
+        async for item in phone.run(deadline_ms=1000):
+            read.append(item)
             await over.wait()
 
     task = asyncio.create_task(slow_reader())
     await asyncio.sleep(0)
     phone.delta("a")
-    await asyncio.sleep(0.02)  # timers go off in their order, and the run's was set before
+    phone.delta("b")
+    await clock.advance(1.5)
+    assert phone.sent()[-1]["method"] == "$/cancelRequest"
     assert phone.delta("more") == (False, True)
+    phone.answer(result={"text": "late"})
     over.set()
-    await until_sent(phone, "$/cancelRequest")
-    phone.answer(result={})
     assert (await failure_of(task)).kind == "timeout"
+    assert read == [TextDelta(text="a"), TextDelta(text="b")]
+
+
+async def test_a_runner_that_has_begun_and_says_nothing_more_is_stalled(
+    phone: Phone, clock: LoopClock
+) -> None:
+    task = await started(phone.run(deadline_ms=3_600_000))
+    await clock.advance(IDLE_TIMEOUT_S * 2)
+    assert not task.done(), "before its first event only the deadline holds"
+    for event in (
+        {"type": "text_delta", "text": "a"},
+        {"type": "heartbeat"},
+        {"type": "hologram"},
+        {"type": "heartbeat"},
+    ):
+        phone.event(event)
+        await clock.advance(IDLE_TIMEOUT_S - 10)
+        assert not task.done()
+    await clock.advance(15)
+    phone.answer(error={"code": -32800, "message": "cancelled"})
+    failure = await failure_of(task)
+    assert (failure.kind, failure.message, failure.data["cause"]) == (
+        "stream_interrupted",
+        "stream interrupted (idle stall)",
+        "idle_stall",
+    )
+
+
+async def test_a_runner_whose_replies_are_withheld_is_not_idle(
+    phone: Phone, clock: LoopClock
+) -> None:
+    run = phone.run(deadline_ms=300_000)
+    first = asyncio.create_task(anext(run))
+    await asyncio.sleep(0)
+    withheld = phone.ask("x" * RUNNER_ROOM_BYTES)
+    await first
+    phone.delta("unread")
+    await clock.advance(IDLE_TIMEOUT_S * 2)
+    assert await anext(run) == TextDelta(text="unread"), "it is the client who reads slowly"
+    assert withheld.done()
+    second = asyncio.create_task(anext(run))
+    await clock.advance(IDLE_TIMEOUT_S - 1)
+    assert not second.done(), "its time begins when everything is read"
+    await clock.advance(2)
+    phone.answer(result={})
+    assert (await failure_of(second)).kind == "stream_interrupted"
+
+
+# Flow control
+
+
+async def reading(phone: Phone) -> AsyncGenerator[RunItem, None]:
+    """A run whose first event is read, and none of the next."""
+    run = phone.run()
+    first = asyncio.create_task(anext(run))
+    await asyncio.sleep(0)
+    phone.delta("first")
+    await first
+    return run
+
+
+def told(future: Any) -> tuple[bool, bool]:
+    result = json.loads(future.result())
+    return result["emitted"], result["closed"]
+
+
+async def test_the_reply_to_an_event_waits_for_room(phone: Phone) -> None:
+    run = await reading(phone)
+    assert phone.ask("a") == RunnerEventResult(emitted=True, closed=False)
+    held = [phone.ask("x" * RUNNER_ROOM_BYTES), phone.ask("b")]
+    assert phone.delta("notified") == (True, False)
+    texts = [await anext(run)]
+    assert not any(future.done() for future in held)
+    texts.append(await anext(run))
+    assert [told(future) for future in held] == [(True, False)] * 2
+    texts += [await anext(run), await anext(run)]
+    assert [item.text[:9] for item in texts] == ["a", "x" * 9, "b", "notified"]
+    assert phone.ask("c") == RunnerEventResult(emitted=True, closed=False)
+    phone.answer(result={})
+    assert [item async for item in run] == [TextDelta(text="c"), RunnerResult()]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda phone: phone.answer(result={}),
+        lambda phone: phone.answer(error={"code": 5, "message": "m"}),
+        lambda phone: phone.event({"type": "text_delta", "text": 5}),
+        lambda phone: phone.host.abandon(),
+    ],
+    ids=["answer", "error", "malformed event", "end of the input"],
+)
+async def test_withheld_replies_are_given_when_the_run_ends(
+    phone: Phone, end: Callable[[Phone], Any]
+) -> None:
+    run = await reading(phone)
+    held = [phone.ask("x" * RUNNER_ROOM_BYTES), phone.ask("b")]
+    end(phone)
+    assert [told(future) for future in held] == [(True, True)] * 2
+    phone.host.abandon()
+    with contextlib.suppress(CarError):
+        assert len([item async for item in run]) == 3
+
+
+async def test_withheld_replies_are_given_at_the_deadline(phone: Phone, clock: LoopClock) -> None:
+    run = await reading(phone)
+    held = phone.ask("x" * RUNNER_ROOM_BYTES)
+    await clock.advance(61)
+    assert told(held) == (True, True)
+    phone.answer(result={})
+    with pytest.raises(CarError, match="did not finish"):
+        [item async for item in run]
+
+
+async def test_withheld_replies_are_given_when_the_run_is_cancelled(phone: Phone) -> None:
+    run = await reading(phone)
+    held = phone.ask("x" * RUNNER_ROOM_BYTES)
+    closing = asyncio.create_task(run.aclose())
+    await until_sent(phone, "$/cancelRequest")
+    assert told(held) == (False, True), "nobody will read that event"
+    phone.answer(result={})
+    await closing
+
+
+async def test_a_reply_that_the_app_gave_up_holds_up_nothing(phone: Phone) -> None:
+    run = await reading(phone)
+    held = phone.ask("x" * RUNNER_ROOM_BYTES)
+    held.cancel()
+    phone.answer(result={})
+    assert len([item async for item in run]) == 2, "the event itself was taken"
+
+
+async def test_requests_that_nobody_awaits_fail_the_run_at_the_same_bound(phone: Phone) -> None:
+    run = await reading(phone)
+    phone.ask("x" * RUNNER_ROOM_BYTES)
+    held = []
+    while isinstance(reply := phone.ask(""), asyncio.Future):
+        held.append(reply)
+    assert reply == RunnerEventResult(emitted=True, closed=True)
+    assert len(held) * REQUEST_BYTES < RUNNER_BUFFER_BYTES
+    assert {told(future) for future in held} == {(True, True)}
+    phone.answer(result={})
+    with pytest.raises(CarError) as caught:
+        [item async for item in run]
+    assert caught.value.data["cause"] == "backpressure"
+
+
+async def test_events_between_a_cancel_and_its_confirmation_are_counted(phone: Phone) -> None:
+    run = await reading(phone)
+    closing = asyncio.create_task(run.aclose())
+    await until_sent(phone, "$/cancelRequest")
+    assert phone.delta("late") == (False, True)
+    assert phone.ask("late") == RunnerEventResult(emitted=False, closed=True)
+    assert not closing.done()
+    assert (phone.host.status().runs, phone.host.status().late_events) == (1, 2)
+    phone.answer(result={})
+    await closing
+    assert (phone.host.status().runs, phone.connection.pending.unexpected) == (0, 0)
+
+
+async def test_a_second_cancel_cuts_the_waiting_short_and_leaves_nothing(phone: Phone) -> None:
+    task = await started(phone.run())
+    for _ in range(2):
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert task.cancelled()
+    assert phone.connection.pending.drain() == []
+    assert phone.host.status().runs == 0
+
+
+# The slot
 
 
 async def test_the_end_of_the_input_fails_all_runs(phone: Phone) -> None:
@@ -301,104 +561,3 @@ async def test_there_is_one_slot_and_runs_under_way_survive_its_change(phone: Ph
     assert phone.delta("still") == (True, False)
     phone.answer(result={})
     assert await task == [TextDelta(text="still"), RunnerResult()]
-
-
-# Through the whole session
-
-
-async def test_a_delegated_model_runs_in_the_app(app: Any) -> None:
-    error = await app.failure(0, "generate", prompt="x", model="app")
-    assert error["data"]["kind"] == "no_runner"
-    assert (await app.call(1, "runner.register"))["result"] == {
-        "registered": True,
-        "replaced": False,
-    }
-    request = {"prompt": "x", "model": "app", "stream": True, "unknown": {"kept": 1.50}}
-    app.request(2, "generate", **request)
-    run = await app.method("runner.run")
-    assert run["params"]["request"] == request
-    assert (run["params"]["hint"], run["params"]["parent_id"]) == ("gpt", 2)
-    call_id = run["params"]["call_id"]
-    event = {"type": "text_delta", "text": "hi"}
-    app.notify("runner.event", call_id=call_id, event=event)
-    answer = await app.call(3, "runner.event", call_id=call_id, event=event)
-    assert answer["result"] == {"emitted": True, "closed": False}
-    app.send({"id": run["id"], "result": {"text": "ignored", "usage": {"prompt_tokens": 3}}})
-    result = (await app.answer(2))["result"]
-    assert (result["text"], result["usage"]["prompt_tokens"]) == ("hihi", 3)
-    assert (await app.call(4, "runner.unregister"))["result"] == {"registered": False}
-
-
-async def test_cancelling_a_request_cancels_its_run_and_waits_for_it(app: Any) -> None:
-    await app.call(1, "runner.register")
-    app.request(2, "generate", prompt="x", model="app", stream=True)
-    run = await app.method("runner.run")
-    app.notify("$/cancelRequest", id=2)
-    cancel = await app.method("$/cancelRequest")
-    assert cancel["params"] == {"id": run["id"]}
-    app.notify("$/cancelRequest", id=2)  # a second one does not cut the waiting short
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert 2 not in app.answered()
-    app.send({"id": run["id"], "error": {"code": -32800, "message": "cancelled"}})
-    assert (await app.answer(2))["error"]["data"]["kind"] == "cancelled"
-
-
-async def test_an_app_that_goes_away_fails_its_runs(app: Any) -> None:
-    await app.call(1, "runner.register")
-    app.request(2, "generate", prompt="x", model="app")
-    await app.method("runner.run")
-    app.runner.abandon()
-    assert (await app.answer(2))["error"]["data"]["kind"] == "runner_failed"
-
-
-async def test_a_run_goes_on_and_finishes_while_the_session_drains(app: Any) -> None:
-    app.session._settings = app.session._settings._replace(drain_ms=60_000)
-    await app.call(1, "runner.register")
-    app.request(2, "generate", prompt="x", model="app", stream=True)
-    run = await app.method("runner.run")
-    app.request(3, "shutdown")
-    event = {"type": "text_delta", "text": "late, not lost"}
-    answer = await app.call(4, "runner.event", call_id=run["params"]["call_id"], event=event)
-    assert answer["result"] == {"emitted": True, "closed": False}
-    app.send({"id": run["id"], "result": {}})
-    assert (await app.answer(3))["result"] is None
-    assert (await app.answer(2))["result"]["text"] == "late, not lost"
-    assert app.answered() == [1, 4, 2, 3]
-
-
-async def test_what_is_played_after_the_app_has_gone_finds_no_runner(fresh: Any) -> None:
-    fresh.request(1, "initialize", protocol_version=1)
-    fresh.request(2, "runner.register")
-    fresh.request(3, "generate", prompt="x", model="app")
-    fresh.session.receive_eof()
-    fresh.runner.abandon()
-    fresh.loaded.set()
-    assert (await fresh.answer(3))["error"]["data"]["kind"] == "no_runner"
-    assert [m["method"] for m in fresh.messages if "method" in m] == []
-
-
-@pytest.mark.parametrize("method", ["runner.register", "runner.unregister"])
-async def test_a_change_of_the_runner_is_safe_before_it_is_answered(app: Any, method: str) -> None:
-    safe: list[list[str]] = []
-    respond = app.connection.respond
-
-    def watched(*arguments: Any) -> None:
-        safe.append(app.sink.committed_types)
-        respond(*arguments)
-
-    app.connection.respond = watched
-    await app.call(1, method)
-    assert safe == [["request", "completion"]]
-
-
-async def test_a_bare_reply_becomes_text_first_and_then_how_it_ended(app: Any) -> None:
-    await app.call(1, "runner.register")
-    app.request(2, "generate", prompt="x", model="app", stream=True)
-    run = await app.method("runner.run")
-    usage = {"prompt_tokens": 3, "completion_tokens": 1}
-    reply = {"text": "all of it", "usage": usage, "stop_reason": "max_tokens"}
-    app.send({"id": run["id"], "result": reply})
-    assert (await app.answer(2))["result"]["stop_reason"] == "max_tokens"
-    kinds = [params["event"]["type"] for params in app.events(2)]
-    assert kinds == ["attempt", "text_delta", "usage", "stop", "done"]

@@ -46,7 +46,11 @@ async def test_a_ping_is_answered_before_the_introduction_and_while_the_engine_l
     fresh: Any,
 ) -> None:
     answer = await fresh.call(1, "ping")
-    assert answer["result"] == {"in_flight": 1, "startup_ms": {"ready": 1.0}}
+    assert answer["result"] == {
+        "in_flight": 1,
+        "startup_ms": {"ready": 1.0},
+        "runner": {"registered": False, "runs": 0, "late_events": 0},
+    }
     fresh.request(2, "initialize", protocol_version=1)
     fresh.request(3, "models.list")
     assert (await fresh.call(4, "ping"))["result"]["in_flight"] == 2

@@ -121,6 +121,8 @@ export interface PingResult {
   in_flight?: number;
   /** Milliseconds from the start of the process until each phase was done. */
   startup_ms?: Record<string, number>;
+  /** The app's runner; absent until the process has started. */
+  runner?: RunnerStatus;
 }
 
 /** Parameters of `$/progress`; `token` is the request's `progress_token`. */
@@ -139,6 +141,16 @@ export interface ProgressValue {
   message?: string;
   /** How much is done, from 0 to 100. */
   percent?: number;
+}
+
+/** The app's runner, as the core sees it. */
+export interface RunnerStatus {
+  /** Whether the slot is taken. */
+  registered: boolean;
+  /** Runs under way, those that wait for a cancel to be confirmed included. */
+  runs: number;
+  /** Events since the start that came for no run, or for one that had ended. */
+  late_events: number;
 }
 
 /** What this process offers. */
