@@ -129,6 +129,38 @@ class DelegatedSource(WireStruct, frozen=True, kw_only=True, tag_field="type", t
     hint: str | UnsetType = UNSET
 
 
+class EnvironmentValue(WireStruct, frozen=True, kw_only=True):
+    """A secret that stands in an environment variable of the core.
+
+    Attributes:
+        env: Name of the variable.
+    """
+
+    env: str
+
+
+class OpenAICompatSource(
+    WireStruct, frozen=True, kw_only=True, tag_field="type", tag="openai_compat"
+):
+    """A model behind a server that speaks OpenAI's HTTP API.
+
+    Attributes:
+        endpoint: Address of the server without ``/v1``. It holds no credentials.
+        model: What the server calls the model.
+        api_key_env: Environment variable of the API key. An empty key sends none.
+        api_key_envs: Further environment variables of keys; the first key found is used.
+        headers: Sent with every request. The values are secrets: shown as ``***``.
+    """
+
+    endpoint: Annotated[
+        str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?(?![\s\S])", max_length=2048)
+    ]
+    model: str
+    api_key_env: str | UnsetType = UNSET
+    api_key_envs: list[str] | UnsetType = UNSET
+    headers: dict[str, str | EnvironmentValue] | UnsetType = UNSET
+
+
 class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):
     """A scripted model for an app's own tests.
 
@@ -139,7 +171,9 @@ class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="f
     script: list[ScriptStep]
 
 
-ModelSource: TypeAlias = LocalSource | MlxSource | SystemSource | DelegatedSource | FakeSource
+ModelSource: TypeAlias = (
+    LocalSource | MlxSource | SystemSource | OpenAICompatSource | DelegatedSource | FakeSource
+)
 
 #: It ends in "nothing follows": ``$`` also stands before a last line feed in Python.
 ModelId: TypeAlias = Annotated[

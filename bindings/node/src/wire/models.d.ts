@@ -32,6 +32,7 @@ export type KnownModelSource =
   | LocalSource
   | MlxSource
   | SystemSource
+  | OpenAICompatSource
   | DelegatedSource
   | FakeSource;
 
@@ -54,6 +55,12 @@ export interface DelegatedSource {
   type: 'delegated';
   /** Forwarded to the runner; tells it which provider or model is meant. */
   hint?: string;
+}
+
+/** A secret that stands in an environment variable of the core. */
+export interface EnvironmentValue {
+  /** Name of the variable. */
+  env: string;
 }
 
 /** A scripted model for an app's own tests. */
@@ -217,6 +224,21 @@ export interface ModelsRegisterResult {
 export interface ModelsUnregisterResult {
   /** The id. */
   model_id: string;
+}
+
+/** A model behind a server that speaks OpenAI's HTTP API. */
+export interface OpenAICompatSource {
+  type: 'openai_compat';
+  /** Address of the server without `/v1`. It holds no credentials. */
+  endpoint: string;
+  /** What the server calls the model. */
+  model: string;
+  /** Environment variable of the API key. An empty key sends none. */
+  api_key_env?: string;
+  /** Further environment variables of keys; the first key found is used. */
+  api_key_envs?: string[];
+  /** Sent with every request. The values are secrets: shown as `***`. */
+  headers?: Record<string, string | EnvironmentValue>;
 }
 
 /**
