@@ -76,6 +76,14 @@ export class Car {
   }
 
   /**
+   * Resolves when the process is gone, however it ended: with its exit code, and what it wrote to
+   * standard error. Never rejects.
+   */
+  get ended() {
+    return this.#session.ended;
+  }
+
+  /**
    * Runs a model. The request starts at once.
    *
    * @param {GenerateRequest} request Events come unless it says `stream: false`.

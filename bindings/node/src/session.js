@@ -73,7 +73,11 @@ export class Session {
     const maxMessageBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
     this.connection = new Connection(this.#process, handlers, maxMessageBytes);
     this.runs = new RunnerRuns(this.connection, (error) => this.#logThrown(error));
-    this.#process.ended.then(() => this.#lose(this.#process.error));
+    this.ended = this.#process.ended.then(() => {
+      const { error } = this.#process;
+      this.#lose(error);
+      return error;
+    });
   }
 
   /** Process id of the core. */
