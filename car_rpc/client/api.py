@@ -57,14 +57,15 @@ class CarClient:
 
     @classmethod
     @asynccontextmanager
-    async def start(
+    async def start(  # noqa: PLR0913 - the options of one process, each by its name
         cls,
         *,
         arguments: Sequence[str] = (),
         command: Sequence[str] = (sys.executable, "-P", "-m", "car_rpc", "serve"),
         env: dict[str, str] | None = None,
-        stderr: int | None = subprocess.DEVNULL,
+        stderr: int | None = subprocess.PIPE,
         allowed_paths: Sequence[str] = (),
+        runner: Runner | None = None,
         on_log: Callable[[LogParams], None] | None = None,
         log_level: str = "info",
     ) -> AsyncGenerator[CarClient]:
@@ -74,8 +75,10 @@ class CarClient:
             arguments: Options of ``car-rpc serve``, such as ``--state-dir``.
             command: What to spawn, when it is not this Python's own car-rpc.
             env: Environment of the process; this one's when ``None``.
-            stderr: Where its log lines go, as for ``subprocess``; ``None`` shows them.
+            stderr: Where its log lines go, as for ``subprocess``; ``None`` shows them, and
+                ``PIPE``, the default, keeps the last of them for :class:`ProcessEnded`.
             allowed_paths: Roots below which message content may name files.
+            runner: Runs delegated models from the start, as :meth:`register_runner` does.
             on_log: Gets the process's log, too.
             log_level: Least severe level for ``on_log``.
 
@@ -91,6 +94,8 @@ class CarClient:
                 tasks.start_soon(client._connection.read)
                 try:
                     await client._initialize(allowed_paths, log_level)
+                    if runner is not None:
+                        await client.register_runner(runner)
                     yield client
                 except BaseException as error:
                     failure = error
@@ -181,7 +186,12 @@ class CarClient:
         return await self.request("eventlog.query", filters, EventlogQueryResult)
 
     async def register_runner(self, runner: Runner, **params: Any) -> None:
-        """Run delegated models with a function of this program."""
+        """Run delegated models with a function of this program, instead of an earlier one.
+
+        Args:
+            runner: Called for each run, several at a time; see :class:`RunnerRun`.
+            params: Those of ``runner.register``: ``name`` and ``hints``.
+        """
         self._runs.runner = runner
         await self.call("runner.register", params)
 

@@ -47,6 +47,11 @@ WRITE_TIMEOUT_S = 10.0
 #: How long the process may take to leave after it was asked to, in seconds.
 EXIT_TIMEOUT_S = 5.0
 
+#: How much of the process's standard error is kept, in bytes, and how long its end is waited for
+#: once the process is gone, in seconds: others may hold the pipe open.
+LOG_TAIL_BYTES = 4096
+LOG_TIMEOUT_S = 0.5
+
 _encode = msgspec.json.encode
 
 
@@ -116,6 +121,8 @@ class ClientConnection:
         self._pending: Pending[Waiting] = Pending()
         self._streams: dict[RequestId, Waiting] = {}
         self._write_lock = anyio.Lock()
+        self._log_tail = b""
+        self._log_ended = anyio.Event()
         # An app that is cancelled still needs the answers to what it sends while it leaves.
         self._reading = anyio.CancelScope(shield=True)
 
@@ -171,14 +178,17 @@ class ClientConnection:
                 try:
                     await stdin.send(payload + b"\n")
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    raise self.ended or ProcessEnded(self.process.returncode) from None
+                    raise self.ended or self._gone() from None
                 return
-        raise ProcessEnded(self.process.returncode)
+        raise self._gone()
 
     async def read(self) -> None:
         """Handle what the core sends until it is gone; then nothing waits any more."""
         with self._reading:
-            await self._read()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_log)
+                await self._read()
+                tasks.cancel_scope.cancel()
 
     def stop_reading(self) -> None:
         """End :meth:`read`."""
@@ -196,9 +206,25 @@ class ClientConnection:
         finally:
             with anyio.move_on_after(EXIT_TIMEOUT_S, shield=True):
                 await self.process.wait()
-            self.ended = ProcessEnded(self.process.returncode)
+            with anyio.move_on_after(LOG_TIMEOUT_S, shield=True):
+                await self._log_ended.wait()
+            self.ended = self._gone()
             for waiting in self._pending.drain():
                 waiting.lose(self.ended)
+
+    async def _keep_log(self) -> None:
+        """Keep the last of what the process writes to its standard error."""
+        try:
+            if self.process.stderr is not None:
+                async for chunk in self.process.stderr:
+                    self._log_tail = (self._log_tail + chunk)[-LOG_TAIL_BYTES:]
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            self._log_ended.set()
+
+    def _gone(self) -> ProcessEnded:
+        return ProcessEnded(self.process.returncode, self._log_tail.decode(errors="replace"))
 
     async def _handle(self, frame: bytes) -> None:
         message = decode(frame, MAX_ANSWER_DEPTH)

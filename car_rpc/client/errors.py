@@ -28,11 +28,14 @@ class ProcessEnded(Exception):
 
     Attributes:
         exit_code: How it ended, or ``None`` when that is not known.
+        log_tail: The last of its standard error; empty unless the client was started to read it.
     """
 
-    def __init__(self, exit_code: int | None) -> None:
+    def __init__(self, exit_code: int | None, log_tail: str = "") -> None:
         self.exit_code = exit_code
-        super().__init__(f"car-rpc ended (exit code {exit_code}); its standard error says why")
+        self.log_tail = log_tail
+        reason = f":\n{log_tail}" if log_tail else "; its standard error says why"
+        super().__init__(f"car-rpc ended (exit code {exit_code}){reason}")
 
 
 class RunnerFailure(Exception):
@@ -41,7 +44,7 @@ class RunnerFailure(Exception):
     Args:
         message: Text for people.
         kind: For example ``runner_declined`` or ``rate_limited``.
-        data: More members of ``error.data``: ``status``, ``retry_after_ms``.
+        data: More members of ``error.data``: ``status``, ``retry_after_ms``, ``retryable``.
     """
 
     def __init__(self, message: str, kind: str = "runner_failed", **data: Any) -> None:

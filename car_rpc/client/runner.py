@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ from car_rpc.protocol.messages import Request, write_error, write_result
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import RunnerEvent
 from car_rpc.wire.runner import RunnerEventResult, RunnerResult, RunnerRunParams
+
+logger = logging.getLogger(__name__)
 
 _encode = msgspec.json.encode
 
@@ -39,19 +42,24 @@ class RunnerRun:
         return request
 
     async def emit(self, event: RunnerEvent) -> bool:
-        """Send an event and wait until the core took it; ``False`` means: stop now."""
+        """Send an event, and wait while too many are unread.
+
+        Returns:
+            Whether more is wanted; after ``False`` the runner should stop.
+        """
         params = {"call_id": self.params.call_id, "event": event}
         result = await self._connection.request("runner.event", params, RunnerEventResult)
         return not result.closed
 
     async def notify(self, event: RunnerEvent) -> None:
-        """Send an event without waiting for the core."""
+        """Send an event without waiting; too many that nobody reads end the run."""
         await self._connection.notify(
             "runner.event", {"call_id": self.params.call_id, "event": event}
         )
 
 
-#: A function that runs a model; what it returns fills in what its events lacked.
+#: A function that runs a model. What it returns fills in what its events lacked. It fails the run
+#: by raising :class:`RunnerFailure`, and is cancelled when the core wants the run no more.
 Runner: TypeAlias = Callable[[RunnerRun], Awaitable[RunnerResult | str | None]]
 
 
@@ -97,12 +105,14 @@ class RunnerRuns:
     ) -> bytes:
         try:
             result = await runner(RunnerRun(self._connection, params))
+            if isinstance(result, str):
+                result = RunnerResult(text=result)
+            return write_result(request_id, _encode(result or RunnerResult()))
         except RunnerFailure as failure:
             code = KINDS["runner_failed"].code
             error = {"code": code, "message": failure.message, "data": failure.data}
             return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (_encode(request_id), _encode(error))
-        except Exception as error:  # noqa: BLE001 - the app's runner may raise anything
+        except Exception as error:
+            # What it says may hold a secret, and the core need not know it; the app must.
+            logger.exception("the runner failed unexpectedly")
             return write_error(request_id, CarError("runner_failed", type(error).__name__))
-        if isinstance(result, str):
-            result = RunnerResult(text=result)
-        return write_result(request_id, _encode(result or RunnerResult()))

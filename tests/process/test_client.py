@@ -15,10 +15,9 @@ import anyio
 import psutil
 import pytest
 
-from car_rpc.client import CarClient, ProcessEnded, RemoteError, RunnerFailure, RunnerRun
+from car_rpc.client import CarClient, ProcessEnded, RemoteError
 from car_rpc.wire.events import Attempt, Done, ErrorEvent, TextDelta
 from car_rpc.wire.lifecycle import LogParams
-from car_rpc.wire.runner import RunnerResult
 from tests.process.conftest import IN_WORKER, ROOT, WAIT_S, assert_gone, event
 
 pytestmark = pytest.mark.process
@@ -179,11 +178,18 @@ async def test_a_cancelled_app_asks_the_process_to_go_and_leaves_none(tmp_path: 
 
 
 async def test_a_process_that_does_not_start_is_said(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "raise SystemExit(7)"]
-    with pytest.raises(ProcessEnded) as caught:
+    command = [
+        sys.executable,
+        "-c",
+        "import os; os.write(2, b'no luck today'); raise SystemExit(7)",
+    ]
+    with pytest.raises(ProcessEnded, match=r"\(exit code 7\):\nno luck today") as caught:
         async with started(tmp_path, command=command):
             pass
     assert caught.value.exit_code == 7
+    with pytest.raises(ProcessEnded, match="its standard error says why"):
+        async with started(tmp_path, command=command, stderr=subprocess.DEVNULL):
+            pass
 
 
 async def test_the_event_log_gives_back_what_was_nested_as_deep_as_the_core_accepts(
@@ -206,79 +212,6 @@ async def test_the_log_reaches_the_app(tmp_path: Path) -> None:
         await car.generate(model=model, prompt="")
         while not any("native noise" in line.message for line in lines):
             await car.call("ping")
-
-
-# The app as the runner
-
-
-async def delegated(car: CarClient, runner: Any) -> str:
-    source = {"type": "delegated", "hint": "any"}
-    await car.register_model({"id": "t/app:1", "source": source, "capabilities": ["generate"]})
-    await car.register_runner(runner)
-    return "t/app:1"
-
-
-async def test_the_app_runs_delegated_models(tmp_path: Path) -> None:
-    seen: list[dict[str, Any]] = []
-
-    async def runner(run: RunnerRun) -> RunnerResult:
-        seen.append(run.request)
-        await run.notify(TextDelta(text="one "))
-        assert await run.emit(TextDelta(text="two"))
-        return RunnerResult(stop_reason="end_turn")
-
-    async with started(tmp_path) as car:
-        model = await delegated(car, runner)
-        async with car.stream(model=model, prompt="hi", unknown={"kept": 1}) as stream:
-            texts = [each.text async for each in stream if isinstance(each, TextDelta)]
-            assert (await stream.result()).text == "".join(texts) == "one two"
-        assert seen[0]["unknown"] == {"kept": 1}
-        assert "temperature" not in str(seen[0])
-        await car.unregister_runner()
-        with pytest.raises(RemoteError) as caught:
-            await car.generate(model=model, prompt="")
-        assert caught.value.kind == "no_runner"
-
-
-@pytest.mark.parametrize(
-    ("failure", "kind"),
-    [
-        (RunnerFailure("none for it", "runner_declined"), "runner_declined"),
-        (RunnerFailure("slow", "rate_limited", retry_after_ms=5), "rate_limited"),
-        (RunnerFailure("odd", "no such kind"), "runner_failed"),
-        (ValueError("a defect of the app"), "runner_failed"),
-    ],
-)
-async def test_a_failure_of_the_runner_keeps_its_kind(
-    tmp_path: Path, failure: Exception, kind: str
-) -> None:
-    async def runner(run: RunnerRun) -> str:
-        raise failure
-
-    async with started(tmp_path) as car:
-        model = await delegated(car, runner)
-        with pytest.raises(RemoteError) as caught:
-            await car.generate(model=model, prompt="")
-        assert caught.value.kind == kind
-
-
-async def test_a_cancel_reaches_the_runner(tmp_path: Path) -> None:
-    begun, stopped = anyio.Event(), anyio.Event()
-
-    async def runner(run: RunnerRun) -> str:
-        begun.set()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            stopped.set()
-        raise AssertionError
-
-    async with started(tmp_path) as car:
-        model = await delegated(car, runner)
-        async with car.stream(model=model, prompt=""):
-            await begun.wait()
-        await stopped.wait()
-        await car.call("ping")
 
 
 #: An app that dies while its core is at work; it prints the pids of the core and its worker.

@@ -1,10 +1,11 @@
 """The app as the runner of delegated models, on the bare wire."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.process.conftest import Core, StartCore, check_stream, event, text_of
+from tests.process.conftest import Core, StartCore, check_stream, event, request, text_of
 
 pytestmark = pytest.mark.process
 
@@ -30,6 +31,11 @@ def emit(app: Core, run: dict[str, Any], text: str) -> None:
     app.notify("runner.event", {"call_id": run["params"]["call_id"], "event": step})
 
 
+def nothing_is_left(app: Core) -> None:
+    ping = app.ping()
+    assert (ping["in_flight"], ping["runner"]["runs"]) == (1, 0)
+
+
 def answer(app: Core, run: dict[str, Any], **result: object) -> None:
     app.send({"jsonrpc": "2.0", "id": run["id"], "result": result})
 
@@ -38,7 +44,7 @@ def test_a_run_carries_the_clients_own_json(app: Core) -> None:
     stream, run = start_run(app, unknown={"kept": [1]}, timeout_ms=40_000)
     params = run["params"]
     assert params["request"]["unknown"] == {"kept": [1]}
-    assert "params" not in params["request"]
+    assert {*params["request"]} == {"model", "prompt", "stream", "unknown", "timeout_ms"}
     assert params["hint"] == "big"
     assert params["parent_id"] == stream
     assert params["deadline_ms"] <= 40_000
@@ -59,14 +65,30 @@ def test_a_bare_answer_becomes_a_stream(app: Core) -> None:
     check_stream(app.stream(stream))
 
 
-def test_ten_thousand_events_keep_their_order(app: Core) -> None:
+def test_a_runner_streams_while_another_request_is_cancelled(
+    app: Core, proof_count: Callable[[int, int], int]
+) -> None:
+    count = proof_count(20_000, 200_000)
     stream, run = start_run(app)
-    for index in range(10_000):
+    other, other_run = start_run(app)
+    for index in range(count):
         emit(app, run, f"{index} ")
+        if index == count // 2:
+            app.cancel(other)
+            error = {"code": -32800, "message": "cancelled"}
+            app.send({"jsonrpc": "2.0", "id": other_run["id"], "error": error})
     answer(app, run)
-    result = app.response(stream)["result"]
-    assert result["text"] == "".join(f"{index} " for index in range(10_000))
-    check_stream(app.stream(stream))
+    cancelled, response = app.response(other), app.response(stream)
+    assert cancelled["error"]["code"] == -32800
+    assert app.index(cancelled) < app.index(response)
+    events = app.stream(stream)
+    assert [e["event"]["text"] for e in events if e["event"]["type"] == "text_delta"] == [
+        f"{index} " for index in range(count)
+    ]
+    assert response["result"]["text"] == text_of(events)
+    check_stream(events)
+    check_stream(app.stream(other), "error")
+    nothing_is_left(app)
 
 
 def test_an_event_can_be_acknowledged(app: Core) -> None:
@@ -76,6 +98,68 @@ def test_an_event_can_be_acknowledged(app: Core) -> None:
     answer(app, run)
     app.response(stream)
     assert app.call("runner.event", params) == {"emitted": False, "closed": True}
+    runner = app.ping()["runner"]
+    assert runner == {"registered": True, "runs": 0, "late_events": 1}
+
+
+def test_events_sent_as_requests_wait_for_a_client_that_does_not_read(app: Core) -> None:
+    """All that the core holds for the run is bounded although nothing of it is awaited."""
+    stream, run = start_run(app)
+    emit(app, run, "x")
+    app.first_event(stream, "text_delta")
+    app.stall()
+    params = {"call_id": run["params"]["call_id"], "event": event("y" * 16_384)["emit"]}
+    since = len(app.messages)
+    asked = [app.ask("runner.event", params) for _ in range(200)]  # 3.2 MB
+    last = app.ask("ping")
+    app.resume()
+    app.response(last, since)
+    answered_before = [
+        m["id"] for m in app.messages[since : app.index(app.response(last))] if m.get("id") in asked
+    ]
+    assert answered_before == asked[: len(answered_before)]
+    assert len(answered_before) < len(asked), "the rest waited for room"
+    for each in asked:
+        assert app.response(each)["result"] == {"emitted": True, "closed": False}
+    answer(app, run)
+    assert app.response(stream)["result"]["text"] == "x" + "y" * 16_384 * 200
+    check_stream(app.stream(stream))
+    nothing_is_left(app)
+
+
+def test_a_runner_and_its_model_may_be_registered_together_with_a_request(
+    start_core: StartCore,
+) -> None:
+    core = start_core()
+    model = {"id": "t/new:1", "source": {"type": "delegated"}, "capabilities": ["generate"]}
+    core.send(
+        request(0, "initialize", {"protocol_version": 1}),
+        request(1, "models.register", {"model": model}),
+        request(2, "runner.register"),
+        request(3, "generate", {"model": "t/new:1", "prompt": "x"}),
+        request(4, "models.get", {"model": "t/new:1"}),
+    )
+    run = core.wait_for(lambda m: m.get("method") == "runner.run")
+    answer(core, run, text="here")
+    assert core.response(3)["result"]["text"] == "here"
+    assert core.response(4)["result"]["model"]["available"]
+
+
+def test_a_secret_in_an_apps_error_stays_out_of_the_logs(app: Core) -> None:
+    stream, run = start_run(app)
+    secret = "sk-0123456789abcdefghij"
+    error = {"code": 1, "message": f"401 for {secret}", "data": {"kind": "unauthorized"}}
+    app.send({"jsonrpc": "2.0", "id": run["id"], "error": error})
+    assert app.response(stream)["error"]["message"] == f"unauthorized: 401 for {secret}"
+    logged = app.call("eventlog.query", {"types": ["completion"], "order": "desc", "limit": 1})
+    error = logged["events"][0]["data"]["error"]
+    assert error["message"] == "unauthorized: 401 for [redacted:api_key]"
+    app.call("shutdown")
+    app.notify("exit", {})
+    assert app.wait() == 0
+    assert secret not in app.stderr()
+    for path in app.state_dir.iterdir():
+        assert secret.encode() not in path.read_bytes()
 
 
 def test_a_cancel_cascades_and_waits_for_the_app(app: Core) -> None:
@@ -92,6 +176,7 @@ def test_a_cancel_cascades_and_waits_for_the_app(app: Core) -> None:
     assert failure["code"] == -32800
     assert failure["data"]["partial"]["text"] == "a"
     check_stream(app.stream(stream), "error")
+    assert app.ping()["runner"] == {"registered": True, "runs": 0, "late_events": 1}
 
 
 def test_an_app_that_does_not_confirm_a_cancel_is_not_waited_for(app: Core) -> None:
@@ -99,7 +184,7 @@ def test_an_app_that_does_not_confirm_a_cancel_is_not_waited_for(app: Core) -> N
     app.cancel(stream)
     assert app.response(stream)["error"]["code"] == -32800
     answer(app, run, text="much too late")
-    app.ping()
+    nothing_is_left(app)
     assert app.responses(stream) == 1
 
 
