@@ -185,7 +185,8 @@ class _WriterBase:
         """Return when everything is written, or after a while; tells whether it was."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                while not self._idle.is_set():  # there may be more by the time it is woken
+                    await self._idle.wait()
         return self._idle.is_set() and not self._broken
 
     def close(self) -> None:

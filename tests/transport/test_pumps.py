@@ -284,3 +284,24 @@ async def test_a_flush_tells_whether_everything_was_written(kind: Any, pipe: Pip
     pipe.close(pipe.reader_fd)
     await asyncio.wait_for(source.broken.wait(), 10)
     assert not await writer.flush(10)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_flush_also_waits_for_what_comes_while_it_is_woken(kind: Any, pipe: Pipe) -> None:
+    source = Source(b"one")
+    later = [b"two"]
+
+    def add() -> None:
+        source.chunks.append(later.pop())
+        writer.kick()
+
+    def take(limit: int) -> bytes:
+        chunk = source.take(limit)
+        if later and not chunk:
+            asyncio.get_running_loop().call_soon(add)
+        return chunk
+
+    writer = kind(pipe.writer_fd, take, source.on_written, source.on_broken)
+    writer.kick()
+    assert await writer.flush(10)
+    assert os.read(pipe.reader_fd, 100) == b"onetwo"
