@@ -87,9 +87,10 @@ def _named() -> dict[str, Schema]:
 def _struct(struct: type[WireStruct], component: Schema, named: dict[str, Schema]) -> Schema:
     about, said = describe(struct)
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    tag_field = struct.__struct_config__.tag_field
     properties: dict[str, Schema] = {}
     for name, value in component["properties"].items():
-        if name == struct.__struct_config__.tag_field:
+        if name == tag_field:
             tag = struct.__struct_config__.tag
             properties[name] = {"description": f"Always `{tag}`.", "const": tag}
             continue
@@ -106,7 +107,7 @@ def _struct(struct: type[WireStruct], component: Schema, named: dict[str, Schema
         "description": about,
         "type": "object",
         "properties": properties,
-        "required": component["required"],
+        "required": [name for name in component["required"] if name != tag_field],
         **closed,
         "x-family": struct.__module__.rpartition(".")[2],
     }
@@ -121,7 +122,8 @@ def _clean(schema: Schema, named: dict[str, Schema]) -> Schema:
         elif key in ("items", "additionalProperties"):
             cleaned[key] = _clean(value, named)
         elif key == "discriminator":
-            cleaned["x-tag"] = value["propertyName"]
+            # Only a union needs the tag: a type that stands alone is known without it.
+            cleaned |= {"required": [value["propertyName"]], "x-tag": value["propertyName"]}
         elif key == "enum":
             words = all(isinstance(choice, str) for choice in value)
             cleaned |= {"type": "string", key: value} if words else {"const": value[0]}

@@ -36,6 +36,7 @@ _PLAIN = {
     "array": "unknown[]",
     "boolean": "boolean",
     "integer": "number",
+    "null": "null",
     "number": "number",
     "object": "JsonObject",
     "string": "string",
@@ -129,9 +130,10 @@ def _type(schema: Schema, known: dict[str, Shape], *, sent_by_app: bool) -> str:
 
     name = target(schema)
     if name is not None:
-        known_only = sent_by_app and getattr(known[name], "open", False)
-        return f"Known{name}" if known_only else name
+        return _named(known[name], sent_by_app=sent_by_app)
     if "anyOf" in schema:
+        if "x-tag" in schema:
+            return " | ".join(target(member) or "" for member in schema["anyOf"])
         return " | ".join(inner(member) for member in schema["anyOf"])
     if "items" in schema:
         item = inner(schema["items"])
@@ -139,6 +141,13 @@ def _type(schema: Schema, known: dict[str, Shape], *, sent_by_app: bool) -> str:
     if "additionalProperties" in schema:
         return f"Record<string, {inner(schema['additionalProperties'])}>"
     return _plain(schema)
+
+
+def _named(shape: Shape, *, sent_by_app: bool) -> str:
+    if isinstance(shape, Record):
+        # Where a type stands alone, nobody needs its tag.
+        return f"Omit<{shape.name}, '{shape.tag_field}'>" if shape.tag else shape.name
+    return f"Known{shape.name}" if sent_by_app and shape.open else shape.name
 
 
 def _plain(schema: Schema) -> str:

@@ -225,14 +225,14 @@ export interface InferenceResult {
   /** Milliseconds until the answer was complete. */
   latency_ms: number;
   /** Milliseconds until the first text, reasoning or tool call. */
-  time_to_first_token_ms: number | unknown;
+  time_to_first_token_ms: number | null;
   /** Token counts. */
-  usage: Usage | unknown;
+  usage: Usage | null;
   /**
    * Why the model stopped.
    * @defaultValue `null`
    */
-  stop_reason?: StopReason | unknown;
+  stop_reason?: StopReason | null;
   /** The model's reasoning. */
   reasoning?: string;
   /** All attempts, when there was more than one. */
@@ -286,22 +286,22 @@ export interface Usage {
    * Tokens of the prompt.
    * @defaultValue `null`
    */
-  prompt_tokens?: number | unknown;
+  prompt_tokens?: number | null;
   /**
    * Tokens of the answer, reasoning included.
    * @defaultValue `null`
    */
-  completion_tokens?: number | unknown;
+  completion_tokens?: number | null;
   /**
    * Both together.
    * @defaultValue `null`
    */
-  total_tokens?: number | unknown;
+  total_tokens?: number | null;
   /**
    * Tokens that the model has room for.
    * @defaultValue `null`
    */
-  context_window?: number | unknown;
+  context_window?: number | null;
   /** Tokens of the prompt that came from a cache. */
   cache_read_tokens?: number;
   /** Tokens of the prompt that were put into a cache. */

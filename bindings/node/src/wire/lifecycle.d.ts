@@ -44,7 +44,7 @@ export interface InitializeParams {
    * The app's process; when it dies, this one exits.
    * @defaultValue `null`
    */
-  process_id?: number | unknown;
+  process_id?: number | null;
   /**
    * Roots below which message content may name files.
    * @defaultValue `[]`

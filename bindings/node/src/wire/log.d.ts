@@ -62,7 +62,7 @@ export interface LogEvent {
   /** The session that wrote it. */
   session_id: string;
   /** The request that it belongs to; null for events of the session itself. */
-  trace_id: string | unknown;
+  trace_id: string | null;
   /** The attempt within the request, where one had begun. */
   attempt?: number;
   /** What happened, for example `request`. */

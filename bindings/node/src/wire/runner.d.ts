@@ -59,7 +59,7 @@ export interface RunnerResult {
   /** Tool calls that the answer asks for. */
   tool_calls?: ToolCall[];
   /** Token counts. */
-  usage?: UsageEvent;
+  usage?: Omit<UsageEvent, 'type'>;
   /** Why the model stopped. */
   stop_reason?: KnownStopReason;
 }
@@ -80,7 +80,7 @@ export interface RunnerRunParams {
    */
   operation?: 'generate' | (string & {});
   /** Which provider or model the app registered this model for. */
-  hint: string | unknown;
+  hint: string | null;
   /** Id of the model. */
   model: string;
   /** The client's own parameters of `generate`, byte for byte but for layout. */
