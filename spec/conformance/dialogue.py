@@ -35,7 +35,7 @@ _BOM = b"\xef\xbb\xbf"
 _KIND = ("id", "method", "result", "error")
 _STEPS = {
     "client", "core", "client_frame", "core_frame", "client_bytes", "core_bytes",
-    "unordered", "never", "stall_ms", "close", "exit",
+    "unordered", "may", "never", "stall_ms", "close", "exit",
 }  # fmt: skip
 
 
@@ -61,18 +61,20 @@ class Step:
         kind: The member that names it, such as ``client``.
         value: What belongs to it; for ``unordered`` a list of lists of steps.
         line: Where it is written, for reports.
+        times: How often it is said.
         within_s: How long it may take, in seconds.
     """
 
     def __init__(self, raw: Any, line: int) -> None:
         if not isinstance(raw, dict):
             raise FormatError(f"line {line}: a step is an object")
-        names = sorted(set(raw) - {"within_ms"})
+        names = sorted(set(raw) - {"within_ms", "times"})
         if len(names) != 1 or names[0] not in _STEPS:
             raise FormatError(f"line {line}: not a step: {names}")
         self.kind: str = names[0]
         self.value: Any = raw[self.kind]
         self.line = line
+        self.times: int = raw.get("times", 1)
         self.within_s: float = raw.get("within_ms", STEP_S * 1000) / 1000
         if self.kind == "unordered":
             entries = [entry if isinstance(entry, list) else [entry] for entry in self.value]
@@ -155,9 +157,13 @@ def _variable(pattern: Any) -> str | None:
 
 
 def as_bytes(text: Any) -> bytes:
-    """The bytes that a text or ``{"base64": …}`` stands for."""
+    """The bytes that a TEXT of the README stands for."""
     if isinstance(text, str):
         return text.encode()
+    if "join" in text:
+        return b"".join(as_bytes(part) for part in text["join"])
+    if "repeat" in text:
+        return as_bytes(text["repeat"]) * int(text["times"])
     import binascii  # noqa: PLC0415 - few dialogues need it
 
     return binascii.a2b_base64(text["base64"])
@@ -268,12 +274,18 @@ def _literal(pattern: Any) -> Any:
 class Channel:
     """Framed messages over two descriptors, whose calls all take a time by which they end.
 
-    It reads while it writes, so that two sides that both have much to say do not block each
-    other.
+    Args:
+        read_fd: Where the other side's messages come from.
+        write_fd: Where ours go.
+        framing: ``None`` lets the first byte decide.
+        patient: Whether it may take until something is read before the other side reads on.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, framing: str | None = None) -> None:
+    def __init__(
+        self, read_fd: int, write_fd: int, framing: str | None = None, *, patient: bool = True
+    ) -> None:
         self.framing = framing
+        self._patient = patient
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._buffer = bytearray()
@@ -326,7 +338,7 @@ class Channel:
         self._wait(deadline, writing=False)
 
     def _wait(self, deadline: float, *, writing: bool) -> None:
-        reading = [] if self._ended else [self.read_fd]
+        reading = [] if self._ended or (writing and not self._patient) else [self.read_fd]
         left = max(0.0, deadline - time.monotonic())
         readable, writable, _ = select.select(reading, [self.write_fd] if writing else [], [], left)
         if not (readable or writable):
@@ -468,6 +480,10 @@ class Player:
             Ended: There is none, and no step waits for one.
         """
         payload = self._read(lambda: self.channel.read_message(deadline), step)
+        return self.read(payload, step)
+
+    def read(self, payload: bytes, step: Step | None) -> Any:
+        """A message, without its ``jsonrpc`` members."""
         try:
             return _decode(payload)
         except ValueError as error:
@@ -494,7 +510,7 @@ class Player:
             for each in step.steps():
                 self._say_step(each)
         elif step.kind in ("client", "core", "unordered"):
-            lanes = step.value if step.kind == "unordered" else [[step]]
+            lanes = step.value if step.kind == "unordered" else [[step] * step.times]
             self.expect(lanes, step.within_s)
         else:
             self.flush()
@@ -509,7 +525,8 @@ class Player:
         elif step.kind.endswith("_frame"):
             self._unsent += self.channel.wrap(as_bytes(step.value))
         else:
-            self.say(self.variables.fill(step.value))
+            message = self.channel.wrap(_encode(self.variables.fill(step.value)))
+            self._unsent += message * step.times
 
     def _expect_bytes(self, step: Step) -> None:
         deadline = self.deadline(step.within_s)
@@ -551,8 +568,10 @@ def _encode(message: Any) -> bytes:
 
 def _decode(payload: bytes) -> Any:
     message = _parse(payload.decode())
+    if not isinstance(message, dict | list):
+        raise ValueError("neither an object nor a batch")
     for each in message if isinstance(message, list) else [message]:
-        if not isinstance(each, dict) or each.pop("jsonrpc", None) != "2.0":
+        if isinstance(each, dict) and each.pop("jsonrpc", None) != "2.0":
             raise ValueError("`jsonrpc` is not 2.0")
     return message
 

@@ -156,7 +156,8 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, FormatError) as error:
         sys.stderr.write(f"fake core: {arguments[0]}: {error}\n")
         return EX_USAGE
-    core = Core(dialogue, Channel(0, 1))
+    fixed = dialogue.arguments[1] if dialogue.arguments[:1] == ["--framing"] else None
+    core = Core(dialogue, Channel(0, 1, fixed))
     try:
         core.play()
     except Mismatch as mismatch:

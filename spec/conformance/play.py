@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import select
 import subprocess
 import sys
@@ -41,6 +42,9 @@ __all__ = ["Dialogue", "FormatError", "Mismatch", "dialogues", "play"]
 #: Notifications that may come at any time.
 ASIDES = ("$/progress", "log")
 
+#: What some readers take for the end of a line, in UTF-8.
+LINE_BREAKS = tuple(each.encode() for each in "\n\u2028\u2029\u0085")
+
 #: How much of the core's standard error a report shows, in characters.
 STDERR_CHARS = 2000
 
@@ -56,6 +60,7 @@ class Client(Player):
     ) -> None:
         super().__init__(dialogue, channel)
         self._process = process
+        self._may: list[Any] = [{"method": method} for method in ASIDES]
         self._never: list[Any] = []
         self._reads = True
 
@@ -72,8 +77,8 @@ class Client(Player):
 
     def act(self, step: Step) -> None:
         """Do what only a client does."""
-        if step.kind == "never":
-            self._never.append(step.value)
+        if step.kind in ("may", "never"):
+            (self._may if step.kind == "may" else self._never).append(step.value)
         elif step.kind == "stall_ms":
             select.select([], [], [], step.value / 1000)
         elif step.kind == "close":
@@ -87,15 +92,23 @@ class Client(Player):
 
     def aside(self, message: Any) -> bool:
         """Skip what may come at any time."""
-        return isinstance(message, dict) and message.get("method") in ASIDES
+        return any(self._is(pattern, message) for pattern in self._may)
 
     def hear(self, deadline: float, step: Step | None = None) -> Any:
         """The next message; it must not be one that never comes."""
         message = super().hear(deadline, step)
-        for pattern in self._never:
-            if self.variables.difference(pattern, message, keep=False) is None:
-                self.fail(step, str(message), "which never comes")
+        if any(self._is(pattern, message) for pattern in self._never):
+            self.fail(step, json.dumps(message), "which never comes")
         return message
+
+    def read(self, payload: bytes, step: Step | None) -> Any:
+        """A message, which no line reader would take for several."""
+        if any(line_break in payload for line_break in LINE_BREAKS):
+            self.fail(step, repr(payload[:1000]), "a raw line break")
+        return super().read(payload, step)
+
+    def _is(self, pattern: Any, message: Any) -> bool:
+        return self.variables.difference(pattern, message, keep=False) is None
 
     def _call(self, request_id: str, method: str, params: Any, result: Any) -> None:
         self.say(self.variables.fill({"id": request_id, "method": method, "params": params}))
@@ -108,7 +121,7 @@ class Client(Player):
             while self._reads:
                 message = self.hear(deadline)
                 if not self.aside(message):
-                    self.fail(step, str(message))
+                    self.fail(step, json.dumps(message))
         try:
             code = self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -157,7 +170,8 @@ def play(
 def _played(dialogue: Dialogue, process: subprocess.Popen[bytes], framing: str) -> Mismatch | None:
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("the core was started without pipes")
-    channel = Channel(process.stdout.fileno(), process.stdin.fileno(), framing)
+    # A core never stops reading because nobody reads what it says.
+    channel = Channel(process.stdout.fileno(), process.stdin.fileno(), framing, patient=False)
     try:
         Client(dialogue, channel, process).play()
     except Mismatch as mismatch:
