@@ -42,6 +42,7 @@ class Word(WireStruct, frozen=True, kw_only=True):
     """A word and when it was spoken.
 
     Attributes:
+        word: The word, as the model writes it.
         start_ms: Where it begins, in milliseconds from the beginning of the audio.
         end_ms: Where it ends.
         confidence: How sure the model is, from 0 to 1: the word's posterior probability.

@@ -49,7 +49,7 @@ export interface TranscribeResult {
 
 /** A word and when it was spoken. */
 export interface Word {
-  /**  */
+  /** The word, as the model writes it. */
   word: string;
   /** Where it begins, in milliseconds from the beginning of the audio. */
   start_ms: number;
