@@ -102,6 +102,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor"], "doctor"),
         (["log", "--trace", "tr_1", "--limit", "3", "--json"], "log"),
         (["call", "models.list"], "call"),
+        (["schema"], "schema"),
         ([], None),
     ],
 )
