@@ -568,8 +568,6 @@ def _encode(message: Any) -> bytes:
 
 def _decode(payload: bytes) -> Any:
     message = _parse(payload.decode())
-    if not isinstance(message, dict | list):
-        raise ValueError("neither an object nor a batch")
     for each in message if isinstance(message, list) else [message]:
         if isinstance(each, dict) and each.pop("jsonrpc", None) != "2.0":
             raise ValueError("`jsonrpc` is not 2.0")

@@ -35,9 +35,10 @@ from dialogue import (  # noqa: E402 - found only now
     Mismatch,
     Player,
     Step,
+    Variables,
 )
 
-__all__ = ["Dialogue", "FormatError", "Mismatch", "dialogues", "play"]
+__all__ = ["Dialogue", "FormatError", "Mismatch", "Variables", "dialogues", "play"]
 
 #: Notifications that may come at any time.
 ASIDES = ("$/progress", "log")
