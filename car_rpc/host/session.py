@@ -208,17 +208,17 @@ class Session:
     def _dispatch(self, dispatcher: Dispatcher, request: Request) -> None:
         method = request.method
         call = (method, self._scope(request), request.params)
+        work: Outcome | Awaitable[Outcome]
         if self._registry_changes and method != "runner.event":
-            task = self._start(request.id, _after({*self._registry_changes}, dispatcher, *call))
-        elif not dispatcher.is_inline(method):
-            task = self._start(request.id, dispatcher.call(*call))
+            work = _after({*self._registry_changes}, dispatcher, *call)
+        elif dispatcher.is_inline(method):
+            work = dispatcher.call_inline(*call)
         else:
-            outcome = dispatcher.call_inline(*call)
-            if isinstance(outcome, asyncio.Future):
-                self._start(request.id, outcome)
-            else:
-                self._respond(request.id, outcome)
+            work = dispatcher.call(*call)
+        if isinstance(work, bytes | CarError):
+            self._respond(request.id, work)
             return
+        task = self._start(request.id, work)
         if method in REGISTRY_CHANGES:
             self._registry_changes.add(task)
 

@@ -103,7 +103,7 @@ class RunnerEventResult(WireStruct, frozen=True, kw_only=True):
     """``closed`` tells the runner that nobody listens any more.
 
     Attributes:
-        emitted: Whether the event was taken.
+        emitted: Whether the event was taken. As long as too many are unread there is no reply.
         closed: Whether nobody listens any more, so the runner should stop.
     """
 
@@ -119,7 +119,7 @@ class RunnerErrorData(WireStruct, frozen=True, kw_only=True):
             unknown.
         status: HTTP status of the provider.
         retry_after_ms: How long to wait before a retry, in milliseconds.
-        retryable: Whether a retry may help, where the kind does not say it.
+        retryable: Whether a retry may help; goes before what the table says of the kind.
     """
 
     kind: str | UnsetType = UNSET

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -422,3 +423,96 @@ async def test_a_flood_ends_its_own_run_alone_and_is_answered_to_the_last(app: A
     error = (await app.answer(2))["error"]["data"]
     assert (error["kind"], error["cause"]) == ("runner_failed", "backpressure")
     await nothing_is_left(app, late_events=2)
+
+
+# Whatever happens
+
+
+class Accident:
+    """One run, and things that may happen to it in any order."""
+
+    def __init__(self, app: Any, clock: LoopClock, request_id: str, run: Any) -> None:
+        self.app, self.clock, self.request_id, self.run = app, clock, request_id, run
+        self.asked: list[str] = []
+
+    def notify(self) -> None:
+        self.app.notify("runner.event", **delta(self.run, "a"))
+
+    def ask(self) -> None:
+        self.asked.append(f"{self.request_id} event {len(self.asked)}")
+        self.app.request(self.asked[-1], "runner.event", **delta(self.run, "b" * 100_000))
+
+    def break_down(self) -> None:
+        call_id = self.run["params"]["call_id"]
+        self.app.notify("runner.event", call_id=call_id, event={"type": "text_delta"})
+
+    def report(self) -> None:
+        call_id = self.run["params"]["call_id"]
+        self.app.notify("runner.event", call_id=call_id, event={"type": "error"})
+
+    def answer(self) -> None:
+        self.app.send({"id": self.run["id"], "result": {"text": "c"}})
+
+    def fail(self) -> None:
+        self.app.send({"id": self.run["id"], "error": {"code": 1, "message": "no"}})
+
+    def cancel(self) -> None:
+        self.app.notify("$/cancelRequest", id=self.request_id)
+
+    def give_up_an_event(self) -> None:
+        if self.asked:
+            self.app.notify("$/cancelRequest", id=self.asked[-1])
+
+    def unregister(self) -> None:
+        self.app.request(f"{self.request_id} off", "runner.unregister")
+
+    def look_away(self) -> None:
+        self.app.reading = False
+
+    def look(self) -> None:
+        self.app.reading = True
+        self.app.read()
+
+    async def time_passes(self) -> None:
+        await self.clock.advance(70)
+
+    async def pause(self) -> None:
+        await self.clock.advance(0)
+
+    async def end(self) -> None:
+        """The app reads, and answers if it has not: then all must be over."""
+        self.look()
+        self.answer()
+        await self.clock.advance(CANCEL_TIMEOUT_S)
+
+
+async def test_whatever_happens_to_runs_each_request_is_answered_once_and_nothing_is_left(
+    app: Any, clock: LoopClock, proof_count: Callable[[int, int], int]
+) -> None:
+    names = [name for name in vars(Accident) if name[0] != "_" and name != "end"]
+    terminal = {"done": 0, "error": 0}
+    for seed in range(proof_count(200, 5000)):
+        chance = random.Random(seed)
+        request_id = f"run {seed}"
+        accident = Accident(app, clock, request_id, await started(app, request_id))
+        for name in chance.choices(names, k=chance.randrange(12)):
+            happened = getattr(accident, name)()
+            if happened is not None:
+                await happened
+        await accident.end()
+        response = await app.answer(request_id)
+        kinds = [event["type"] for event in events(app, request_id)]
+        assert kinds[0] == "attempt", seed
+        assert kinds[-1] == ("done" if "result" in response else "error"), seed
+        assert not {"done", "error"} & {*kinds[:-1]}, seed
+        if "result" in response:
+            assert response["result"]["text"] == texts(app, request_id), seed
+        answered = app.answered()
+        for each in (request_id, *accident.asked):
+            assert answered.count(each) == 1, (seed, each)
+        ping = (await app.call(f"{seed} left?", "ping"))["result"]
+        assert (ping["in_flight"], ping["runner"]["runs"]) == (1, 0), seed
+        assert app.connection.pending.drain() == [], seed
+        terminal[kinds[-1]] += 1
+        app.messages.clear()
+    assert min(terminal.values()) > 20, terminal

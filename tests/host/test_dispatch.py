@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from car_rpc.engine.ports import EmbeddingBatch
+from car_rpc.engine.ports import EmbeddingBatch, Transcript
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import HANDLERS
@@ -233,6 +233,9 @@ class Numbers:
     async def detokenize(self, model: Any, tokens: list[int]) -> str:
         return "x"
 
+    async def transcribe(self, model: Any, recording: Any) -> Transcript:
+        return Transcript("x", "en", [])
+
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
@@ -243,7 +246,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
         "model": {
             "id": "me/vectors:1",
             "source": {"type": "delegated"},
-            "capabilities": ["generate", "embed"],
+            "capabilities": ["generate", "embed", "speech_to_text"],
         }
     },
     "models.get": {"model": "me/vectors:1"},
@@ -252,6 +255,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "embed": {"texts": ["x"], "model": "me/vectors:1"},
     "tokenize": {"text": "x", "model": "me/vectors:1"},
     "detokenize": {"tokens": [1], "model": "me/vectors:1"},
+    "transcribe": {"audio_b64": "", "model": "me/vectors:1"},
     "models.unregister": {"model": "me/vectors:1"},
     "runner.register": {},
     "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},

@@ -13,7 +13,7 @@ export interface RunnerErrorData {
   status?: number;
   /** How long to wait before a retry, in milliseconds. */
   retry_after_ms?: number;
-  /** Whether a retry may help, where the kind does not say it. */
+  /** Whether a retry may help; goes before what the table says of the kind. */
   retryable?: boolean;
 }
 
@@ -27,7 +27,7 @@ export interface RunnerEventParams {
 
 /** `closed` tells the runner that nobody listens any more. */
 export interface RunnerEventResult {
-  /** Whether the event was taken. */
+  /** Whether the event was taken. As long as too many are unread there is no reply. */
   emitted: boolean;
   /** Whether nobody listens any more, so the runner should stop. */
   closed: boolean;
