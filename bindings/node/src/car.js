@@ -171,8 +171,9 @@ export class Car {
   }
 
   /**
-   * Ends the process: cancels what is in flight, asks it to leave, and sees to it, in at most some
-   * seconds. Never rejects, and may be called again.
+   * Ends the process: lets what is in flight finish for two seconds (the core's `--drain-ms`),
+   * cancels the rest, and sees to it that nothing is left, in at most some seconds. Whoever is in a
+   * hurry aborts first. Never rejects, and may be called again.
    */
   close() {
     return this.#session.close();

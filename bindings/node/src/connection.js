@@ -166,11 +166,6 @@ export class Connection {
     await call.answered;
   }
 
-  /** Cancels everything that is in flight and waits for the answers. */
-  async cancelAll() {
-    await Promise.all([...this.#calls.values()].map((call) => this.cancel(call)));
-  }
-
   // Their requests
 
   /**

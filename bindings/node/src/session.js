@@ -125,10 +125,8 @@ export class Session {
   }
 
   async #close() {
-    // In this order on the wire: what is in flight is cancelled, and then nothing new is taken.
-    const cancelled = this.connection.cancelAll();
     const shutdown = this.connection.begin('shutdown', {});
-    await within(Promise.all([cancelled, shutdown.answered]), SHUTDOWN_TIMEOUT_MS);
+    await within(shutdown.answered, SHUTDOWN_TIMEOUT_MS);
     this.connection.notify('exit', {});
     this.#lose(closed());
     await this.#process.leave();

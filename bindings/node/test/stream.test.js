@@ -123,11 +123,11 @@ test('reading goes on while another request waits, and stops with its answer', a
   assert.equal(output.wanted, false);
 });
 
-test('reading goes on for whoever waits for the result, or cancels', async () => {
+test('reading goes on for whoever waits for the result, cancels, or closes', async () => {
   for (const want of [
     (/** @type {ReturnType<typeof makeStream>} */ { stream }) => void stream.result,
     (/** @type {ReturnType<typeof makeStream>} */ { stream }) => void stream.return(),
-    (/** @type {ReturnType<typeof makeStream>} */ { connection }) => void connection.cancelAll(),
+    (/** @type {ReturnType<typeof makeStream>} */ { connection }) => void connection.request('shutdown', {}),
   ]) {
     const made = makeStream();
     for (let i = 0; i < 110; i++) made.deliver(LARGE);

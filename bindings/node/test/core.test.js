@@ -1,0 +1,319 @@
+/** Against the real car-rpc. */
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { test } from 'node:test';
+
+import { CarError, CarProcessError, RunnerError } from '../index.js';
+import {
+  collect,
+  deferred,
+  registerDelegated,
+  registerScript,
+  startCar,
+  untilGone,
+} from './support/helpers.js';
+
+/** @typedef {import('../src/wire/index.js').StreamEvent} StreamEvent */
+
+const bounded = { timeout: 60_000 };
+
+/** @type {import('../src/wire/index.js').FakeSource['script']} */
+const STALL = [{ emit: { type: 'text_delta', text: 'Hel' } }, { stall: true }];
+
+/** @param {StreamEvent[]} events */
+function textOf(events) {
+  return events.map((event) => (event.type === 'text_delta' ? event.text : '')).join('');
+}
+
+test('a scripted model streams its answer', bounded, async (t) => {
+  const car = await startCar(t);
+  assert.equal(car.server.protocol_version, 1);
+  const model = await registerScript(car, [
+    { emit: { type: 'text_delta', text: 'Grüße 👋 ' }, repeat: 3 },
+    { emit: { type: 'usage', prompt_tokens: 3, completion_tokens: 4 } },
+  ]);
+  const stream = car.generate({ model, prompt: 'Hello' });
+  const events = await collect(stream);
+  const result = await stream.result;
+  assert.equal(events[0]?.type, 'attempt');
+  assert.equal(events.at(-1)?.type, 'done');
+  assert.equal(textOf(events), 'Grüße 👋 Grüße 👋 Grüße 👋 ');
+  assert.equal(result.text, textOf(events));
+  assert.equal(result.usage?.total_tokens, 7);
+});
+
+test('without stream there is only the result', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, [{ echo: true }]);
+  const stream = car.generate({ model, prompt: 'Hello', stream: false });
+  assert.equal((await stream.result).text, 'Hello');
+  assert.deepEqual(await collect(stream), []);
+});
+
+test('the demo model streams, embeds, and counts tokens', bounded, async (t) => {
+  const car = await startCar(t);
+  const request = { prompt: 'Tell me a short story.', params: { temperature: 0, max_tokens: 16 } };
+  const stream = car.generate(request);
+  const events = await collect(stream);
+  const { text, usage, model_used: model } = await stream.result;
+  assert.ok(text.length > 0);
+  assert.equal(textOf(events), text);
+  assert.equal(usage?.completion_tokens, 16);
+
+  const { tokens } = await car.tokenize({ model, text: 'Hello there' });
+  assert.equal((await car.detokenize({ model, tokens })).text, 'Hello there');
+  const { embeddings, dimensions } = await car.embed({ texts: ['a cat', 'a dog'] });
+  assert.deepEqual(embeddings.map((each) => each.length), [dimensions, dimensions]);
+});
+
+test('models are registered, listed, found and forgotten', bounded, async (t) => {
+  const car = await startCar(t);
+  const id = await registerScript(car, [{ echo: true }]);
+  const { models } = await car.models.list({ capability: 'generate' });
+  assert.ok(models.some((model) => model.id === id));
+  assert.equal((await car.models.get({ model: id })).model.id, id);
+  assert.equal((await car.models.unregister({ model: id })).model_id, id);
+  await assert.rejects(car.models.get({ model: id }), { kind: 'model_not_found', local: false });
+});
+
+test('the event log tells what happened', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, [{ echo: true }]);
+  const { trace_id } = await car.generate({ model, prompt: 'Hello' }).result;
+  const { events } = await car.eventlog.query({ trace_id });
+  assert.ok(events.length > 0);
+  assert.ok(events.every((event) => event.trace_id === trace_id));
+});
+
+test('wrong parameters and unknown methods are errors with a kind', bounded, async (t) => {
+  const car = await startCar(t);
+  const wrong = car.tokenize(/** @type {any} */ ({ model: 7, text: 'x' }));
+  await assert.rejects(wrong, (error) => {
+    assert.ok(error instanceof CarError && !(error instanceof CarProcessError));
+    assert.deepEqual([error.kind, error.code, error.data.path], ['invalid_params', -32602, '$.model']);
+    return true;
+  });
+  await assert.rejects(car.request('no.such.method'), { kind: 'method_not_found', code: -32601 });
+});
+
+test('leaving the loop cancels the request in the core', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, STALL);
+  const stream = car.generate({ model, prompt: 'x' });
+  for await (const event of stream) if (event.type === 'text_delta') break;
+  await assert.rejects(stream.result, (error) => {
+    assert.ok(error instanceof CarError);
+    assert.deepEqual([error.kind, error.local, error.code], ['cancelled', false, -32800]);
+    assert.equal(/** @type {any} */ (error.data.partial).text, 'Hel');
+    return true;
+  });
+  assert.equal((await car.request('ping')).in_flight, 1);
+});
+
+test('an aborted signal cancels a stream and a request', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, STALL);
+  const controller = new AbortController();
+  const reading = (async () => {
+    for await (const event of car.generate({ model, prompt: 'x' }, controller)) {
+      if (event.type === 'text_delta') controller.abort('seen enough');
+    }
+  })();
+  await assert.rejects(reading, { kind: 'cancelled', local: false, cause: 'seen enough' });
+
+  const signal = AbortSignal.timeout(50);
+  const request = car.request('generate', { model, prompt: 'x' }, { signal });
+  await assert.rejects(request, (error) => {
+    assert.ok(error instanceof CarError);
+    assert.equal(error.kind, 'cancelled');
+    assert.equal(/** @type {Error} */ (error.cause).name, 'TimeoutError');
+    return true;
+  });
+});
+
+test('20,000 deltas stream while another request is cancelled', bounded, async (t) => {
+  const car = await startCar(t);
+  const many = await registerScript(
+    car,
+    [{ emit: { type: 'text_delta', text: 'word ' }, repeat: 20_000 }],
+    'test/many:1',
+  );
+  const stall = await registerScript(car, STALL, 'test/stall:1');
+  const controller = new AbortController();
+  const cancelled = assert.rejects(
+    car.generate({ model: stall, prompt: 'x' }, controller).result,
+    { kind: 'cancelled' },
+  );
+  const stream = car.generate({ model: many, prompt: 'x' });
+  let deltas = 0;
+  for await (const event of stream) {
+    if (event.type !== 'text_delta') continue;
+    deltas += 1;
+    if (deltas === 1000) {
+      controller.abort();
+      // In the middle of the stream: its events do not stand before the confirmation for ever.
+      await cancelled;
+    }
+  }
+  assert.equal(deltas, 20_000);
+  assert.equal((await stream.result).text.length, 100_000);
+});
+
+test('a stream that nobody reads holds up neither other requests nor the memory', bounded, async (t) => {
+  const car = await startCar(t);
+  // About 200 MB on the wire.
+  const text = 'x'.repeat(1000);
+  const endless = await registerScript(
+    car,
+    [{ emit: { type: 'text_delta', text }, repeat: 200_000 }],
+    'test/endless:1',
+  );
+  const stream = car.generate({ model: endless, prompt: 'x' });
+  assert.equal((await stream.next()).value?.type, 'attempt');
+  for (let i = 0; i < 50; i++) await car.request('ping');
+  const before = process.memoryUsage().rss;
+  // What is in the way of an answer is read, and only that.
+  for (let i = 0; i < 50; i++) await car.request('ping');
+  const grown = process.memoryUsage().rss - before;
+  assert.ok(grown < 100 * 1024 * 1024, `grown by ${grown} bytes`);
+  await stream.return();
+  assert.equal((await car.request('ping')).in_flight, 1);
+});
+
+test('a slow reader gets every delta', bounded, async (t) => {
+  const car = await startCar(t);
+  const text = 'x'.repeat(1000);
+  const model = await registerScript(car, [{ emit: { type: 'text_delta', text }, repeat: 5000 }]);
+  let length = 0;
+  for await (const event of car.generate({ model, prompt: 'x' })) {
+    // Slower than the core, which writes on between two reads.
+    if (length % 100_000 === 0) await car.request('ping');
+    if (event.type === 'text_delta') length += event.text.length;
+  }
+  assert.equal(length, 5_000_000);
+});
+
+test('a runner runs a delegated model, in the pace of its reader', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerDelegated(car);
+  /** @type {any} */
+  let seen;
+  await car.registerRunner(async (run, { emit }) => {
+    seen = run;
+    await emit({ type: 'text_delta', text: 'Hello ' });
+    emit.nowait({ type: 'text_delta', text: 'from the cloud' });
+    return { stop_reason: 'end_turn', usage: { prompt_tokens: 2 } };
+  });
+  const request = { model, prompt: 'Hello', params: { seed: 7 }, x_mine: [1] };
+  const stream = car.generate(request);
+  assert.equal(textOf(await collect(stream)), 'Hello from the cloud');
+  assert.equal((await stream.result).stop_reason, 'end_turn');
+  assert.deepEqual(seen.request, { stream: true, ...request });
+  assert.equal(seen.hint, 'test');
+});
+
+test('a runner may use the core itself', bounded, async (t) => {
+  const car = await startCar(t, {
+    runner: async ({ request }, { emit }) => {
+      const inner = car.generate({ model: 'test/script:1', prompt: String(request.prompt) });
+      for await (const event of inner) if (event.type === 'text_delta') await emit(event);
+    },
+  });
+  await registerScript(car, [{ echo: true }]);
+  const model = await registerDelegated(car);
+  const request = { model, prompt: 'one two three' };
+  assert.equal((await car.generate(request).result).text, 'one two three');
+});
+
+test('a runner fails with its kind, or with its name alone', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerDelegated(car);
+  const request = { model, prompt: 'x' };
+  await assert.rejects(car.generate(request).result, { kind: 'no_runner' });
+
+  await car.registerRunner(() => {
+    throw new RunnerError('rate_limited', 'slow down', { status: 429, retryAfterMs: 1500 });
+  });
+  await assert.rejects(car.generate(request).result, (error) => {
+    assert.ok(error instanceof CarError);
+    assert.deepEqual(
+      [error.kind, error.retryable, error.data.status, error.data.retry_after_ms],
+      ['rate_limited', true, 429, 1500],
+    );
+    return true;
+  });
+
+  await car.registerRunner(() => {
+    throw new Error('sk-secret');
+  });
+  await assert.rejects(car.generate(request).result, (error) => {
+    assert.ok(error instanceof CarError);
+    assert.equal(error.kind, 'runner_failed');
+    assert.doesNotMatch(JSON.stringify(error), /secret/);
+    assert.match(error.message, /the runner threw Error/);
+    return true;
+  });
+
+  assert.deepEqual(await car.unregisterRunner(), { registered: false });
+  await assert.rejects(car.generate(request).result, { kind: 'no_runner' });
+});
+
+test('a cancelled request aborts its runner', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerDelegated(car);
+  const aborted = deferred();
+  await car.registerRunner(async (_, { emit, signal }) => {
+    await emit({ type: 'text_delta', text: 'Hel' });
+    if (!signal.aborted) await once(signal, 'abort');
+    aborted.resolve(signal.reason);
+    throw signal.reason;
+  });
+  for await (const event of car.generate({ model, prompt: 'x' })) {
+    if (event.type === 'text_delta') break;
+  }
+  assert.match(String(await aborted.promise), /the core cancelled the run/);
+});
+
+test('when the core is killed everything rejects and runners are aborted', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerDelegated(car);
+  const noisy = await registerScript(car, [{ print: 'last words of a library\n' }], 'test/noisy:1');
+  await car.generate({ model: noisy, prompt: 'x' }).result;
+  const running = deferred();
+  const aborted = /** @type {ReturnType<typeof deferred<unknown>>} */ (deferred());
+  await car.registerRunner(async (_, { signal }) => {
+    running.resolve();
+    await once(signal, 'abort');
+    aborted.resolve(signal.reason);
+  });
+  const stream = car.generate({ model, prompt: 'x' });
+  const reading = assert.rejects(collect(stream), { kind: 'process_ended', signal: 'SIGKILL' });
+  await running.promise;
+  process.kill(car.pid, 'SIGKILL');
+  await reading;
+  await assert.rejects(stream.result, (error) => {
+    assert.ok(error instanceof CarProcessError);
+    assert.equal(error.exitCode, null);
+    assert.match(error.stderr, /last words of a library/);
+    return true;
+  });
+  assert.ok((await aborted.promise) instanceof CarProcessError);
+});
+
+test('closing during streams ends them, the process and its workers', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, STALL);
+  const streams = [car.generate({ model, prompt: 'x' }), car.generate({ model, prompt: 'y' })];
+  const demo = car.generate({ prompt: 'Count.', params: { max_tokens: 400, ignore_eos: true } });
+  for await (const event of demo) {
+    if (event.type !== 'text_delta') continue;
+    await car.close();
+    break;
+  }
+  for (const stream of [...streams, demo]) {
+    await assert.rejects(stream.result, { kind: 'cancelled', local: false });
+  }
+  assert.equal((await car.ended).exitCode, 0);
+  await untilGone(car.pid);
+});
