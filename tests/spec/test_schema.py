@@ -114,8 +114,10 @@ def test_the_data_of_every_error_is_as_the_schema_says(
 # The schema and msgspec judge alike
 
 
+# To a validator 1.0 is an integer; the core wants it written as 1.
+FRACTIONS = st.floats(-1e6, 1e6).filter(lambda value: not value.is_integer())
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e6, 1e6) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FRACTIONS | st.text(),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
     max_leaves=4,
 )
@@ -212,7 +214,7 @@ def test_the_schema_takes_what_msgspec_takes(
 ) -> None:
     verdicts: set[bool] = set()
 
-    @settings(max_examples=proof_count(300, 50_000))
+    @settings(max_examples=proof_count(300, 20_000))
     @given(data=st.data())
     def judge(data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(JUDGED_ALIKE))

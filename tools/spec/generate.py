@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import markdown
+import swift
 import typescript
 
 from car_rpc.spec import documents, literals
@@ -33,6 +34,7 @@ def files() -> dict[str, str]:
         "car_rpc/wire/announced.py": _announced(literals()),
         **markdown.files(spec, NOTICE),
         **typescript.files(spec, NOTICE),
+        **swift.files(spec, NOTICE),
     }
 
 

@@ -99,3 +99,53 @@ def _shape(name: str, definition: Schema) -> Shape:
     ]
     tag = properties[tag_field]["const"] if tags else None
     return Record(name, about, family, definition["x-sender"], tag, tag_field, fields)
+
+
+# For languages in which every type needs a name
+
+
+def named(known: dict[str, Shape]) -> dict[str, Shape]:
+    """The definitions, with a name also for each list of words that stands in a field."""
+    everything = dict(known)
+    for shape in known.values():
+        if isinstance(shape, Record):
+            fields = [_with_named_words(shape, field, everything) for field in shape.fields]
+            everything[shape.name] = shape._replace(fields=fields)
+    return everything
+
+
+def covering(schema: Schema, known: dict[str, Shape]) -> str | None:
+    """Name of the smallest union that has every member of a union that stands in a field."""
+    if "x-tag" not in schema:
+        return None
+    members = {target(member) for member in schema["anyOf"]}
+    unions = [shape for shape in known.values() if isinstance(shape, Union)]
+    fitting = [union for union in unions if members <= set(union.members)]
+    return min(fitting, key=lambda union: len(union.members)).name
+
+
+def unions_of(name: str, known: dict[str, Shape]) -> list[Union]:
+    """The unions that a record is a member of."""
+    return [s for s in known.values() if isinstance(s, Union) and name in s.members]
+
+
+def pascal(name: str) -> str:
+    """``TextDelta`` for ``text_delta``, ``eventlog.query`` and the like in one word."""
+    words = "".join(c if c.isalnum() else " " for c in name).split()
+    return "".join(word[:1].upper() + word[1:] for word in words)
+
+
+def camel(name: str) -> str:
+    """``textDelta`` for ``text_delta``."""
+    return pascal(name)[:1].lower() + pascal(name)[1:]
+
+
+def _with_named_words(record: Record, field: Field, everything: dict[str, Shape]) -> Field:
+    schema = field.schema
+    if "enum" not in schema:
+        return field
+    name = record.name + pascal(field.name)
+    is_open = schema.get("x-open", False)
+    everything[name] = Words(name, field.about, record.family, schema["enum"], is_open)
+    kept = {key: schema[key] for key in ("default",) if key in schema}
+    return field._replace(schema={"$ref": f"#/$defs/{name}", **kept})
