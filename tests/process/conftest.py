@@ -106,6 +106,7 @@ class Core:
         self.pid = self.process.pid
         self.messages: list[Message] = []
         self.raw_bytes = 0
+        self._needed = 0
         self._offsets: list[int] = []
         self._next_id = 1000
         self._changed = threading.Condition()
@@ -274,7 +275,7 @@ class Core:
         return self.ask("generate", {"model": model, "prompt": prompt, "stream": True, **params})
 
     def _read(self) -> None:
-        buffer = b""
+        buffer = bytearray()
         try:
             while True:
                 self._may_read.wait()
@@ -285,7 +286,10 @@ class Core:
                 if not data:
                     break
                 self.raw_bytes += len(data)
-                buffer = self._split(buffer + data)
+                buffer += data
+                # Large messages come in many pieces, and are looked at when they may be whole.
+                if len(buffer) >= self._needed and (self.framing == "lsp" or b"\n" in data):
+                    buffer = bytearray(self._split(bytes(buffer)))
             assert not buffer, f"a cut message at the end: {buffer!r}"
             ended: Exception = Closed("the output ended")
         except (Closed, OSError, AssertionError, ValueError) as error:
@@ -300,9 +304,10 @@ class Core:
             if self.framing == "lsp":
                 header = re.match(rb"Content-Length: ([0-9]+)\r\n\r\n", data)
                 assert header or len(data) < 40, f"not a header: {data[:200]!r}"
-                if not header or len(data) < header.end() + int(header[1]):
+                self._needed = header.end() + int(header[1]) if header else 0
+                if not header or len(data) < self._needed:
                     break
-                end = header.end() + int(header[1])
+                end, self._needed = self._needed, 0
                 payload, data = data[header.end() : end], data[end:]
             else:
                 payload, found, rest = data.partition(b"\n")
