@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kotlin
 import markdown
 import swift
 import typescript
@@ -35,6 +36,7 @@ def files() -> dict[str, str]:
         **markdown.files(spec, NOTICE),
         **typescript.files(spec, NOTICE),
         **swift.files(spec, NOTICE),
+        **kotlin.files(spec, NOTICE),
     }
 
 
