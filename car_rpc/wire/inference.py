@@ -185,7 +185,7 @@ class AttemptReport(WireStruct, frozen=True, kw_only=True):
     Attributes:
         attempt: Number of the attempt, from 1.
         model: Id of the model.
-        outcome: ``ok``, or the kind of the error.
+        outcome: How it ended.
         latency_ms: How long it took, in milliseconds.
     """
 

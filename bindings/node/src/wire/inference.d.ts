@@ -31,7 +31,7 @@ export interface AttemptReport {
   attempt: number;
   /** Id of the model. */
   model: string;
-  /** `ok`, or the kind of the error. */
+  /** How it ended. */
   outcome: string;
   /** How long it took, in milliseconds. */
   latency_ms: number;

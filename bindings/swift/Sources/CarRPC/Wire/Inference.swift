@@ -127,7 +127,7 @@ public struct AttemptReport: Codable, Sendable, Hashable {
     public var attempt: Int
     /// Id of the model.
     public var model: String
-    /// `ok`, or the kind of the error.
+    /// How it ended.
     public var outcome: String
     /// How long it took, in milliseconds.
     public var latencyMs: Double

@@ -114,7 +114,7 @@ data class AttemptReport(
     val attempt: Long,
     /** Id of the model. */
     val model: String,
-    /** `ok`, or the kind of the error. */
+    /** How it ended. */
     val outcome: String,
     /** How long it took, in milliseconds. */
     @SerialName("latency_ms")
