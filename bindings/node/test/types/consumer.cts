@@ -1,0 +1,12 @@
+// What an app in CommonJS sees. Compiled against the built declarations, never run.
+
+import car = require('car-rpc');
+
+export async function main(): Promise<string> {
+  const running = await car.Car.start({ stateDir: '/tmp' });
+  const { text } = await running.generate({ prompt: 'Hello' }).result;
+  const error = new car.RunnerError('unauthorized', 'no key');
+  const { ended } = running;
+  if ((await ended) instanceof car.CarProcessError) await running.close();
+  return text + error.kind;
+}
