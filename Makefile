@@ -40,7 +40,7 @@ models: $(STAMPS)/build ## Derive the demo models from the committed one, and ch
 
 # --------------------------------------------------------------------------------------- to develop
 
-test-setup: setup $(STAMPS)/dev ## Add everything the checks and the tests need
+test-setup: setup $(STAMPS)/dev $(STAMPS)/clients ## Add everything the checks and the tests need
 
 test: check ## Run the checks, then all tests; skipped tests are listed with their reason
 	$(PY) -m pytest $(PYTEST_ARGS)
@@ -115,6 +115,12 @@ $(STAMPS)/dev: requirements/dev.lock tools/setup/lockfile.py | $(STAMPS)/locked 
 	$(LOCKFILE) without $(LLAMA) $< > $@.txt
 	$(LOCKED) $@.txt
 	@touch $@
+
+# Clients that others wrote for Node; the tests that drive them are skipped where Node is not.
+$(STAMPS)/clients: tests/clients/package-lock.json | $(STAMPS)/venv
+	@if command -v npm >/dev/null; then \
+	  npm ci --prefix tests/clients --no-audit --no-fund && touch $@; \
+	else echo "npm is not installed: the tests with clients for Node will be skipped"; fi
 
 $(STAMPS)/uv/bin/uv: | $(STAMPS)/venv
 	$(PY) -m venv $(STAMPS)/uv

@@ -13,7 +13,7 @@ from tests.conftest import SOAK
 from tests.fuzz.oracle import check_form
 from tests.process.conftest import Core, request
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1800)]
 
 EXAMPLES = 5000 if SOAK else 100
 

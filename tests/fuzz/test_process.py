@@ -11,7 +11,7 @@ from tests.fuzz.oracle import STALL, Judge, flatten
 from tests.fuzz.strategies import LIMIT, chunks, cuts, dialogues
 from tests.process.conftest import WAIT_S, Core
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(1800)]
 
 #: Dialogues per framing; most take 10 ms.
 EXAMPLES = 5000 if SOAK else 150
