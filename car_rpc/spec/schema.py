@@ -75,32 +75,25 @@ def _named() -> dict[str, Schema]:
     for module, names in NAMED.items():
         for name, about in names.items():
             schemas, _ = msgspec.json.schema_components([getattr(module, name)], ref_template=_REF)
-            family = module.__name__.rpartition(".")[2]
-            definitions[name] = {
-                "description": about,
-                **_clean(schemas[0], {}),
-                "x-family": family,
-            }
+            body = _clean(schemas[0], {})
+            definitions[name] = {"description": about, **body, "x-family": _family(module.__name__)}
     return definitions
 
 
 def _struct(struct: type[WireStruct], component: Schema, named: dict[str, Schema]) -> Schema:
     about, said = describe(struct)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     tag_field = struct.__struct_config__.tag_field
     properties: dict[str, Schema] = {}
-    for name, value in component["properties"].items():
-        if name == tag_field:
-            tag = struct.__struct_config__.tag
-            properties[name] = {"description": f"Always `{tag}`.", "const": tag}
-            continue
-        held = HELD.get((struct.__name__, name))
-        schema = _clean(value, named)
-        if held:
+    if tag_field is not None:
+        tag = struct.__struct_config__.tag
+        properties[tag_field] = {"description": f"Always `{tag}`.", "const": tag}
+    for field in msgspec.structs.fields(struct):
+        name = field.encode_name
+        schema = _clean(component["properties"][name], named)
+        if held := HELD.get((struct.__name__, name)):
             schema = _reference(held) | {key: schema[key] for key in schema if key == "default"}
-        factory = fields[name].default_factory
-        if factory is not msgspec.NODEFAULT:
-            schema["default"] = factory()
+        if field.default_factory is not msgspec.NODEFAULT:
+            schema["default"] = field.default_factory()
         properties[name] = {"description": said[name], **schema} if name in said else schema
     closed = {"additionalProperties": False} if "additionalProperties" in component else {}
     return {
@@ -109,8 +102,12 @@ def _struct(struct: type[WireStruct], component: Schema, named: dict[str, Schema
         "properties": properties,
         "required": [name for name in component["required"] if name != tag_field],
         **closed,
-        "x-family": struct.__module__.rpartition(".")[2],
+        "x-family": _family(struct.__module__),
     }
+
+
+def _family(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def _clean(schema: Schema, named: dict[str, Schema]) -> Schema:
@@ -125,8 +122,7 @@ def _clean(schema: Schema, named: dict[str, Schema]) -> Schema:
             # Only a union needs the tag: a type that stands alone is known without it.
             cleaned |= {"required": [value["propertyName"]], "x-tag": value["propertyName"]}
         elif key == "enum":
-            words = all(isinstance(choice, str) for choice in value)
-            cleaned |= {"type": "string", key: value} if words else {"const": value[0]}
+            cleaned |= _choices(value)
         else:
             cleaned[key] = value
     default = {"default": cleaned.pop("default")} if "default" in cleaned else {}
@@ -135,6 +131,12 @@ def _clean(schema: Schema, named: dict[str, Schema]) -> Schema:
         if cleaned == body:
             return _reference(name) | default
     return cleaned | default
+
+
+def _choices(values: list[Any]) -> Schema:
+    if all(isinstance(value, str) for value in values):
+        return {"type": "string", "enum": values}
+    return {"const": values[0]} if len(values) == 1 else {"enum": values}
 
 
 def _reference(name: str) -> Schema:
