@@ -1,0 +1,161 @@
+"""The backend for servers that speak OpenAI's HTTP API."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.backends.openai_compat import embeddings, request
+from car_rpc.backends.openai_compat.answer import Answer
+from car_rpc.backends.openai_compat.chunks import ChunkReader
+from car_rpc.backends.openai_compat.client import Deadline, HttpClient, Request, Timeouts
+from car_rpc.backends.openai_compat.credentials import Headers, has_key, headers_of
+from car_rpc.backends.openai_compat.messages import Json
+from car_rpc.backends.unsupported import GenerateOnly
+from car_rpc.engine.ports import Availability, EmbeddingBatch, GenerateCall
+from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.wire.events import StreamEvent, TextDelta
+from car_rpc.wire.models import ModelSchema, OpenAICompatSource
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+#: Models that think long before they go on, by their names.
+_THINKS_LONG = re.compile(r"thinking|reasoning|(^|/)o[134]", re.IGNORECASE)
+
+
+class OpenAICompatBackend(GenerateOnly):
+    """Runs models behind servers that speak OpenAI's HTTP API.
+
+    Args:
+        timeouts: Limits of each request.
+        environ: Where API keys are read from, at each request.
+    """
+
+    def __init__(
+        self, timeouts: Timeouts = DEFAULT_TIMEOUTS, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        reason = "OpenAI's API has no tokenizer; use a local model for tokens"
+        super().__init__(request.BACKEND, reason)
+        self._timeouts = timeouts
+        self._environ = environ
+        self._client = HttpClient(timeouts)
+
+    def availability(self, model: ModelSchema) -> Availability:
+        """Available when its key is there. The server is not asked."""
+        return Availability(has_key(_source(model), self._environ), weights_ready=True)
+
+    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        """Run one attempt on the server. It is never repeated here."""
+        source = _source(call.model)
+        headers = headers_of(source, self._environ)
+        body = request.body_of(call.model, source.model, call.request)
+        message = _post(source, "chat/completions", headers, body)
+        timeouts = self._timeouts_of(call, source.model)
+        deadline = _deadline(timeouts)
+        reader = ChunkReader(call.model.context_length)
+        answer = Answer(reader, deadline, timeouts, headers.secrets)
+        promises = _Promises(call, reader)
+        async with (
+            self._client.post(message, deadline) as response,
+            aclosing(answer.events(response)) as events,
+        ):
+            async for event in events:
+                promises.see(event)
+                yield event
+        promises.check()
+
+    async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
+        """Embed texts, in batches that servers accept."""
+        source = _source(model)
+        headers = headers_of(source, self._environ)
+        vectors = embeddings.Vectors()
+        for start in range(0, len(texts), embeddings.BATCH):
+            batch = texts[start : start + embeddings.BATCH]
+            body: Json = {"model": source.model, "input": batch}
+            deadline = _deadline(self._timeouts)
+            async with self._client.post(
+                _post(source, "embeddings", headers, body), deadline
+            ) as response:
+                vectors.add(await response.read(embeddings.MAX_RESPONSE_BYTES), len(batch))
+        return EmbeddingBatch(vectors.data, vectors.dimensions, vectors.prompt_tokens)
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        await self._client.close()
+
+    def _timeouts_of(self, call: GenerateCall, upstream_model: str) -> Timeouts:
+        timeouts = self._timeouts
+        if call.deadline_ms is not None:
+            timeouts = timeouts._replace(total=call.deadline_ms / 1000)
+        effort = call.request.params.reasoning_effort
+        if _THINKS_LONG.search(upstream_model) or effort is not UNSET:
+            timeouts = timeouts._replace(idle=timeouts.idle * 2)
+        return timeouts
+
+
+class _Promises:
+    """What the client was promised about the answer's form, and whether the server kept it.
+
+    Servers ignore what they do not know; an answer in another form must not pass for one.
+    """
+
+    def __init__(self, call: GenerateCall, reader: ChunkReader) -> None:
+        self._reader = reader
+        self._demands_call = request.demands_call(call.request)
+        self._demands_json = request.demands_json(call.request)
+        self._text: list[str] = []
+
+    def see(self, event: StreamEvent) -> None:
+        """Take note of an event that goes out."""
+        if self._demands_json and isinstance(event, TextDelta):
+            self._text.append(event.text)
+
+    def check(self) -> None:
+        """Look at the whole answer. One that was cut or refused promises nothing.
+
+        Raises:
+            CarError: ``unsupported_mode`` when a promise was broken.
+        """
+        if self._reader.stop_reason in ("max_tokens", "thinking_truncated", "refusal"):
+            return
+        if self._reader.calls:
+            return
+        if self._demands_call:
+            reason = "the server ignored `tool_choice`; its answer has no tool call"
+            raise unsupported_mode("tool-choice", request.BACKEND, reason)
+        if self._demands_json and not _is_json("".join(self._text)):
+            reason = "the server ignored `response_format`; its answer is not JSON"
+            raise unsupported_mode("structured-output", request.BACKEND, reason)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _source(model: ModelSchema) -> OpenAICompatSource:
+    if not isinstance(model.source, OpenAICompatSource):
+        raise CarError("internal", "a model reached a backend that does not serve its source")
+    return model.source
+
+
+def _post(source: OpenAICompatSource, path: str, headers: Headers, body: Json) -> Request:
+    # The endpoint stands without `/v1`; who writes it all the same means the same.
+    endpoint = source.endpoint.rstrip("/").removesuffix("/v1")
+    return Request(f"{endpoint}/v1/{path}", headers, msgspec.json.encode(body))
+
+
+def _deadline(timeouts: Timeouts) -> Deadline:
+    deadline = Deadline()
+    first, total = timeouts.first_token, timeouts.total
+    deadline.set("first_token", first, CarError("timeout", f"no answer began within {first:g} s"))
+    deadline.set("total", total, CarError("timeout", f"no complete answer within {total:g} s"))
+    return deadline

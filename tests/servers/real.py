@@ -1,0 +1,90 @@
+"""Real OpenAI-compatible servers with the demo model, started on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+DEMO = Path(__file__).parents[2] / "car_rpc" / "data" / "demo"
+
+
+class RealServer(NamedTuple):
+    """A server that runs.
+
+    Attributes:
+        port: Where it listens, on 127.0.0.1.
+        model: What it calls the demo model.
+    """
+
+    port: int
+    model: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def llama_cpp_server() -> Iterator[RealServer]:
+    """llama-cpp-python's server. It reports no usage in streams and finds no calls in text."""
+    port = _free_port()
+    model = ["--model", str(DEMO / "tiny-chat-F16.gguf"), "--model_alias", "tiny"]
+    settings = ["--n_ctx", "1024", "--host", "127.0.0.1", "--port", str(port)]
+    with _running(["llama_cpp.server", *model, *settings], "Uvicorn running"):
+        yield RealServer(port, "tiny")
+
+
+@contextmanager
+def mlx_lm_server() -> Iterator[RealServer]:
+    """mlx_lm's server."""
+    port = _free_port()
+    settings = ["--model", str(DEMO / "mlx"), "--host", "127.0.0.1", "--port", str(port)]
+    with _running(["mlx_lm", "server", *settings], "Starting httpd"):
+        yield RealServer(port, "default_model")
+
+
+def _free_port() -> int:
+    """A port that was free a moment ago: neither server tells which one it chose itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _running(module: list[str], ready: str) -> Iterator[None]:
+    """A process, from the line that says it is ready until its end."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    reader: threading.Thread | None = None
+    try:
+        said: list[str] = []
+        for line in process.stdout:
+            said.append(line)
+            if ready in line:
+                break
+        else:
+            raise RuntimeError(f"the server did not start: {''.join(said)}")
+        # Whoever logs must never wait for a reader.
+        reader = threading.Thread(target=process.stdout.read)
+        reader.start()
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        if reader is not None:
+            reader.join()
+        process.stdout.close()
