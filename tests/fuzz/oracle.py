@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tests.fuzz.strategies import NOISE
+
 MAX_DEPTH = 128
 MAX_BATCH = 1000
 MAX_SAFE = 2**53 - 1
@@ -196,7 +198,11 @@ class Judge:
         self.due: list[Due] = []
 
     def take(self, payload: bytes) -> None:
-        """The peer gets this message, or these lines."""
+        """The peer gets this message, these lines, or this noise between two messages."""
+        if self.framing == "lsp" and payload in NOISE:
+            for _ in range(NOISE[payload]):
+                self._violation(rescued_id(payload), "parse_error")
+            return
         lines = payload.split(b"\n") if self.framing == "ndjson" else [payload]
         for line in lines:
             if line.strip() or self.framing == "lsp":

@@ -8,7 +8,7 @@ from car_rpc.protocol.connection import CancelRequested, Connection
 from car_rpc.protocol.framing import Framing, wrap
 from car_rpc.protocol.messages import Request
 from tests.fuzz.oracle import Judge, flatten
-from tests.fuzz.strategies import LIMIT, chunks
+from tests.fuzz.strategies import LIMIT, chunks, on_wire
 
 
 class Peer:
@@ -54,7 +54,7 @@ def judge_dialogue(framing: Framing, dialogue: list[bytes], places: list[int]) -
     judge = Judge(LIMIT, framing, exact=True)
     for payload in dialogue:
         judge.take(payload)
-    for chunk in chunks(b"".join(wrap(each, framing) for each in dialogue), places):
+    for chunk in chunks(b"".join(on_wire(each, framing) for each in dialogue), places):
         peer.receive(chunk)
     for request_id in judge.end():
         peer.send(method="$/cancelRequest", params={"id": request_id})

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
+from car_rpc.protocol.framing import Framing, wrap
+
 #: Longest message that the judged peers take, in bytes.
 LIMIT = 20_000
 
@@ -98,12 +100,30 @@ def damaged(draw: st.DrawFn) -> bytes:
     return text[:at] + new + tail
 
 
-payloads = st.one_of(singles, singles, batches, damaged(), st.binary(max_size=40))
+#: What may stand between two messages with headers, and how many complaints it gets.
+NOISE = {
+    b"\r\n": 0,
+    b"X-Extra: 5\r\n": 0,
+    b"hello world\r\n": 1,
+    b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n': 1,
+    b"Content-Length 5\r\n": 1,
+    b"Content-Length: abc\r\n\r\n": 1,
+    b"Content-Length: -5\r\n\r\n": 1,
+    b"Content-Length: 4294967296\r\n\r\n": 1,
+    b"\0" * 9000 + b"\n": 2,
+}
+noise = st.sampled_from([*NOISE])
+payloads = st.one_of(singles, singles, batches, damaged(), noise, st.binary(max_size=40))
 
 
 def dialogues(size: int) -> st.SearchStrategy[list[bytes]]:
     """What one client sends, message by message."""
     return st.lists(payloads, min_size=1, max_size=size)
+
+
+def on_wire(payload: bytes, framing: Framing) -> bytes:
+    """One message as it is sent; noise between headers goes without one."""
+    return payload if framing == "lsp" and payload in NOISE else wrap(payload, framing)
 
 
 def chunks(data: bytes, cuts: Sequence[int]) -> list[bytes]:

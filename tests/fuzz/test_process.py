@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from tests.conftest import SOAK
 from tests.fuzz.oracle import STALL, Judge, flatten
-from tests.fuzz.strategies import LIMIT, chunks, cuts, dialogues
+from tests.fuzz.strategies import LIMIT, chunks, cuts, dialogues, on_wire
 from tests.process.conftest import WAIT_S, Core
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1800)]
@@ -45,7 +45,7 @@ def test_every_request_gets_exactly_one_response(
     judge = Judge(LIMIT, core.framing, exact=False)
     for payload in dialogue:
         judge.take(payload)
-    for chunk in chunks(b"".join(core.wrap_raw(each) for each in dialogue), places):
+    for chunk in chunks(b"".join(on_wire(each, core.framing) for each in dialogue), places):
         core.send_raw(chunk)
     for request_id in judge.end():
         core.cancel(request_id)
