@@ -457,7 +457,7 @@ class Player:
     def expect(self, steps: list[list[Step]], within_s: float) -> None:
         """Wait until all steps were said, each list in its order."""
         self.flush()
-        lanes = [[*lane] for lane in steps if lane]
+        lanes = [[step for step in lane for _ in range(step.times)] for lane in steps if lane]
         deadline = self.deadline(within_s)
         while lanes:
             message = self.hear(deadline, lanes[0][0])
@@ -510,7 +510,7 @@ class Player:
             for each in step.steps():
                 self._say_step(each)
         elif step.kind in ("client", "core", "unordered"):
-            lanes = step.value if step.kind == "unordered" else [[step] * step.times]
+            lanes = step.value if step.kind == "unordered" else [[step]]
             self.expect(lanes, step.within_s)
         else:
             self.flush()

@@ -36,9 +36,18 @@ from dialogue import (  # noqa: E402 - found only now
     Player,
     Step,
     Variables,
+    as_bytes,
 )
 
-__all__ = ["Dialogue", "FormatError", "Mismatch", "Variables", "dialogues", "play"]
+__all__ = [
+    "Dialogue",
+    "FormatError",
+    "Mismatch",
+    "Variables",
+    "as_bytes",
+    "dialogues",
+    "play",
+]
 
 #: Notifications that may come at any time.
 ASIDES = ("$/progress", "log")
