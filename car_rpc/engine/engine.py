@@ -28,7 +28,7 @@ from car_rpc.engine.ports import (
 )
 from car_rpc.engine.recording import Recorder
 from car_rpc.errors import CarError
-from car_rpc.registry.catalog import require_capability
+from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
@@ -64,9 +64,10 @@ class Engine:
         self._ids = ids
 
     def described(self, model: ModelSchema) -> ModelSchema:
-        """The model with ``available`` and ``weights_ready`` as they are now."""
+        """The model with ``available`` and ``weights_ready`` as they are now, without secrets."""
         available, weights_ready = self.backend_of(model).availability(model)
-        return msgspec.structs.replace(model, available=available, weights_ready=weights_ready)
+        now = msgspec.structs.replace(model, available=available, weights_ready=weights_ready)
+        return shown(now)
 
     async def generate(
         self, request: GenerateRequest, origin: Origin, listener: Listener | None

@@ -14,6 +14,7 @@ from car_rpc.backends.fake import FakeBackend, needs_worker
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.missing import MissingBackend
+from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
@@ -30,6 +31,7 @@ from car_rpc.wire.models import (
     FakeSource,
     LocalSource,
     ModelSchema,
+    OpenAICompatSource,
     SystemSource,
 )
 
@@ -88,6 +90,7 @@ class App:
             "fake": FakeBackend(),
             "fake_worker": fake_worker,
             "delegated": DelegatedBackend(runner, ids),
+            "openai_compat": OpenAICompatBackend(),
             "mlx": MissingBackend("mlx"),
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
@@ -119,6 +122,8 @@ class App:
                 return self._backends["system"]
             case DelegatedSource():
                 return self._backends["delegated"]
+            case OpenAICompatSource():
+                return self._backends["openai_compat"]
             case FakeSource(script=script):
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]
             case _:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from car_rpc.errors import CarError
-from car_rpc.wire.models import Capability, ModelSchema, SystemSource
+from car_rpc.wire.models import Capability, ModelSchema, OpenAICompatSource, SystemSource
 
 #: Models of this provider prove that an installation works; they are chosen last.
 DEMO_PROVIDER = "demo"
@@ -117,3 +117,12 @@ def normalised(model: ModelSchema) -> ModelSchema:
         provider=model.provider or provider,
         name=model.name or rest.rpartition(":")[0],
     )
+
+
+def shown(model: ModelSchema) -> ModelSchema:
+    """The model as clients see it: the values of its source's headers are secrets."""
+    source = model.source
+    if not isinstance(source, OpenAICompatSource) or not isinstance(source.headers, dict):
+        return model
+    masked = msgspec.structs.replace(source, headers=dict.fromkeys(source.headers, "***"))
+    return msgspec.structs.replace(model, source=masked)

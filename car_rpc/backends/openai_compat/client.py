@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from car_rpc.backends.openai_compat import failures
@@ -226,6 +225,8 @@ class HttpClient:
 
 
 def _make_client(connect_s: float) -> httpx.AsyncClient:
+    from http.cookiejar import DefaultCookiePolicy  # noqa: PLC0415 - see the next line
+
     import httpx  # noqa: PLC0415 - only who has such a model pays for it
 
     # It would tell every request on standard error.
