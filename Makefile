@@ -17,11 +17,11 @@ LLAMA := llama-cpp-python
 SOURCE_MODEL := car_rpc/data/demo/tiny-chat-F16.gguf
 DERIVE := tools/demo_model/derive.py
 PACKAGE_INPUTS := pyproject.toml hatch_build.py car_rpc/__init__.py $(wildcard $(SOURCE_MODEL) $(DERIVE))
-CODE := $(wildcard car_rpc tests tools examples benchmarks hatch_build.py)
+CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test soak check format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ test-setup: setup $(STAMPS)/dev $(STAMPS)/clients ## Add everything the checks a
 
 test: check ## Run the checks, then all tests; skipped tests are listed with their reason
 	$(PY) -m pytest $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory node-test
+
+# Node is not needed for anything else; where there is none, that is said.
+HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null
+
+node-test: setup $(STAMPS)/node ## Check and test the binding for Node and its examples
+	@if $(HAS_NODE); then npm --prefix bindings/node run check && npm --prefix bindings/node test; \
+	else echo "skipped: the binding for Node and its examples, which need Node 20 or newer"; fi
 
 soak: test-setup ## Run the tests with their full counts (long)
 	CAR_RPC_SOAK=1 $(PY) -m pytest --timeout=3600 $(PYTEST_ARGS)
@@ -79,6 +87,7 @@ clean: ## Remove .venv, caches and derived models (the cache of the llama.cpp wh
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf car_rpc/data/demo/mlx
 	find car_rpc/data -name '*.gguf' ! -name tiny-chat-F16.gguf -delete
+	rm -rf bindings/node/node_modules bindings/node/types
 	find car_rpc tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------- stamps
@@ -121,6 +130,9 @@ $(STAMPS)/clients: tests/clients/package-lock.json | $(STAMPS)/venv
 	@if command -v npm >/dev/null; then \
 	  npm ci --prefix tests/clients --no-audit --no-fund && touch $@; \
 	else echo "npm is not installed: the tests with clients for Node will be skipped"; fi
+
+$(STAMPS)/node: bindings/node/package.json bindings/node/package-lock.json | $(STAMPS)/venv
+	@if $(HAS_NODE); then npm --prefix bindings/node ci --no-audit --no-fund && touch $@; fi
 
 $(STAMPS)/uv/bin/uv: | $(STAMPS)/venv
 	$(PY) -m venv $(STAMPS)/uv
