@@ -164,7 +164,7 @@ def as_bytes(text: Any) -> bytes:
         return b"".join(as_bytes(part) for part in text["join"])
     if "repeat" in text:
         return as_bytes(text["repeat"]) * int(text["times"])
-    import binascii  # noqa: PLC0415 - few dialogues need it
+    import binascii
 
     return binascii.a2b_base64(text["base64"])
 
