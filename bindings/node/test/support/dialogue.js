@@ -5,12 +5,14 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { Car, CarError, RunnerError } from '../../index.js';
 import { REPOSITORY, deferred } from './helpers.js';
 
+const VIRTUAL = join(REPOSITORY, '.venv/bin/python');
+const PYTHON = process.env.PYTHON ?? (existsSync(VIRTUAL) ? VIRTUAL : 'python3');
 const CONFORMANCE = join(REPOSITORY, 'spec/conformance');
 
 /** @typedef {Record<string, any>} Json */
@@ -92,9 +94,8 @@ export class Dialogue {
 
   /** @param {string} id */
   #start(id) {
-    const python = process.env.PYTHON ?? 'python3';
     const starting = Car.start({
-      command: [python, join(CONFORMANCE, 'fake_core.py'), this.path],
+      command: [PYTHON, join(CONFORMANCE, 'fake_core.py'), this.path],
       args: this.head.arguments,
     });
     this.#starting = starting;
