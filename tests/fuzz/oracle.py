@@ -187,12 +187,14 @@ class Judge:
         exact: Whether the peer answers a cancelled request before it reads on, and all but
             `generate` at once. Otherwise it may be in flight for a while, and both answers to what
             comes meanwhile with its id are right.
+        ready: Whether `initialize` came before; without it only `ping` is served.
     """
 
-    def __init__(self, limit: int, framing: str, *, exact: bool) -> None:
+    def __init__(self, limit: int, framing: str, *, exact: bool, ready: bool = True) -> None:
         self.limit = limit
         self.framing = framing
         self.exact = exact
+        self.ready = ready
         #: Requests in flight, by id: whether they are so for certain.
         self.in_flight: dict[str, bool] = {}
         self.due: list[Due] = []
@@ -291,11 +293,13 @@ class Judge:
         kinds: frozenset[str | None] | None = None
         if self.in_flight.get(name):
             kinds = frozenset(["duplicate_id"])
-        elif message.twice or name in self.in_flight:
+        elif self.ready and (message.twice or name in self.in_flight):
             self.in_flight[name] = False
-        elif stalls:
+        elif self.ready and stalls:
             self.in_flight[name] = True
             kinds = frozenset(["cancelled"])
+        elif method != "ping" and not self.ready:
+            kinds = frozenset(["not_initialized"])
         elif method == "ping" or self.exact:
             kinds = frozenset([None])
         else:

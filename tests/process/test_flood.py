@@ -28,7 +28,7 @@ DEMO = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
 
 #: What a flood may add to the memory of the core: the unread events of the stream, what the event
 #: log has still to write, and the allocator's reserve.
-FLOOD_BYTES = 48 * MIB
+FLOOD_BYTES = 32 * MIB
 #: What may come before an urgent message after a stall: the pipe, what was being written, and what
 #: this test had begun to read.
 AHEAD_BYTES = MIB
@@ -43,14 +43,15 @@ class Digesting(Core):
         super().__init__(*arguments, **options)
 
     def _split(self, data: bytes) -> bytes:
-        begin = len(self.messages)
-        rest = super()._split(data)
-        for message in self.messages[begin:]:
-            step = message.get("params", {}).get("event", {})
-            if step.get("type") == "tool_parse_error":
-                self.digest.update(step["raw"].encode())
-                self.text_bytes += len(step["raw"])
-                step["raw"] = ""
+        with self._changed:
+            begin = len(self.messages)
+            rest = super()._split(data)
+            for message in self.messages[begin:]:
+                step = message.get("params", {}).get("event", {})
+                if step.get("type") == "tool_parse_error":
+                    self.digest.update(step["raw"].encode())
+                    self.text_bytes += len(step["raw"])
+                    step["raw"] = ""
         return rest
 
 
@@ -77,7 +78,7 @@ def test_a_flood_through_a_reader_that_stalls_costs_no_memory(
         core.stall()
         most = max(most, wait_until_quiet(process))
         core.resume()
-    most = max(most, watch_until_answered(core, stream, process))
+    most = max(most, watch_until_answered(core, process))
     print(f"{core.text_bytes / MIB:.0f} MiB of text, {(most - before) / MIB:.1f} MiB of memory")
     assert core.response(stream)["result"]["text"] == "end"
     check_stream(core.stream(stream))
@@ -98,11 +99,12 @@ def wait_for_text(core: Digesting, count: int) -> None:
             assert core._changed.wait(WAIT_S)
 
 
-def watch_until_answered(core: Core, request_id: Any, process: psutil.Process) -> int:
-    """Wait for a response; returns the most memory that a process had meanwhile."""
-    most = 0
+def watch_until_answered(core: Core, process: psutil.Process) -> int:
+    """Wait for the next response; returns the most memory that a process had meanwhile."""
+    most = seen = 0
     with core._changed:
-        while not core.responses(request_id):
+        while not any("method" not in message for message in core.messages[seen:]):
+            seen = len(core.messages)
             assert core._changed.wait(WAIT_S)
             most = max(most, process.memory_info().rss)
     return most
