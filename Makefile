@@ -47,7 +47,7 @@ test: check ## Run the checks, then all tests; skipped tests are listed with the
 	@$(MAKE) --no-print-directory node-test
 
 # Node is not needed for anything else; where there is none, that is said.
-HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null
+HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null
 
 node-test: setup $(STAMPS)/node ## Check and test the binding for Node and its examples
 	@if $(HAS_NODE); then npm --prefix bindings/node run check && npm --prefix bindings/node test; \
