@@ -40,6 +40,8 @@ class BatchState:
     def __init__(self, outstanding: int) -> None:
         self._outstanding = outstanding
         self._responses: list[bytes] = []
+        #: Bytes of the responses so far.
+        self.held_bytes = 0
 
     def add(self, response: bytes | None) -> bytes | None:
         """One entry is done (with no response for a notification).
@@ -51,6 +53,7 @@ class BatchState:
         self._outstanding -= 1
         if response is not None:
             self._responses.append(response)
+            self.held_bytes += len(response)
         if self._outstanding:
             return None
         return b"[%b]" % b",".join(self._responses) if self._responses else b""

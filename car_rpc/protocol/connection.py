@@ -89,6 +89,7 @@ class Connection(Generic[T]):
         self.pending: Pending[T] = Pending()
         self._splitter = Splitter(max_message_bytes, framing)
         self._outbox = Outbox()
+        self._held_bytes = 0  # responses in batches that others of theirs keep open
         self._max_in_flight = max_in_flight
         self._max_unread = max_message_bytes + OUTPUT_SLACK_BYTES
 
@@ -182,9 +183,14 @@ class Connection(Generic[T]):
             return CarError(REFUSAL[self.state], "no new requests are taken")
         if batch is not None and request.method == "initialize":
             return CarError("malformed_message", "`initialize` must not be part of a batch")
-        if len(self.in_flight) >= self._max_in_flight and request.method not in _NEVER_OVERLOAD:
+        return None if request.method in _NEVER_OVERLOAD else self._overload(batch)
+
+    def _overload(self, batch: BatchState | None) -> CarError | None:
+        if len(self.in_flight) >= self._max_in_flight:
             detail = f"{self._max_in_flight} requests are in flight; wait for responses"
             return CarError("overloaded", detail)
+        if batch is not None and self._held_bytes > OUTPUT_SLACK_BYTES:
+            return CarError("overloaded", "batches that are not done hold too many responses")
         return None
 
     def _answer_violation(self, violation: Violation, batch: BatchState | None) -> None:
@@ -217,7 +223,9 @@ class Connection(Generic[T]):
         self, batch: BatchState | None, payload: bytes | None, *, after_streams: bool = False
     ) -> None:
         if batch is not None:
+            self._held_bytes -= batch.held_bytes
             payload = batch.add(payload)
+            self._held_bytes += batch.held_bytes if payload is None else 0
             after_streams = True
         if payload:
             self._outbox.put_response(escape_line_breaks(payload), after_streams=after_streams)

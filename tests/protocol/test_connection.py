@@ -334,6 +334,25 @@ def test_input_is_not_wanted_while_answers_pile_up_and_deltas_do_not_count() -> 
     assert connection.stream_bytes(3) == 0
 
 
+def test_batches_that_are_not_done_hold_a_bounded_number_of_bytes() -> None:
+    connection = ready()
+    big = b'"%b"' % (b"x" * OUTPUT_SLACK_BYTES)
+    batch = b"[%b,%b,%b]\n" % (request(1).strip(), request(2).strip(), request(3).strip())
+    list(connection.receive(batch))
+    connection.respond(1, big)
+    further = b"[%b,%b]\n" % (request(4).strip(), request(5, "ping").strip())
+    assert [event.id for event in connection.receive(further)] == [5]
+    assert [event.id for event in connection.receive(request(6))] == [6]  # no batch, no matter
+    connection.respond(5, b"{}")
+    (answers,) = sent(connection, 1)
+    assert [(a["id"], "error" in a) for a in answers] == [(4, True), (5, False)]
+    assert answers[0]["error"]["data"]["kind"] == "overloaded"
+    connection.respond(2, b"2")
+    connection.respond(3, b"3")
+    assert len(sent(connection, 1)[0]) == 3
+    assert len(list(connection.receive(further))) == 2
+
+
 @pytest.mark.parametrize("method", ["ping", "shutdown", "runner.event"])
 def test_a_client_at_its_limit_can_still_ask_for_what_gets_it_out_of_there(method: str) -> None:
     connection = ready(max_in_flight=1)
