@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from typing import NamedTuple
 
+from tests.servers.listening import close, listening
+
 
 class Fault(Enum):
     """What goes wrong, once so many bytes of the response have passed."""
@@ -54,12 +56,9 @@ class FaultProxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[FaultProxy, None]:
-        """Listen on a free port of the loopback interface."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server:
+        """Listen until the block ends."""
+        async with listening(self._serve) as self.url:
             yield self
-            server.close()
 
     async def no_connection(self) -> None:
         """Wait until every client has closed its connection."""
@@ -67,20 +66,22 @@ class FaultProxy:
             await self._changed.wait_for(lambda: self.open == 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._count(1)
         plan = self.plan
         upstream_reader, upstream = await asyncio.open_connection(*self._target)
+        await self._count(1)
         up = asyncio.create_task(_copy(reader, upstream))
         down = asyncio.create_task(_respond(upstream_reader, writer, plan))
-        await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
-        if plan.fault is Fault.STALL:
-            await up  # the client's end of a connection on which nothing more comes
-        for task in (up, down):
-            task.cancel()
-        await asyncio.gather(up, down, return_exceptions=True)
-        for end in (upstream, writer):
-            end.close()
-        await self._count(-1)
+        try:
+            await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+            if plan.fault is Fault.STALL:
+                await up  # until the client gives up a connection on which nothing more comes
+        finally:
+            for task in (up, down):
+                task.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+            await close(upstream)
+            writer.close()
+            await self._count(-1)
 
     async def _count(self, change: int) -> None:
         async with self._changed:

@@ -33,10 +33,22 @@ class RealServer(NamedTuple):
 
 @contextmanager
 def llama_cpp_server() -> Iterator[RealServer]:
-    """llama-cpp-python's server. It reports no usage in streams and finds no calls in text."""
+    """llama-cpp-python's server. It reports no usage in streams and finds no calls in text.
+
+    Left to itself, it would drop each request for the next one.
+    """
     port = _free_port()
     model = ["--model", str(DEMO / "tiny-chat-F16.gguf"), "--model_alias", "tiny"]
-    settings = ["--n_ctx", "1024", "--host", "127.0.0.1", "--port", str(port)]
+    settings = [
+        "--interrupt_requests",
+        "false",
+        "--n_ctx",
+        "1024",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with _running(["llama_cpp.server", *model, *settings], "Uvicorn running"):
         yield RealServer(port, "tiny")
 

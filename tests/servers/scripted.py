@@ -11,6 +11,8 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from tests.servers.listening import listening
+
 
 class Action(Enum):
     """A part of a reply that is no bytes."""
@@ -101,25 +103,20 @@ class ScriptedServer:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[ScriptedServer, None]:
-        """Listen on a free port of the loopback interface."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server:
+        """Listen until the block ends."""
+        async with listening(self._serve) as self.url:
             yield self
-            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         await self._count(1)
         try:
-            while (asked := await _request(reader)) is not None:
-                self.asked.append(asked)
+            while True:
+                self.asked.append(await _request(reader))
                 await self._count(0)
                 reply = self._replies.popleft() if len(self._replies) > 1 else self._replies[0]
                 if not await _answer(reply, reader, writer):
                     break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
         finally:
             writer.close()
             await self._count(-1)
@@ -130,7 +127,7 @@ class ScriptedServer:
             self._changed.notify_all()
 
 
-async def _request(reader: asyncio.StreamReader) -> Asked | None:
+async def _request(reader: asyncio.StreamReader) -> Asked:
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")[:-2]
     headers = {name.lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)}

@@ -81,7 +81,9 @@ class Answer:
                     yield event
         for event in self._events_of(self._parser.close()):
             yield event
-        if not self._done and not self._reader.finished:
+        if not self._reader.finished:
+            # `[DONE]` alone is no end: llama-cpp-python's server sends it when it drops a request
+            # for the next one.
             raise failures.interrupted("connection reset")
 
     async def _pieces(self, response: Response) -> AsyncGenerator[bytes, None]:
@@ -92,7 +94,7 @@ class Answer:
                     if not self._done:
                         yield piece
             except CarError:
-                if not self._done and not self._reader.finished:
+                if not self._reader.finished:
                     raise
 
     def _events_of(self, server_events: list[ServerEvent]) -> Iterator[StreamEvent]:

@@ -131,10 +131,11 @@ def _assistant(turn: Message, path: str) -> list[Json]:
     said = "".join(text)
     if not calls:
         return [*([] if results and not said else [_said(said)]), *results]
-    return [{**_said(said or None), "tool_calls": [_call(call) for call in calls]}, *results]
+    # The content is "" where there is none: some servers refuse null, some its absence.
+    return [{**_said(said), "tool_calls": [_call(call) for call in calls]}, *results]
 
 
-def _said(text: str | None) -> Json:
+def _said(text: str) -> Json:
     return {"role": "assistant", "content": text}
 
 

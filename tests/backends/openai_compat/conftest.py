@@ -1,4 +1,5 @@
 from collections.abc import AsyncGenerator, Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -67,16 +68,22 @@ async def server() -> AsyncGenerator[ScriptedServer, None]:
         yield server
 
 
+def _need(*modules: str) -> None:
+    for module in modules:
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
 @pytest.fixture(scope="session")
 def llama_server() -> Iterator[RealServer]:
-    pytest.importorskip("llama_cpp.server.app", reason="llama.cpp's server is not installed")
+    _need("llama_cpp", "fastapi")
     with llama_cpp_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mlx_server() -> Iterator[RealServer]:
-    pytest.importorskip("mlx_lm", reason="mlx_lm is not installed")
+    _need("mlx_lm")
     with mlx_lm_server() as server:
         yield server
 

@@ -186,10 +186,10 @@ def test_calls_and_their_results_go_out_in_the_order_that_servers_demand() -> No
     ]  # fmt: skip
 
 
-def test_a_turn_that_only_calls_has_no_content() -> None:
+def test_a_turn_that_only_calls_has_empty_content() -> None:
     use = {"type": "tool_use", "id": "c", "name": "g", "input": {}}
     (turn,) = sent({"role": "assistant", "content": [use]})
-    assert turn["content"] is None
+    assert turn["content"] == ""
 
 
 def test_a_turn_that_only_brings_results_is_nothing_else() -> None:
