@@ -31,7 +31,9 @@ async function readToTheEnd(car) {
     if (event.type === 'text_delta') process.stdout.write(event.text);
   }
   const { model_used, usage, latency_ms } = await stream.result;
-  console.log(`\n(${model_used}: ${usage?.completion_tokens} tokens in ${latency_ms.toFixed()} ms)\n`);
+  console.log(
+    `\n(${model_used}: ${usage?.completion_tokens} tokens in ${latency_ms.toFixed()} ms)\n`,
+  );
 }
 
 /** @param {Car} car */

@@ -101,7 +101,8 @@ async function report(result) {
     await result;
   } catch (error) {
     if (interrupted.signal.aborted) throw error;
-    const { kind, message, data, retryable } = /** @type {import('../../bindings/node/index.js').CarError} */ (error);
+    const { kind, message, data, retryable } =
+      /** @type {import('../../bindings/node/index.js').CarError} */ (error);
     const after = data.retry_after_ms === undefined ? '' : ` after ${data.retry_after_ms} ms`;
     console.log(`  ${kind} (${message}): ${retryable ? `try again${after}` : 'give up'}`);
   }

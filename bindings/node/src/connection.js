@@ -273,7 +273,8 @@ export class Connection {
    * @param {string} text
    */
   #accept(message, text) {
-    const { id, method, params = {} } = message ?? {};
+    const { id, method } = message ?? {};
+    const params = message?.params ?? {};
     const hasId = typeof id === 'number' || typeof id === 'string';
     if (typeof method === 'string') {
       if (hasId) this.#handlers.onRequest(id, method, params);

@@ -13,6 +13,9 @@ const PROTOCOL_VERSION = 1;
 /** How long the process may take to start and to introduce itself, in milliseconds. */
 const START_TIMEOUT_MS = 30_000;
 
+/** The longest time that timers can wait, in milliseconds; longer ones would not wait at all. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
 /** Longest message that is accepted from the core, in bytes. */
 const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
 
@@ -102,7 +105,8 @@ export class Session {
     // `initialize` is never cancelled on the wire: whoever gives up ends the process.
     const onAbort = () => this.#lose(startAborted(signal));
     signal?.addEventListener('abort', onAbort);
-    const timer = setTimeout(() => this.#lose(this.#startTimeout(timeoutMs)), timeoutMs);
+    const onTimeout = () => this.#lose(this.#startTimeout(timeoutMs));
+    const timer = setTimeout(onTimeout, Math.min(timeoutMs, MAX_TIMEOUT_MS));
     try {
       if (signal?.aborted) throw startAborted(signal);
       return await answer;

@@ -54,7 +54,8 @@ export class EventStream {
    */
   constructor(connection, method, params, signal) {
     this.#connection = connection;
-    const onEvent = (/** @type {Event} */ event, /** @type {number} */ size) => this.#push(event, size);
+    const onEvent = (/** @type {Event} */ event, /** @type {number} */ size) =>
+      this.#push(event, size);
     this.#call = connection.begin(method, params, { signal, onEvent });
     this.#call.result.then(
       () => this.#end(undefined),

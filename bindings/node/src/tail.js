@@ -14,7 +14,7 @@ export class Tail {
   add(chunk) {
     this.#chunks.push(chunk);
     this.#length += chunk.length;
-    for (let first; (first = this.#chunks[0]) && this.#length - first.length >= this.#maxBytes; ) {
+    for (let first; (first = this.#chunks[0]) && this.#length - first.length >= this.#maxBytes;) {
       this.#chunks.shift();
       this.#length -= first.length;
     }

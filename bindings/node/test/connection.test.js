@@ -34,9 +34,10 @@ test('an error has the kind, the code and the data of the core', async () => {
   await assert.rejects(answer, (error) => {
     assert.ok(error instanceof CarError);
     assert.equal(error.message, 'rate limited: x');
-    assert.deepEqual([error.kind, error.code, error.retryable, error.local], [
-      'rate_limited', 1002, true, false,
-    ]);
+    assert.deepEqual(
+      [error.kind, error.code, error.retryable, error.local],
+      ['rate_limited', 1002, true, false],
+    );
     assert.deepEqual(error.data, data);
     return true;
   });
@@ -53,7 +54,10 @@ test('an error without data is internal, and an answer with nothing is malformed
 test('requests of the core reach their handler with exactly their id', () => {
   const { connection, sent, receive, requests } = makeConnection();
   receive({ id: 0, method: 'ping', params: {} }, { id: '', method: 'ping' });
-  assert.deepEqual(requests, [[0, 'ping', {}], ['', 'ping', {}]]);
+  assert.deepEqual(requests, [
+    [0, 'ping', {}],
+    ['', 'ping', {}],
+  ]);
   connection.respond(0, { result: {} });
   connection.respond('', { error: { code: -32601, message: 'no' } });
   assert.deepEqual(sent, [
@@ -175,14 +179,15 @@ test('a core that does not read gets no more requests, but cancels', async () =>
   output.full = true;
   await assert.rejects(connection.request('b', {}), { kind: 'overloaded', local: true });
   connection.cancel(call);
-  assert.deepEqual(sent.map(({ method }) => method), ['a', '$/cancelRequest']);
+  assert.deepEqual(
+    sent.map(({ method }) => method),
+    ['a', '$/cancelRequest'],
+  );
   connection.lose(new CarError('end', { kind: 'closed', local: true }));
 });
 
 test('messages leave as lines', () => {
   const { connection, output } = makeConnection();
   connection.notify('x', { text: 'a\nb' });
-  assert.deepEqual(output.lines, [
-    '{"jsonrpc":"2.0","method":"x","params":{"text":"a\\nb"}}\n',
-  ]);
+  assert.deepEqual(output.lines, ['{"jsonrpc":"2.0","method":"x","params":{"text":"a\\nb"}}\n']);
 });

@@ -64,7 +64,10 @@ test('the demo model streams, embeds, and counts tokens', bounded, async (t) => 
   const { tokens } = await car.tokenize({ model, text: 'Hello there' });
   assert.equal((await car.detokenize({ model, tokens })).text, 'Hello there');
   const { embeddings, dimensions } = await car.embed({ texts: ['a cat', 'a dog'] });
-  assert.deepEqual(embeddings.map((each) => each.length), [dimensions, dimensions]);
+  assert.deepEqual(
+    embeddings.map((each) => each.length),
+    [dimensions, dimensions],
+  );
 });
 
 test('models are registered, listed, found and forgotten', bounded, async (t) => {
@@ -91,7 +94,10 @@ test('wrong parameters and unknown methods are errors with a kind', bounded, asy
   const wrong = car.tokenize(/** @type {any} */ ({ model: 7, text: 'x' }));
   await assert.rejects(wrong, (error) => {
     assert.ok(error instanceof CarError && !(error instanceof CarProcessError));
-    assert.deepEqual([error.kind, error.code, error.data.path], ['invalid_params', -32602, '$.model']);
+    assert.deepEqual(
+      [error.kind, error.code, error.data.path],
+      ['invalid_params', -32602, '$.model'],
+    );
     return true;
   });
   await assert.rejects(car.request('no.such.method'), { kind: 'method_not_found', code: -32601 });
@@ -141,10 +147,9 @@ test('20,000 deltas stream while another request is cancelled', bounded, async (
   );
   const stall = await registerScript(car, STALL, 'test/stall:1');
   const controller = new AbortController();
-  const cancelled = assert.rejects(
-    car.generate({ model: stall, prompt: 'x' }, controller).result,
-    { kind: 'cancelled' },
-  );
+  const cancelled = assert.rejects(car.generate({ model: stall, prompt: 'x' }, controller).result, {
+    kind: 'cancelled',
+  });
   const stream = car.generate({ model: many, prompt: 'x' });
   let deltas = 0;
   for await (const event of stream) {
@@ -160,26 +165,30 @@ test('20,000 deltas stream while another request is cancelled', bounded, async (
   assert.equal((await stream.result).text.length, 100_000);
 });
 
-test('a stream that nobody reads holds up neither other requests nor the memory', bounded, async (t) => {
-  const car = await startCar(t);
-  // About 200 MB on the wire.
-  const text = 'x'.repeat(1000);
-  const endless = await registerScript(
-    car,
-    [{ emit: { type: 'text_delta', text }, repeat: 200_000 }],
-    'test/endless:1',
-  );
-  const stream = car.generate({ model: endless, prompt: 'x' });
-  assert.equal((await stream.next()).value?.type, 'attempt');
-  for (let i = 0; i < 50; i++) await car.request('ping');
-  const before = process.memoryUsage().rss;
-  // What is in the way of an answer is read, and only that.
-  for (let i = 0; i < 50; i++) await car.request('ping');
-  const grown = process.memoryUsage().rss - before;
-  assert.ok(grown < 100 * 1024 * 1024, `grown by ${grown} bytes`);
-  await stream.return();
-  assert.equal((await car.request('ping')).in_flight, 1);
-});
+test(
+  'a stream that nobody reads holds up neither other requests nor the memory',
+  bounded,
+  async (t) => {
+    const car = await startCar(t);
+    // About 200 MB on the wire.
+    const text = 'x'.repeat(1000);
+    const endless = await registerScript(
+      car,
+      [{ emit: { type: 'text_delta', text }, repeat: 200_000 }],
+      'test/endless:1',
+    );
+    const stream = car.generate({ model: endless, prompt: 'x' });
+    assert.equal((await stream.next()).value?.type, 'attempt');
+    for (let i = 0; i < 50; i++) await car.request('ping');
+    const before = process.memoryUsage().rss;
+    // What is in the way of an answer is read, and only that.
+    for (let i = 0; i < 50; i++) await car.request('ping');
+    const grown = process.memoryUsage().rss - before;
+    assert.ok(grown < 100 * 1024 * 1024, `grown by ${grown} bytes`);
+    await stream.return();
+    assert.equal((await car.request('ping')).in_flight, 1);
+  },
+);
 
 test('a slow reader gets every delta', bounded, async (t) => {
   const car = await startCar(t);

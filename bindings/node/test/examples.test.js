@@ -43,7 +43,10 @@ async function outputOf(t, example) {
 
 test('node-local streams, stops in the middle, and closes', bounded, async (t) => {
   const output = await outputOf(t, 'node-local');
-  assert.match(output, /The whole answer: Once upon a time.*\.\n\(demo\/.*: \d+ tokens in \d+ ms\)/s);
+  assert.match(
+    output,
+    /The whole answer: Once upon a time.*\.\n\(demo\/.*: \d+ tokens in \d+ ms\)/s,
+  );
   assert.match(output, /The first words: Once upon a time.*\n\(then: cancelled\)/s);
   assert.match(output, /closed, exit code 0\n$/);
 });

@@ -15,18 +15,28 @@ function split(chunks, maxBytes = 1000) {
 test('a stream that is cut anywhere gives the same lines', () => {
   for (let cut = 0; cut <= SAMPLE.length; cut++) {
     const lines = split([SAMPLE.subarray(0, cut), SAMPLE.subarray(cut)]);
-    assert.deepEqual(lines.map((line) => line.text), LINES, `cut at ${cut}`);
+    assert.deepEqual(
+      lines.map((line) => line.text),
+      LINES,
+      `cut at ${cut}`,
+    );
   }
 });
 
 test('a stream that comes byte by byte gives the same lines', () => {
   const lines = split([...SAMPLE].map((byte) => Uint8Array.of(byte)));
-  assert.deepEqual(lines.map((line) => line.text), LINES);
+  assert.deepEqual(
+    lines.map((line) => line.text),
+    LINES,
+  );
 });
 
 test('a byte order mark is skipped at the beginning only', () => {
   const lines = split([Buffer.from('\ufeff{"a":1}\n\ufeff{"b":2}\n')]);
-  assert.deepEqual(lines.map((line) => line.text), ['{"a":1}', '\ufeff{"b":2}']);
+  assert.deepEqual(
+    lines.map((line) => line.text),
+    ['{"a":1}', '\ufeff{"b":2}'],
+  );
 });
 
 test('a line as long as allowed is whole, its carriage return not counted', () => {

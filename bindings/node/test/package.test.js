@@ -49,7 +49,10 @@ test('the lock says what to install and not from where', () => {
 
 test('the package has no runtime dependency', () => {
   const { dependencies, optionalDependencies, peerDependencies } = JSON.parse(read('package.json'));
-  assert.deepEqual([dependencies, optionalDependencies, peerDependencies], Array(3).fill(undefined));
+  assert.deepEqual(
+    [dependencies, optionalDependencies, peerDependencies],
+    Array(3).fill(undefined),
+  );
 });
 
 test('require gives what import gives, with the same classes of errors', bounded, async (t) => {

@@ -170,7 +170,31 @@ test('pings of the core are answered, and what it may not ask is refused', bound
     };
   `;
   const car = await startProgram(t, program);
-  assert.deepEqual(await car.request('test'), [[0, {}], ['', -32601]]);
+  assert.deepEqual(await car.request('test'), [
+    [0, {}],
+    ['', -32601],
+  ]);
+});
+
+test('messages of the core that are not as they should be are survived', bounded, async (t) => {
+  const program = `
+    handle = ({ id, method }) => {
+      if (method === 'exit') process.exit(0);
+      for (const params of [null, undefined, 7, 'x', [], {}, { id: {} }, { request_id: id }]) {
+        for (const name of ['generate.event', '$/cancelRequest', 'log', '$/progress', '']) {
+          send({ method: name, params });
+        }
+        send({ id: 1, method: 'runner.run', params });
+      }
+      send({ id, method: 5, result: 'still here' });
+    };
+  `;
+  const car = await startProgram(t, program, {
+    onLog: () => {},
+    timeoutMs: Infinity,
+    runner: async (run) => String(run.call_id),
+  });
+  assert.equal(await car.request('test'), 'still here');
 });
 
 test('characters that are cut between two writes arrive whole', bounded, async (t) => {
@@ -229,7 +253,9 @@ test('a core that reads nothing more leaves no unhandled error behind', bounded,
     handle = () => { require('node:fs').closeSync(0); setTimeout(() => process.exit(5), 100); };
   `;
   const car = await startProgram(t, program);
-  const requests = Array.from({ length: 50 }, () => car.request('x', { text: 'x'.repeat(100_000) }));
+  const requests = Array.from({ length: 50 }, () =>
+    car.request('x', { text: 'x'.repeat(100_000) }),
+  );
   for (const each of await Promise.allSettled(requests)) {
     assert.equal(each.status, 'rejected');
     assert.equal(each.reason.kind, 'process_ended');

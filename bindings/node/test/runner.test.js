@@ -82,7 +82,10 @@ test('of anything else that is thrown only its name goes over', async () => {
   assert.equal(error.message, 'the runner threw TypeError');
   assert.deepEqual(error.data, { kind: 'runner_failed' });
   assert.deepEqual(thrown, [secret]);
-  assert.equal((await outcomeOf(() => Promise.reject('sk-secret'))).error.message, 'the runner threw string');
+  assert.equal(
+    (await outcomeOf(() => Promise.reject('sk-secret'))).error.message,
+    'the runner threw string',
+  );
 });
 
 test('without a runner the core is told that there is none', async () => {

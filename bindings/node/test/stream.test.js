@@ -127,7 +127,8 @@ test('reading goes on for whoever waits for the result, cancels, or closes', asy
   for (const want of [
     (/** @type {ReturnType<typeof makeStream>} */ { stream }) => void stream.result,
     (/** @type {ReturnType<typeof makeStream>} */ { stream }) => void stream.return(),
-    (/** @type {ReturnType<typeof makeStream>} */ { connection }) => void connection.request('shutdown', {}),
+    (/** @type {ReturnType<typeof makeStream>} */ { connection }) =>
+      void connection.request('shutdown', {}),
   ]) {
     const made = makeStream();
     for (let i = 0; i < 110; i++) made.deliver(LARGE);

@@ -126,7 +126,10 @@ export class Dialogue {
       else await assert.rejects(Promise.resolve(this.#starting), { exitCode: step.exit });
     } else {
       const known = ['core_bytes', 'core_frame', 'never'];
-      assert.ok(known.some((kind) => kind in step), `no binding can do ${JSON.stringify(step)}`);
+      assert.ok(
+        known.some((kind) => kind in step),
+        `no binding can do ${JSON.stringify(step)}`,
+      );
     }
   }
 
@@ -140,8 +143,13 @@ export class Dialogue {
     else if (method === '$/cancelRequest') this.#call(params.id).controller.abort('dialogue');
     else if (method === 'runner.register') this.#register(id, this.#fill(params));
     else if (method === 'runner.event') this.#emit(id, params);
-    else if (method === 'shutdown') this.#remember(id, this.#started.close().then(() => null));
-    else if (method !== undefined && method !== 'exit') this.#request(id, method, this.#fill(params));
+    else if (method === 'shutdown')
+      this.#remember(
+        id,
+        this.#started.close().then(() => null),
+      );
+    else if (method !== undefined && method !== 'exit')
+      this.#request(id, method, this.#fill(params));
     else if (method === undefined && !this.#answered.has(id)) this.#answerRun(message);
   }
 
@@ -204,7 +212,12 @@ export class Dialogue {
     if (!error) run.outcome.resolve(this.#fill(result));
     else if (run.signal.aborted) run.outcome.reject(run.signal.reason);
     else {
-      const { kind = 'runner_failed', status, retry_after_ms, retryable } = this.#fill(error.data ?? {});
+      const {
+        kind = 'runner_failed',
+        status,
+        retry_after_ms,
+        retryable,
+      } = this.#fill(error.data ?? {});
       const options = { status, retryAfterMs: retry_after_ms, retryable };
       run.outcome.reject(new RunnerError(kind, this.#fill(error.message), options));
     }

@@ -13,7 +13,9 @@ import { Car } from '../../index.js';
 export const REPOSITORY = fileURLToPath(new URL('../../../..', import.meta.url));
 
 /** The real core: of this checkout, unless CAR_RPC_COMMAND names another one. */
-export const COMMAND = process.env.CAR_RPC_COMMAND ? undefined : join(REPOSITORY, '.venv/bin/car-rpc');
+export const COMMAND = process.env.CAR_RPC_COMMAND
+  ? undefined
+  : join(REPOSITORY, '.venv/bin/car-rpc');
 
 /** @param {TestContext} t */
 export function temporaryFolder(t) {
