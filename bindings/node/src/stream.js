@@ -40,8 +40,6 @@ export class EventStream {
   /** @type {unknown} What the reader has not been told yet. */
   #failure;
   #ended = false;
-  /** Whether nobody reads any more. */
-  #left = false;
   #resultWanted = false;
   #connection;
   #call;
@@ -67,7 +65,7 @@ export class EventStream {
     this.#call.answered.then(() => signal?.removeEventListener('abort', onAbort));
   }
 
-  /** JSON-RPC id of the request, which is in the core's log, too. */
+  /** JSON-RPC id of the request. */
   get requestId() {
     return this.#call.id;
   }
@@ -95,7 +93,6 @@ export class EventStream {
     if (this.#failure !== undefined) {
       const error = this.#failure;
       this.#failure = undefined;
-      this.#ended = true;
       return Promise.reject(error);
     }
     if (this.#ended) return Promise.resolve({ done: true, value: undefined });
@@ -108,7 +105,6 @@ export class EventStream {
    * @returns {Promise<IteratorResult<Event, undefined>>}
    */
   async return() {
-    this.#left = true;
     this.#end(undefined);
     this.#failure = undefined;
     this.#forget();
@@ -121,7 +117,7 @@ export class EventStream {
    * @param {number} size
    */
   #push(event, size) {
-    if (this.#left || this.#ended || this.#call.cancelled) return;
+    if (this.#ended || this.#call.cancelled) return;
     const waiting = this.#waiting.shift();
     if (waiting) {
       waiting.resolve({ done: false, value: event });
