@@ -229,6 +229,24 @@ def test_the_client_player_takes_what_is_expected_and_nothing_else(
             play(heard, command)
 
 
+#: Dialogues that say how often the core says its last message.
+COUNTED = [
+    each
+    for each in DIALOGUES
+    if "core" in (kinds := {step.kind for step in each.steps}) and "may" not in kinds
+]
+
+
+@pytest.mark.parametrize("dialogue", COUNTED, ids=lambda each: each.name)
+def test_a_core_that_says_one_thing_twice_is_noticed(tmp_path: Path, dialogue: Dialogue) -> None:
+    lines = path_of(dialogue.name).read_text(encoding="utf-8").splitlines()
+    last = max(step.line for step in dialogue.steps if step.kind == "core") - 1
+    altered = tmp_path / f"{dialogue.name}.ndjson"
+    altered.write_text("\n".join([*lines[:last], lines[last], *lines[last:]]) + "\n")
+    with pytest.raises(Mismatch):
+        play(path_of(dialogue.name), [*FAKE_CORE, str(altered)], dialogue.framings[0])
+
+
 #: What the client says, and what the fake core reports of it when it expects ASKED.
 WRONG: dict[str, tuple[list[Any], str]] = {
     "another method": ([variant(ASKED, method="shutdown")], '$.method: expected "models.get"'),

@@ -1,0 +1,484 @@
+"""Cores that are broken on purpose, each in one place: the dialogues have to notice.
+
+    python tests/spec/mutants.py NAME serve ...
+
+runs the real core with the defect NAME.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import Any, NamedTuple
+
+import msgspec
+
+from car_rpc.__main__ import main
+from car_rpc.backends import delegated
+from car_rpc.engine import generation, stream
+from car_rpc.errors import CarError
+from car_rpc.host import runner, server, session
+from car_rpc.host import stream as host_stream
+from car_rpc.protocol import connection, framing, lifecycle, messages, outbox
+from car_rpc.wire.events import TextDelta
+from car_rpc.wire.inference import Usage
+
+
+class Mutant(NamedTuple):
+    """A defect, and the dialogue that notices it.
+
+    Attributes:
+        family: What is broken.
+        dialogue: Who notices.
+        framing: In which framing.
+        at_handshake: Whether already the handshake shows it.
+        install: Breaks it.
+    """
+
+    family: str
+    dialogue: str
+    framing: str
+    at_handshake: bool
+    install: Callable[[], None]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(
+    family: str, dialogue: str, framing: str = "ndjson", *, at_handshake: bool = False
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def add(install: Callable[[], None]) -> Callable[[], None]:
+        MUTANTS[install.__name__] = Mutant(family, dialogue, framing, at_handshake, install)
+        return install
+
+    return add
+
+
+def replace(owner: Any, name: str, value: Any) -> None:
+    """Replace what is there; a mutant that breaks nothing would prove nothing."""
+    assert hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, value)
+
+
+def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Put a function around a method; it gets the original first."""
+    replace(owner, name, functools.partialmethod(_call, wrapper, getattr(owner, name)))
+
+
+def _call(
+    self: Any, wrapper: Callable[..., Any], original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    return wrapper(functools.partial(original, self), self, *args, **kwargs)
+
+
+# Framing
+
+
+@mutant("framing", "text")
+def lines_end_at_other_breaks() -> None:
+    def line(original: Any, _: Any, data: bytes) -> list[Any]:
+        return [event for part in data.split("\u2028".encode()) for event in original(part)]
+
+    wrap(framing.Splitter, "_line", line)
+
+
+@mutant("framing", "last-line-without-end")
+def a_last_line_without_end_is_lost() -> None:
+    replace(framing.Splitter, "receive_eof", lambda _: [])
+
+
+@mutant("framing", "split-writes")
+def a_chunk_is_a_message() -> None:
+    wrap(framing.Splitter, "receive", lambda original, _, data: original(data + b"\n"))
+
+
+@mutant("framing", "hello", "lsp", at_handshake=True)
+def answers_come_in_lines() -> None:
+    replace(connection, "wrap", lambda payload, _: payload + b"\n")
+
+
+@mutant("framing", "text")
+def line_breaks_stay_raw() -> None:
+    replace(connection, "escape_line_breaks", lambda payload: payload)
+
+
+@mutant("framing", "not-json")
+def what_is_no_message_gets_no_answer() -> None:
+    replace(connection.Connection, "_answer_violation", lambda *_: None)
+
+
+@mutant("framing", "generate-plain", at_handshake=True)
+def a_library_prints() -> None:
+    def take(original: Any, self: Any, limit: int) -> bytes:
+        noise = b"" if hasattr(self, "printed") else b"warning: something is deprecated\n"
+        self.printed = True
+        return noise + original(limit)
+
+    wrap(connection.Connection, "take_output", take)
+
+
+# Ids
+
+
+@mutant("id echo", "ids")
+def ids_become_text() -> None:
+    write = connection.write_result
+    replace(connection, "write_result", lambda request_id, raw: write(str(request_id), raw))
+
+
+@mutant("id echo", "ids")
+def an_id_of_zero_is_none() -> None:
+    write = connection.write_result
+    replace(connection, "write_result", lambda request_id, raw: write(request_id or "none", raw))
+
+
+@mutant("id echo", "too-large")
+def ids_of_what_is_too_large_are_lost() -> None:
+    replace(connection, "recover_id", lambda _: None)
+
+
+@mutant("id echo", "not-json")
+def ids_are_taken_from_anywhere() -> None:
+    def recover(data: bytes) -> str | None:
+        found = re.search(rb'"id":"(\w+)"', data)
+        return found[1].decode() if found else None
+
+    replace(messages, "recover_id", recover)
+
+
+@mutant("id echo", "id-duplicate")
+def a_broken_message_answers_for_a_request_in_flight() -> None:
+    def answer(self: Any, violation: Any, batch: Any) -> None:
+        self._reply(batch, connection.write_error(violation.id, violation.error))
+
+    replace(connection.Connection, "_answer_violation", answer)
+
+
+@mutant("duplicate id", "id-duplicate")
+def a_duplicate_is_served() -> None:
+    def refuse(original: Any, _: Any, *args: Any) -> CarError | None:
+        error = original(*args)
+        return None if error and error.kind == "duplicate_id" else error
+
+    wrap(connection.Connection, "_refusal", refuse)
+
+
+# Order
+
+
+@mutant("order", "no-delta-dropped")
+def an_answer_overtakes_its_events() -> None:
+    replace(outbox.Outbox, "finish_lane", lambda *_: None)
+
+
+@mutant("order", "ping-in-flood")
+def an_answer_waits_for_the_streams_of_others() -> None:
+    def respond(original: Any, self: Any, request_id: Any, outcome: Any) -> None:
+        if len(self.in_flight) > 1 and request_id in self.in_flight:
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.01, self.respond, request_id, outcome)
+        else:
+            original(request_id, outcome)
+
+    wrap(connection.Connection, "respond", respond)
+
+
+@mutant("order", "generate-stream")
+def events_are_counted_from_one() -> None:
+    def init(original: Any, self: Any, *args: Any) -> None:
+        original(*args)
+        self._seq = 1
+
+    wrap(host_stream.Stream, "__init__", init)
+
+
+@mutant("order", "runner-order")
+def runner_events_are_tasks() -> None:
+    delays = count()
+
+    def handle(original: Any, _: Any, notification: Any) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(next(delays) % 2 / 1000, original, notification)
+
+    wrap(session.Session, "_handle_notification", handle)
+
+
+@mutant("order", "changes-seen-at-once")
+def changes_are_seen_when_they_are_done() -> None:
+    replace(session, "REGISTRY_CHANGES", frozenset[str]())
+
+
+@mutant("flow", "runner-backpressure")
+def reading_stops_because_of_a_stream() -> None:
+    replace(connection.Connection, "wants_input", property(lambda self: not self._outbox._lanes))
+
+
+@mutant("flow", "no-delta-dropped")
+def deltas_that_are_not_read_are_dropped() -> None:
+    def put(original: Any, self: Any, lane: Any, payload: bytes) -> None:
+        if self.lane_bytes(lane) < 100_000 or b"text_delta" not in payload:
+            original(lane, payload)
+
+    wrap(outbox.Outbox, "put_in_lane", put)
+
+
+# Cancelling
+
+
+@mutant("cancel", "cancel-midstream")
+def a_cancel_is_ignored() -> None:
+    wrap(session.Session, "_cancel", lambda *_: None)
+
+
+@mutant("cancel", "cancel-midstream")
+def a_cancelled_request_gets_no_answer() -> None:
+    def respond(original: Any, _: Any, request_id: Any, outcome: Any) -> None:
+        if not (isinstance(outcome, CarError) and outcome.kind == "cancelled"):
+            original(request_id, outcome)
+
+    wrap(connection.Connection, "respond", respond)
+
+
+@mutant("cancel", "cancel-midstream")
+def a_cancelled_request_is_answered_twice() -> None:
+    def respond(original: Any, self: Any, request_id: Any, outcome: Any) -> None:
+        original(request_id, outcome)
+        if isinstance(outcome, CarError) and outcome.kind == "cancelled":
+            self._reply(None, connection.write_error(request_id, outcome))
+
+    wrap(connection.Connection, "respond", respond)
+
+
+@mutant("cancel", "cancel-midstream")
+def a_cancel_does_not_tell_what_was_there() -> None:
+    replace(generation.Generation, "_partial", lambda _: {})
+
+
+@mutant("cancel", "cancel-same-write")
+def a_cancel_in_the_same_write_is_lost() -> None:
+    fresh: set[Any] = set()
+
+    def start(original: Any, _: Any, request_id: Any, work: Any) -> Any:
+        fresh.add(request_id)
+        asyncio.get_running_loop().call_soon(fresh.discard, request_id)
+        return original(request_id, work)
+
+    wrap(session.Session, "_start", start)
+    wrap(
+        session.Session,
+        "_cancel",
+        lambda original, _, request_id: None if request_id in fresh else original(request_id),
+    )
+
+
+# The cascade to the app
+
+
+@mutant("cascade", "runner-cancel")
+def the_app_is_not_told_of_a_cancel() -> None:
+    replace(runner.RunnerHost, "_cancel", lambda *_: None)
+
+
+@mutant("cascade", "runner-cancel-awaited")
+def the_app_is_not_waited_for() -> None:
+    replace(runner, "CANCEL_TIMEOUT_S", 0)
+
+
+@mutant("cascade", "runner-cancel-unanswered")
+def the_app_is_waited_for_without_bound() -> None:
+    replace(runner, "CANCEL_TIMEOUT_S", 1e6)
+
+
+# Limits
+
+
+@mutant("limits", "too-large")
+def a_message_may_have_any_size() -> None:
+    wrap(framing.Splitter, "__init__", lambda original, _, __, *rest: original(2**40, *rest))
+
+
+@mutant("limits", "too-deep")
+def a_message_may_have_any_depth() -> None:
+    replace(messages, "deeper_than", lambda *_: False)
+
+
+@mutant("limits", "batch-too-large")
+def a_batch_may_have_any_length() -> None:
+    replace(messages, "MAX_BATCH", 10**9)
+
+
+@mutant("limits", "in-flight-limit")
+def any_number_of_requests_may_be_in_flight() -> None:
+    def init(original: Any, self: Any, *args: Any) -> None:
+        original(*args)
+        replace(self, "_max_in_flight", 10**9)
+
+    wrap(connection.Connection, "__init__", init)
+
+
+@mutant("limits", "runner-backpressure")
+def a_runner_may_run_ahead_without_limit() -> None:
+    replace(runner, "RUNNER_BUFFER_BYTES", 10**12)
+
+
+# The lifecycle
+
+
+@mutant("pre-initialize", "before-initialize")
+def everything_is_served_before_initialize() -> None:
+    replace(lifecycle, "ALLOWED_REQUESTS", {**lifecycle.ALLOWED_REQUESTS, "new": None})
+    replace(connection, "ALLOWED_REQUESTS", lifecycle.ALLOWED_REQUESTS)
+
+
+@mutant("pre-initialize", "initialize-other-version")
+def every_version_is_spoken() -> None:
+    decode = session.decode_params
+
+    def decode_as_ours(*args: Any) -> Any:
+        params = decode(*args)
+        ours = {"protocol_version": 1} if hasattr(params, "protocol_version") else {}
+        return msgspec.structs.replace(params, **ours)
+
+    replace(session, "decode_params", decode_as_ours)
+
+
+@mutant("pre-initialize", "initialize-twice")
+def initialize_may_come_twice() -> None:
+    def initialize(original: Any, self: Any, request: Any) -> bytes:
+        self._connection.state = "new"
+        return original(request)
+
+    wrap(session.Session, "_initialize", initialize)
+
+
+@mutant("lifecycle", "shutdown-drains")
+def shutdown_does_not_wait() -> None:
+    async def shutdown(_: Any) -> bytes:
+        return b"null"
+
+    replace(session.Session, "_shutdown", shutdown)
+
+
+@mutant("lifecycle", "shutdown-drains")
+def new_work_is_taken_after_shutdown() -> None:
+    replace(lifecycle, "ALLOWED_REQUESTS", {**lifecycle.ALLOWED_REQUESTS, "draining": None})
+    replace(connection, "ALLOWED_REQUESTS", lifecycle.ALLOWED_REQUESTS)
+
+
+@mutant("lifecycle", "exit-without-shutdown")
+def every_exit_is_a_success() -> None:
+    wrap(server._Server, "exit", lambda original, _, __: original(0))
+
+
+# Batches and notifications
+
+
+@mutant("batch", "batch")
+def entries_of_a_batch_are_answered_one_by_one() -> None:
+    wrap(
+        connection.Connection,
+        "_reply",
+        lambda original, _, __, payload, **options: original(None, payload, **options),
+    )
+
+
+@mutant("batch", "request-without-id")
+def a_request_without_id_is_executed() -> None:
+    def handle(original: Any, self: Any, notification: Any) -> None:
+        if notification.method == "models.register":
+            self._connection.in_flight.begin("ghost", None)
+            self._handle_request(messages.Request("ghost", *notification))
+        else:
+            original(notification)
+
+    wrap(session.Session, "_handle_notification", handle)
+
+
+# What a stream is made of
+
+
+@mutant("concatenation", "generate-stream")
+def a_delta_is_lost() -> None:
+    async def send(original: Any, self: Any, event: Any) -> None:
+        if not (isinstance(event, TextDelta) and self._seq == 2):
+            await original(event)
+
+    wrap(host_stream.Stream, "send", send)
+
+
+@mutant("concatenation", "runner-deltas-win")
+def done_wins_over_deltas() -> None:
+    def fill(original: Any, self: Any, done: Any) -> list[Any]:
+        events = original(done)
+        self._text = [done.text or "".join(self._text)]
+        return events
+
+    wrap(stream.Accumulator, "_fill", fill)
+
+
+@mutant("concatenation", "runner-result-only")
+def a_bare_answer_has_no_events() -> None:
+    replace(delegated, "_events_of", lambda *_, **__: [])
+
+
+@mutant("concatenation", "generate-plain")
+def unknown_counts_are_zero() -> None:
+    zeros = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+    replace(stream.Accumulator, "usage", property(lambda _: zeros))
+
+
+# The runner's slot
+
+
+@mutant("slot", "runner-slot")
+def a_runner_stays_when_it_is_unregistered() -> None:
+    replace(runner.RunnerHost, "unregister", lambda _: None)
+
+
+@mutant("slot", "runner-slot")
+def nobody_is_ever_replaced() -> None:
+    wrap(runner.RunnerHost, "register", lambda original, _: bool(original() and False))
+
+
+@mutant("slot", "runner-slot")
+def a_new_runner_ends_the_runs_of_the_old() -> None:
+    def register(original: Any, self: Any) -> bool:
+        for run in self._runs.values():
+            run.fail(CarError("runner_failed", "another runner has come"))
+        return original()
+
+    wrap(runner.RunnerHost, "register", register)
+
+
+@mutant("runner", "runner-stream")
+def defaults_are_filled_in_for_a_runner() -> None:
+    def params(original: Any, _: Any, call: Any) -> Any:
+        request = msgspec.Raw(msgspec.json.encode(call.request))
+        return msgspec.structs.replace(original(call), request=request)
+
+    wrap(delegated.DelegatedBackend, "_params", params)
+
+
+@mutant("runner", "runner-late-events")
+def late_events_are_welcome() -> None:
+    def event(original: Any, _: Any, *args: Any, **options: Any) -> Any:
+        return msgspec.structs.replace(original(*args, **options), emitted=True)
+
+    wrap(runner.RunnerHost, "event", event)
+
+
+@mutant("runner", "runner-event-malformed")
+def malformed_events_are_ignored() -> None:
+    replace(runner, "_decode_tag", lambda _: msgspec.defstruct("Tag", ["type"])("unknown"))
+
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1)
+    if name != "none":
+        MUTANTS[name].install()
+    main()
