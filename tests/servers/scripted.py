@@ -29,7 +29,8 @@ class Reply(NamedTuple):
     """What the server answers to one request.
 
     Attributes:
-        parts: The body in the order in which it is written; strings are encoded.
+        parts: The body in the order in which it is written; strings are encoded, events are
+            waited for.
         status: HTTP status.
         headers: Further headers.
         media_type: Of the body.
@@ -37,7 +38,7 @@ class Reply(NamedTuple):
         stall: Whether not even the headers are sent.
     """
 
-    parts: Sequence[bytes | str | Action] = ()
+    parts: Sequence[bytes | str | Action | asyncio.Event] = ()
     status: int = 200
     headers: Mapping[str, str] = MappingProxyType({})
     media_type: str = "text/event-stream"
@@ -140,6 +141,9 @@ async def _answer(reply: Reply, reader: asyncio.StreamReader, writer: asyncio.St
     if not reply.stall:
         writer.write(_head(reply))
     for part in (STALL,) if reply.stall else reply.parts:
+        if isinstance(part, asyncio.Event):
+            await part.wait()
+            continue
         if isinstance(part, Action):
             if part is STALL:
                 await reader.read()

@@ -121,8 +121,7 @@ class Answer:
             raise self._failure(server_event.data)
         if self._reader.started:
             self._deadline.clear("first_token")
-            idle = failures.interrupted("idle stall")
-            self._deadline.set("idle", self._timeouts.idle, idle)
+            self._deadline.set_patience(self._timeouts.idle, failures.interrupted("idle stall"))
         return events
 
     async def _whole(self, response: Response) -> list[StreamEvent]:

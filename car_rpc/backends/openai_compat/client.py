@@ -53,24 +53,33 @@ class Request(NamedTuple):
 
 
 class Deadline:
-    """The moment at which waiting ends, and the error that this means."""
+    """When waiting for a server ends, and with which error."""
 
     def __init__(self) -> None:
         self._limits: dict[str, tuple[float, CarError]] = {}
+        self._patience_s = 0.0
+        self._out_of_patience: CarError | None = None
 
     def set(self, name: str, seconds: float, error: CarError) -> None:
         """Set a limit from now on, in place of the one of the same name."""
-        at = asyncio.get_running_loop().time() + seconds
-        self._limits[name] = (at, error)
+        self._limits[name] = (_now() + seconds, error)
 
     def clear(self, name: str) -> None:
         """Forget a limit."""
         self._limits.pop(name, None)
 
+    def set_patience(self, seconds: float, error: CarError) -> None:
+        """Limit the time spent waiting from now on; a consumer that is slow costs nothing."""
+        self._patience_s, self._out_of_patience = seconds, error
+
     @asynccontextmanager
     async def __call__(self) -> AsyncGenerator[None, None]:
         """Wait for something, at most until the earliest limit."""
-        at, error = min(self._limits.values(), key=lambda limit: limit[0])
+        started = _now()
+        limits = list(self._limits.values())
+        if self._out_of_patience is not None:
+            limits.append((started + self._patience_s, self._out_of_patience))
+        at, error = min(limits, key=lambda limit: limit[0])
         timer = asyncio.timeout_at(at)
         try:
             async with timer:
@@ -79,6 +88,11 @@ class Deadline:
             if timer.expired():
                 raise error from None
             raise
+        self._patience_s -= _now() - started
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Response:
@@ -153,7 +167,8 @@ class HttpClient:
     ) -> None:
         self._timeouts = timeouts
         self._now = now
-        self._client: asyncio.Task[httpx.AsyncClient] | None = None
+        self._client: httpx.AsyncClient | None = None
+        self._starting = asyncio.Lock()
 
     @asynccontextmanager
     async def post(self, request: Request, deadline: Deadline) -> AsyncGenerator[Response, None]:
@@ -172,11 +187,9 @@ class HttpClient:
 
     async def close(self) -> None:
         """Drop all connections."""
-        task, self._client = self._client, None
-        if task is not None:
-            await asyncio.wait([task])
-            if not task.cancelled() and task.exception() is None:
-                await task.result().aclose()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
     async def _send(self, request: Request, deadline: Deadline) -> httpx.Response:
         async with deadline():
@@ -213,15 +226,14 @@ class HttpClient:
 
     async def _started(self) -> httpx.AsyncClient:
         """The client. Loading httpx and the certificates takes long, so a thread does it."""
-        task = self._client
-        if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(asyncio.to_thread(_make_client, self._timeouts.connect))
-            self._client = task
-        try:
-            return await asyncio.shield(task)
-        except (ImportError, OSError, ValueError) as error:
-            detail = "HTTP cannot be set up; check HTTP_PROXY, HTTPS_PROXY and SSL_CERT_FILE"
-            raise CarError("io_error", detail) from error
+        async with self._starting:
+            if self._client is None:
+                try:
+                    self._client = await asyncio.to_thread(_make_client, self._timeouts.connect)
+                except (ImportError, OSError, ValueError) as error:
+                    detail = "HTTP cannot be set up; check HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE"
+                    raise CarError("io_error", detail) from error
+            return self._client
 
 
 def _make_client(connect_s: float) -> httpx.AsyncClient:

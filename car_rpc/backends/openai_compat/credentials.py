@@ -15,6 +15,9 @@ from car_rpc.wire.models import OpenAICompatSource
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 
+#: A shorter value of a header is no secret, and to mask it would garble what a server says.
+_SHORTEST_SECRET = 4
+
 
 class Headers(NamedTuple):
     """What a request is sent with.
@@ -50,7 +53,7 @@ def headers_of(source: OpenAICompatSource, environ: Mapping[str, str]) -> Header
         text = value if isinstance(value, str) else _variable(value.env, environ)
         fields[name.lower()] = _sendable(f"the header {name}", text)
         secrets += [text, text.removeprefix("Bearer ")]
-    return Headers(fields, tuple(secret for secret in secrets if secret))
+    return Headers(fields, tuple(each for each in secrets if len(each) >= _SHORTEST_SECRET))
 
 
 def has_key(source: OpenAICompatSource, environ: Mapping[str, str]) -> bool:

@@ -29,15 +29,24 @@ SHORT_S = 0.2
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-async def failure_of(upstream: Any, model: Any, **request: Any) -> tuple[CarError, list[Any]]:
-    """How a request failed, and the events before that."""
+async def outcome_of(
+    upstream: Any, model: Any, **request: Any
+) -> tuple[CarError | None, list[Any]]:
+    """How a request failed, if it did, and its events."""
     events: list[Any] = []
     try:
         async for event in upstream.backend.generate(scripted_call(model, **request)):
             events.append(event)  # noqa: PERF401 - what came before the failure counts
     except CarError as error:
         return error, events
-    raise AssertionError(f"it did not fail: {events}")
+    return None, events
+
+
+async def failure_of(upstream: Any, model: Any, **request: Any) -> tuple[CarError, list[Any]]:
+    """How a request failed, and the events before that."""
+    failure, events = await outcome_of(upstream, model, **request)
+    assert failure is not None
+    return failure, events
 
 
 async def test_it_does_what_the_engine_relies_on(upstream: Any, server: Any) -> None:
@@ -98,6 +107,25 @@ async def test_a_cancel_before_the_answer_drops_the_connection(upstream: Any, se
         await asyncio.wait([work])
         await server.no_connection()
     assert work.cancelled()
+
+
+async def test_a_proxy_of_the_environment_is_used(
+    upstream: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    server.reply(HELLO)
+    assert await upstream.events(upstream.model("http://models.invalid/x"))
+    assert server.asked[0].path == "http://models.invalid/x/v1/chat/completions"
+
+
+async def test_a_setting_of_the_environment_that_cannot_be_used_is_named(
+    upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"gopher://user:{KEY}@models.invalid")
+    for _ in range(2):
+        failure, _ = await failure_of(upstream, upstream.model("http://models.invalid"))
+        assert (failure.kind, "HTTP_PROXY" in failure.message) == ("io_error", True)
+        assert KEY not in failure.message
 
 
 # -- keys and headers
@@ -292,6 +320,30 @@ async def test_an_answer_that_breaks_is_interrupted_with_its_cause(
         await server.no_connection()
 
 
+@pytest.mark.parametrize("end", [RESET, CLOSE])
+async def test_wherever_an_answer_is_cut_it_is_whole_or_interrupted(
+    upstream: Any, server: Any, proof_count: Any, end: Any
+) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a": "é"}'}}
+    chunks = [delta(content="aé"), delta(reasoning="hm"), delta(tool_calls=[call])]
+    raw = sse(*chunks, delta("tool_calls")).encode()
+    model = upstream.model(server.url)
+    server.reply(Reply([raw]))
+    whole = await upstream.events(model)
+    for cut in range(0, len(raw), proof_count(7, 1)):  # every one, or every seventh
+        server.reply(Reply([raw[:cut], end] if cut else [end]))
+        failure, events = await outcome_of(upstream, model)
+        if failure is None:
+            assert cut >= raw.index(b"[DONE]") - len("\n\ndata: ")
+            assert events == whole
+        else:
+            assert (failure.kind, failure.data["cause"]) == (
+                "stream_interrupted",
+                "connection reset",
+            )
+            assert events == whole[: len(events)]
+
+
 async def test_an_error_event_is_an_error_whatever_it_says(upstream: Any, server: Any) -> None:
     model = upstream.model(server.url)
     server.reply(
@@ -359,6 +411,20 @@ async def test_the_clients_own_limit_is_that_of_the_whole_answer(
     call = scripted_call(upstream.model(server.url))._replace(deadline_ms=150)
     with pytest.raises(CarError, match=r"no complete answer within 0\.15 s"):
         [event async for event in upstream.backend.generate(call)]
+
+
+async def test_a_consumer_that_is_slow_is_no_stall_of_the_server(
+    make_upstream: Any, server: Any
+) -> None:
+    upstream, more = make_upstream(idle=0.5), asyncio.Event()
+    ending = sse(delta(content="b"), delta("stop"))
+    server.reply(Reply([sse(delta(content="a"), done=False), more, ending]))
+    events = upstream.backend.generate(scripted_call(upstream.model(server.url)))
+    assert await anext(events) == TextDelta(text="a")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(more.wait(), 0.6)
+    more.set()
+    assert [event async for event in events] == [TextDelta(text="b"), Stop(reason="end_turn")]
 
 
 @pytest.mark.parametrize(
