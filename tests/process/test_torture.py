@@ -1,76 +1,76 @@
 """What broke other JSON-RPC processes, done to the real one, in both framings.
 
-Each row is a failure that was seen in the wild, and the tests that show ours does not have it.
-Files without a name of their own are in this folder; `catalogue: x` is a row of the table in
-`test_wire.py`, which runs over lines and headers, pipes and sockets, polled and by threads.
+Each row is a failure that was seen in the wild, and what shows that ours does not have it: words
+of the names of tests, by file, and rows of the catalogue in `test_wire.py`, which runs over lines
+and headers, pipes and sockets, polled and by threads. A test below holds the table to that.
 
 Bytes
-- malformed JSON                        catalogue: garbage, cut object, cut string, unbalanced
-- stray text before a frame             test_wire noise_before_a_header, catalogue: text of a ...
-- garbage at the very start             test_wire garbage_before_the_first_message
-- invalid UTF-8, in key, value, raw     catalogue: bad UTF-8 ..., overlong UTF-8, surrogate in UTF-8
-- lone surrogate                        test_wire lone_surrogate
-- surrogate pair, NUL, VT, FF, emoji    here text_comes_back, catalogue: surrogate pair, NUL escape
-- U+2028, U+2029, U+0085 in output      here text_comes_back; `Core` checks every line it reads
-- NaN, Infinity, huge numbers           catalogue: NaN, Infinity; here what_the_client_wrote
-- 200,000 levels, open and closed       catalogue: very deep; here very_deep_and_closed
-- nested `jsonrpc`, `method`, `id`      catalogue: a message inside
-- duplicate keys                        catalogue: duplicate keys
-- split at every byte, at white space   test_wire byte_by_byte; here sizes
-- 64 KiB, 1 MiB, 10 MiB + 1, 32 MiB     here sizes
-- oversize, then a good message         catalogue: oversize (a ping follows each row)
-- CRLF, blank lines, byte order mark    test_wire crlf, byte_order_mark
-- lower-case, extra and split headers   test_wire headers_come_in_many_forms, byte_by_byte
-- no line feed at the end of input      here last_line_without_its_end
-- a message cut by the end of input     test_lifecycle cut_message; here end_of_input_cuts
-- any of these at random                tests/fuzz
+- malformed JSON                   catalogue garbage, cut object, cut string, unbalanced
+- stray text before a frame        wire noise_before_a_header; catalogue text of a careless library
+- garbage at the very start        wire garbage_before_the_first_message; start every_request
+- invalid UTF-8 in key and value   catalogue bad UTF-8 in a key, bad UTF-8 in a value, overlong
+- half a surrogate pair            wire lone_surrogate; catalogue surrogate in UTF-8
+- a whole pair, NUL, VT, FF        torture any_text; catalogue surrogate pair, NUL escape
+- U+2028, U+2029, U+0085           torture any_text; wire stream_comes_in_order
+- NaN, Infinity, huge numbers      catalogue NaN, Infinity; torture as_it_was, no_double
+- 200,000 levels, open or closed   catalogue very deep, deep, deepest; torture very_deep_and_closed
+- nested `jsonrpc`, `method`, `id` catalogue a message inside
+- duplicate keys                   catalogue duplicate keys
+- cut at every byte, white space   wire byte_by_byte; torture sizes
+- 64 KiB, 1 MiB, 10 MiB, 32 MiB    torture sizes, 32_mib
+- oversize, and what follows it    catalogue oversize, largest
+- CRLF, blank lines, a BOM         wire crlf, byte_order_mark
+- odd, extra and split headers     wire headers_come_in_many_forms, byte_by_byte
+- no line feed at the end          torture last_line
+- a message that the end cuts      lifecycle cut_message; torture end_of_input_cuts
+- params that are no params        catalogue notification; wire wrong_request; params defect
+- any of these at random           process every_request; session every_request
 
 Ids and batches
-- 0, "", 1 and "1", null, true, 1.5     catalogue: id ...
-- 2^53 - 1, 2^53, 2^63, 10^400          catalogue: id ...
-- used again after its response         test_wire id_may_be_used_again
-- two in flight with one id             test_wire duplicate_of_an_id_in_flight
-- a batch of two, of 1,001, of nothing  test_wire batch..., catalogue: ... batch
+- 0, "", 1 and "1"                 catalogue id 0, id empty, id 1, id '1'
+- null, true, 1.5, an object       catalogue id null, id true, id 1.5, id object
+- 2^53 and beyond                  catalogue id largest, id 2^53, id 2^63, id 10^400
+- used again after its response    wire id_may_be_used_again; torture follow_each_other
+- two in flight with one id        wire duplicate_of_an_id
+- batches                          wire batch_gets_one_array, batch_of_notifications
+- batches of nothing, of 1,001     catalogue empty batch, oversize batch, cut batch
 
 Cancels
-- in the same write as the request      test_wire cancel_in_the_same_write
-- amid a stream, twice, after the end   test_wire cancel_ends_a_stream
-- at any moment up to the end           here cancel_that_races_the_end
-- of an unknown id, malformed           catalogue: cancel of nothing, malformed cancel
-- of `initialize`, which is answered    here cancel_of_initialize
-- cascade to the runner and back        test_runner cancel_cascades, does_not_confirm
-- of an entry of a batch                test_wire entry_of_a_batch
+- in the same write                wire cancel_in_the_same_write
+- amid a stream, twice, too late   wire cancel_ends_a_stream
+- at any moment                    torture races_the_end
+- of an unknown id, malformed      catalogue cancel of nothing, malformed cancel
+- of `initialize`                  torture cancel_of_initialize
+- of an entry of a batch           wire entry_of_a_batch
+- to the runner, and not confirmed runner cancel_cascades, does_not_confirm
 
 Order and flow
-- events before the response, none after  test_wire stream_comes_in_order
-- streams at once                         test_wire streams_at_once
-- the response, then the next stream      here streams_that_follow_each_other
-- 10,000 deltas, then the response        here ten_thousand_deltas; test_runner ten_thousand_events
-- the reader stalls during a flood        test_backpressure, test_flood
-- a request of ours during a flood        test_flood urgent_overtakes
-- a cancel during a flood that stalls     test_backpressure stalled_clients_stream, test_flood
-- a runner that floods                    test_runner floods_a_stalled_client, test_flood
-- 10,000 requests at once                 here ten_thousand_requests
-- a log that nobody reads                 test_claims log_that_nobody_reads
+- all events, then the response    wire stream_comes_in_order, streams_at_once
+- 10,000 deltas                    torture ten_thousand_deltas
+- the reader stalls in a flood     backpressure stalled; flood stalls_costs_no_memory
+- a request of ours in a flood     flood urgent_overtakes
+- a cancel in a flood              backpressure can_be_cancelled; flood urgent_overtakes
+- a runner that floods             runner floods, events_sent_as_requests_wait; flood floods_with
+- 10,000 requests at once          torture ten_thousand_requests
+- a log that nobody reads          claims log_that_nobody_reads
 
-Streams of the process
-- print, C-level write, import banner   test_claims prints_during_imports, native_prints; test_claim
-- closed stdin, stdout or stderr        test_claims closed_...
-- children inherit nothing              test_claims workers_inherit_none
-- EPIPE                                 test_lifecycle client_reads_no_more, test_claims reader_is
-- files and sockets instead of pipes    test_claims files_can_be, test_wire (sockets)
-
-Ends
-- EOF idle, in flight, amid a message   test_lifecycle every_ending, may_finish, cut_message
-- SIGINT, SIGTERM                       test_lifecycle every_ending
-- stdout's reader gone, then a request  test_lifecycle client_reads_no_more
-- parent killed, pipe held by a sibling test_lifecycle parents_death
-- client death amid `runner.run`        test_lifecycle run_of_the_app_ends_with_its_input
-- a reading thread that keeps it alive  test_lifecycle endings_work_with_threads
+The process
+- print, C code, an import banner  claims prints_during_imports, native_prints
+- closed standard streams          claims closed_stdin, closed_stdout, closed_stderr
+- children that inherit the pipe   claims inherit_none
+- EPIPE                            claims reader_is_gone; lifecycle every_ending
+- EOF idle, in flight, SIGINT      lifecycle every_ending, may_finish
+- stdout's reader gone             lifecycle every_ending, gone_altogether
+- parent killed, the pipe held     lifecycle parents_death
+- client death amid `runner.run`   lifecycle run_of_the_app_ends
+- a thread that keeps it alive     lifecycle threads_and_sockets
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,10 +84,33 @@ from tests.process.conftest import (
     request,
     text_of,
 )
+from tests.process.test_wire import CATALOGUE
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 KIB, MIB = 1024, 1024 * 1024
+
+HERE = Path(__file__).parent
+FUZZ = HERE.parent / "fuzz"
+
+
+def named(file: str) -> list[str]:
+    """The names of the tests in `test_FILE.py` here or among the fuzzers, or the catalogue's."""
+    if file == "catalogue":
+        return [*CATALOGUE]
+    paths = [folder / f"test_{file}.py" for folder in (HERE, FUZZ)]
+    source = "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+    return re.findall(r"^def test_(\w+)", source, re.MULTILINE)
+
+
+def test_the_table_names_tests_that_there_are() -> None:
+    rows = re.findall(r"^- (.{32}) (\S.*)$", __doc__ or "", re.MULTILINE)
+    assert len(rows) == (__doc__ or "").count("\n- ")
+    for row, proofs in rows:
+        for proof in proofs.split("; "):
+            file, _, words = proof.partition(" ")
+            for each in words.split(", "):
+                assert any(each in name for name in named(file)), f"{row.strip()}: {file} {each}"
 
 
 @pytest.fixture(scope="module", params=["ndjson", "lsp"])
@@ -101,7 +124,6 @@ def lasting(
     core.fake("t/short:core", event("a"))
     core.fake("t/short:worker", IN_WORKER, event("a"))
     core.fake("t/long:worker", IN_WORKER, {**event("x"), "repeat": 10_000})
-    core.fake("t/stall:1", {"stall": True})
     core.register("t/app:1", {"type": "delegated"})
     core.call("runner.register")
     yield core
@@ -121,8 +143,10 @@ def core(lasting: Core) -> Iterator[Core]:
 # Bytes
 
 
-@pytest.mark.parametrize("place", ["core", "worker"])
-@pytest.mark.parametrize("size", [64 * KIB, MIB, 10 * MIB + 1])
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [(64 * KIB, "core"), (64 * KIB, "worker"), (MIB, "core"), (10 * MIB + 1, "worker")],
+)
 def test_messages_of_all_sizes_come_back(core: Core, size: int, place: str) -> None:
     # White space where pipes and buffers end, which is where others lost it.
     text = "".join(f"{block:>{4 * KIB - 1}} " for block in range(size // (4 * KIB) + 1))[:size]
@@ -213,6 +237,33 @@ def test_a_cancel_of_initialize_comes_too_late(start_core: StartCore, framing: s
     assert core.responses(0) == 1
 
 
+# Introductions
+
+
+def test_an_introduction_that_is_wrong_is_refused_and_the_next_one_taken(
+    start_core: StartCore,
+) -> None:
+    core = start_core()
+    good: dict[str, Any] = {"protocol_version": 1}
+    for wrong in (
+        [1],
+        {"protocol_version": "1"},
+        {**good, "process_id": "me"},
+        {**good, "allowed_paths": "/tmp"},
+        {**good, "allowed_paths": [1]},
+        {**good, "client_info": []},
+        {**good, "capabilities": []},
+        {**good, "capabilities": {"log": {"level": "odd"}}},
+    ):
+        assert core.fail("initialize", wrong)["code"] == -32602
+    for odd in (-1, 2**53 - 1):
+        good["process_id"] = odd  # nobody's parent
+        good["allowed_paths"] = ["", "\0", "x" * 5000, "~"]
+        core = start_core()
+        assert core.initialize(**good)["protocol_version"] == 1
+        core.call("models.list")
+
+
 # Order and flow
 
 
@@ -240,7 +291,10 @@ def test_ten_thousand_deltas_come_before_their_response(core: Core) -> None:
     assert core.messages[-1] is response
 
 
-def test_ten_thousand_requests_at_once_are_all_answered(core: Core) -> None:
+def test_ten_thousand_requests_at_once_are_all_answered(start_core: StartCore) -> None:
+    core = start_core()
+    core.initialize()
+    core.fake("t/stall:1", {"stall": True})
     since = len(core.messages)
     ids = [f"r-{index:04}" for index in range(10_000)]
     stalls = [request(each, "generate", {"model": "t/stall:1", "prompt": ""}) for each in ids]
