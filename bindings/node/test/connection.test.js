@@ -47,7 +47,7 @@ test('an error without data is internal, and an answer with nothing is malformed
   const { connection, receive } = makeConnection();
   const answers = [connection.request('a', {}), connection.request('b', {})];
   receive({ id: 1, error: { code: -32603, message: 'x' } }, { id: 2 });
-  await assert.rejects(/** @type {any} */ (answers[0]), { kind: 'internal', local: false });
+  await assert.rejects(/** @type {any} */ (answers[0]), { kind: 'internal', retryable: false });
   await assert.rejects(/** @type {any} */ (answers[1]), { kind: 'malformed_message', local: true });
 });
 

@@ -237,6 +237,19 @@ test('an answer that was written before the end still counts', bounded, async (t
   assert.equal(await car.request('test'), 'last');
 });
 
+test('what a dead core leaves behind is ended, though it holds the pipes', bounded, async (t) => {
+  const program = `
+    const child = require('node:child_process').spawn(
+      process.execPath, ['-e', 'process.on("SIGTERM", () => {}); setInterval(() => {}, 1000)'],
+      { stdio: 'inherit' });
+    begin = (id) => answer(id, { child: child.pid });
+    handle = () => process.exit(6);
+  `;
+  const car = await startProgram(t, program);
+  await assert.rejects(car.request('test'), { kind: 'process_ended', exitCode: 6 });
+  await untilGone(/** @type {any} */ (car.server).child);
+});
+
 test('a core that closes its output is of no use, and ended', bounded, async (t) => {
   const program = `
     handle = () => require('node:fs').closeSync(1);
