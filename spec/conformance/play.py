@@ -152,6 +152,8 @@ def play(
     command: Sequence[str],
     framing: str = "ndjson",
     env: Mapping[str, str] | None = None,
+    *,
+    patience: float = 1.0,
 ) -> None:
     """Play one dialogue against a core of its own.
 
@@ -160,6 +162,7 @@ def play(
         command: What starts the core.
         framing: ``ndjson`` or ``lsp``.
         env: The core's environment; that of this process by default.
+        patience: What the times of all steps are multiplied with, for slow machines.
 
     Raises:
         Mismatch: The core did not say what the dialogue says.
@@ -170,20 +173,24 @@ def play(
         arguments = ["--state-dir", str(Path(folder) / "state"), *dialogue.arguments]
         with (Path(folder) / "stderr").open("w+b") as stderr:
             with _running([*command, *arguments], stderr, env) as process:
-                problem = _played(dialogue, process, framing)
+                problem = _played(dialogue, process, framing, patience)
             if problem is not None:
                 stderr.seek(0)
                 words = stderr.read().decode(errors="replace")[-STDERR_CHARS:]
                 raise Mismatch(f"{problem} ({framing})" + (f"\n{words}" if words else ""))
 
 
-def _played(dialogue: Dialogue, process: subprocess.Popen[bytes], framing: str) -> Mismatch | None:
+def _played(
+    dialogue: Dialogue, process: subprocess.Popen[bytes], framing: str, patience: float
+) -> Mismatch | None:
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("the core was started without pipes")
     # A core never stops reading because nobody reads what it says.
     channel = Channel(process.stdout.fileno(), process.stdin.fileno(), framing, patient=False)
+    client = Client(dialogue, channel, process)
+    client.patience = patience
     try:
-        Client(dialogue, channel, process).play()
+        client.play()
     except Mismatch as mismatch:
         return mismatch
     return None
@@ -209,6 +216,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dialogues", nargs="*", type=Path, metavar="DIALOGUE")
     parser.add_argument("--framing", choices=(*FRAMINGS, "both"), default="both")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, metavar="FACTOR", help="for slow machines"
+    )
     options = parser.parse_args(own)
     if not separator or not command:
         parser.error("the command that starts the core is missing: -- COMMAND ...")
@@ -218,7 +228,7 @@ def main(arguments: Sequence[str]) -> int:
         for framing in (each for each in Dialogue(str(path)).framings if each in wanted):
             played += 1
             try:
-                play(path, command, framing)
+                play(path, command, framing, patience=options.patience)
                 print(f"ok    {path.stem} {framing}")
             except Mismatch as mismatch:
                 failed += 1
