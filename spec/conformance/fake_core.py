@@ -17,7 +17,8 @@ import sys
 # `python -I` leaves the script's own folder out.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - takes time
 
-from dialogue import STEP_S, Channel, Dialogue, Ended, FormatError, Mismatch, Player, Step
+from dialogue import STEP_S, Dialogue, FormatError, Step
+from player import Channel, Ended, Mismatch, Player
 
 TYPE_CHECKING = False  # type checkers take it for the one of typing, which takes time to import
 if TYPE_CHECKING:

@@ -28,16 +28,13 @@ sys.path.insert(0, str(HERE))  # for whoever imports this file from elsewhere
 from dialogue import (  # noqa: E402 - found only now
     FRAMINGS,
     STEP_S,
-    Channel,
     Dialogue,
-    Ended,
     FormatError,
-    Mismatch,
-    Player,
     Step,
     Variables,
     as_bytes,
 )
+from player import Channel, Ended, Mismatch, Player  # noqa: E402 - found only now
 
 __all__ = [
     "Dialogue",

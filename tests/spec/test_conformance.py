@@ -142,6 +142,8 @@ def test_the_fake_cores_handshake_has_the_types_of_the_wire() -> None:
         ({"dialogue": "wrong", "about": "x"}, [{"client": {}, "sometimes": 1}], "line 2"),
         ({"dialogue": "wrong", "about": "x"}, [{"client": {}, "core": {}}], "line 2"),
         ({"dialogue": "wrong", "about": "x"}, [[]], "line 2"),
+        ({"dialogue": "wrong", "about": "x"}, [{"close": "stdin", "times": 2}], "times"),
+        ({"dialogue": "wrong", "about": "x"}, [{"exit": 0}, {"close": "stdin"}], "follows"),
         ({"dialogue": "wrong", "about": "x"}, [{"unordered": [{"exit": 0}]}], "one side"),
         (
             {"dialogue": "wrong", "about": "x"},
