@@ -29,6 +29,9 @@ _DONE = b"[DONE]"
 #: How much of a chunk that was not understood is logged, in bytes.
 _LOGGED_BYTES = 256
 
+#: How many of them are logged for one answer; all are counted.
+_MOST_LOGGED = 10
+
 
 class Answer:
     """The events of one response.
@@ -143,6 +146,8 @@ class Answer:
 
     def _count_malformed(self, data: bytes) -> None:
         self.malformed += 1
+        if self.malformed > _MOST_LOGGED:
+            return
         text = failures.redacted(data.decode(errors="replace"), self._secrets)
         shown = failures.cut(text, _LOGGED_BYTES)
         logger.warning("chunk %d of a server was not understood: %s", self.malformed, shown)
