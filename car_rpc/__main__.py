@@ -21,9 +21,15 @@ def _run(arguments: list[str], claimed: Claimed | None, started: float) -> int:
         from car_rpc.cli import run_command
 
         return run_command(arguments)
+    from car_rpc.host.bootstrap import Bootstrap, can_bootstrap, exit_on_signals
+
+    exit_on_signals()
+    bootstrap = Bootstrap(claimed, started)
+    if can_bootstrap(arguments, claimed):
+        bootstrap.import_core()
     from car_rpc.cli import serve
 
-    exit_code = serve(arguments, claimed, started)
+    exit_code = serve(arguments, claimed, bootstrap)
     # Threads may still block in a read; nothing is left that could be lost.
     os._exit(exit_code)
 

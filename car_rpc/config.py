@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -41,5 +43,7 @@ class Settings(NamedTuple):
 
 def car_home(environ: dict[str, str] | None = None) -> Path:
     """``CAR_HOME``, or ``~/.car``: the default state directory; models lie in ``models/``."""
+    from pathlib import Path  # noqa: PLC0415 - before the handshake nobody needs it
+
     chosen = (os.environ if environ is None else environ).get("CAR_HOME", "").strip()
     return Path(chosen).expanduser() if chosen else Path.home() / ".car"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from car_rpc.cli.parser import make_parser, settings
-from car_rpc.transport.claim import Claimed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from car_rpc.host.bootstrap import Bootstrap
+    from car_rpc.transport.claim import Claimed
 
 
-def serve(arguments: Sequence[str], claimed: Claimed, started: float) -> int:
+def serve(arguments: Sequence[str], claimed: Claimed, bootstrap: Bootstrap) -> int:
     """Serve over the claimed streams; returns the exit code."""
     arguments = arguments if arguments[:1] == ["serve"] else ["serve", *arguments]
     options = make_parser().parse_args(arguments)
     from car_rpc.host.server import run  # noqa: PLC0415 - only to serve
 
-    return run(settings(options), claimed, started)
+    return run(settings(options), claimed, bootstrap)
 
 
 def run_command(arguments: Sequence[str]) -> int:

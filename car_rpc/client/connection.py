@@ -14,8 +14,8 @@ from anyio.streams.memory import MemoryObjectSendStream
 from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.protocol.calls import Pending
 from car_rpc.protocol.framing import Frame, Splitter
+from car_rpc.protocol.limits import MAX_DEPTH
 from car_rpc.protocol.messages import (
-    MAX_DEPTH,
     Notification,
     Request,
     Response,

@@ -14,6 +14,7 @@ from car_rpc.backends.delegated import RunItem, runner_error
 from car_rpc.errors import KINDS, CarError
 from car_rpc.host.params import located
 from car_rpc.protocol.connection import Connection
+from car_rpc.protocol.limits import RUNNER_BUFFER_BYTES
 from car_rpc.protocol.messages import ErrorObject, Response
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent, RunnerEventTag
@@ -26,10 +27,6 @@ from car_rpc.wire.runner import (
 )
 
 logger = logging.getLogger(__name__)
-
-#: Unread events of one run, in bytes, at which it is failed: the core never stops reading its
-#: input because of a stream.
-RUNNER_BUFFER_BYTES = 8 * 1024 * 1024
 
 #: Unread events of one run, in bytes, beyond which a ``runner.event`` request waits for its
 #: reply. Far below the limit above, so that runners which await their events never come near it.

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
-import secrets
 import signal
 import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from car_rpc.config import Settings
 from car_rpc.host import logs
+from car_rpc.host.bootstrap import Bootstrap
+from car_rpc.host.greeting import installed_backends
 from car_rpc.host.runner import Run, RunnerHost
 from car_rpc.host.session import Session
 from car_rpc.protocol.connection import Connection
 from car_rpc.transport.claim import Claimed
 from car_rpc.transport.os_layer import OsLayer, os_layer
-from car_rpc.wire.lifecycle import BackendInfo, InitializeParams, LogParams
+from car_rpc.wire.lifecycle import InitializeParams, LogParams
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher
@@ -59,13 +58,13 @@ class Ending(NamedTuple):
     drain_s: float = 0.0
 
 
-def run(settings: Settings, claimed: Claimed, started: float) -> int:
+def run(settings: Settings, claimed: Claimed, bootstrap: Bootstrap) -> int:
     """Serve until the session ends.
 
     Args:
         settings: What was asked for.
         claimed: The wire's descriptors.
-        started: ``time.monotonic()`` at the start of the process.
+        bootstrap: What was done before.
 
     Returns:
         The exit code: 0 after the end of input or ``shutdown`` and ``exit``, 1 after ``exit``
@@ -73,7 +72,7 @@ def run(settings: Settings, claimed: Claimed, started: float) -> int:
         number after a signal.
     """
     handler, captured_fd = logs.start(settings.log_level)
-    server = _Server(settings, claimed, started, os_layer())
+    server = _Server(settings, claimed, bootstrap, os_layer(bootstrap.first_parent))
     exit_code = asyncio.run(server.serve(captured_fd))
     handler.flush_within(FLUSH_S)
     return exit_code
@@ -83,18 +82,16 @@ class _Server:
     """The session's host: descriptors, signals, the parent, and the way out."""
 
     def __init__(
-        self, settings: Settings, claimed: Claimed, started: float, layer: OsLayer
+        self, settings: Settings, claimed: Claimed, bootstrap: Bootstrap, layer: OsLayer
     ) -> None:
         self._settings = settings
         self._claimed = claimed
         self._layer = layer
-        self._started = started
-        self._startup_ms: dict[str, float] = {}
-        self._session_id = "ses_" + secrets.token_hex(8)
+        self._bootstrap = bootstrap
         self._app: App | None = None
         self._drain: asyncio.Task[None] | None = None
         self._allowed_paths: list[Path] = []
-        self._mark("modules")
+        bootstrap.mark("modules")
 
     async def serve(self, captured_fd: int) -> int:
         loop = asyncio.get_running_loop()
@@ -112,21 +109,23 @@ class _Server:
         self._runner = RunnerHost(self._connection, self._writer.kick)
         self._session = Session(
             settings=self._settings,
-            session_id=self._session_id,
+            session_id=self._bootstrap.session_id,
             connection=self._connection,
             runner=self._runner,
             host=self,
-            startup_ms=self._startup_ms,
+            startup_ms=self._bootstrap.startup_ms,
         )
         self._captured = self._layer.open_reader(captured_fd, logs.take_captured, _nothing)
         self._watch_signals()
         if self._settings.parent_pid is not None:
             self._watch(self._settings.parent_pid)
+        if self._bootstrap.has_read:
+            self._session.take_over(self._bootstrap)
         self._reading = True
         self._reader = self._layer.open_reader(
             self._claimed.reader_fd, self._received, self._input_ended
         )
-        self._mark("ready")
+        self._bootstrap.mark("ready")
         ending = await self._ending
         written = await self._stop(ending)
         return ending.exit_code if written else ending.exit_code or READER_GONE
@@ -177,7 +176,7 @@ class _Server:
         self._layer.watch_process(pid, lambda: self._end(Ending(f"process {pid} died", 3)))
 
     def initialized(self, params: InitializeParams) -> None:
-        self._mark("initialize")
+        self._bootstrap.mark("initialize")
         self._allowed_paths = [Path(path) for path in params.allowed_paths]
         capability = params.capabilities.log
         if isinstance(capability, msgspec.Struct):
@@ -200,25 +199,24 @@ class _Server:
     async def load(self) -> Dispatcher:
         # In a thread: the imports and the database take a while, and pings go on meanwhile.
         self._app = await asyncio.to_thread(self._make_app)
-        self._mark("engine")
+        self._bootstrap.mark("engine")
         self._app.begin_session()
         return self._app.dispatcher
 
     def _make_app(self) -> App:
         from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
-        return App(self._settings, self._session_id, self._layer, self._runner, self._allowed_paths)
+        return App(
+            self._settings,
+            self._bootstrap.session_id,
+            self._layer,
+            self._runner,
+            self._allowed_paths,
+        )
 
-    def backends(self) -> dict[str, BackendInfo]:
-        """Which engines are installed. Looks for them without importing them."""
-        llama = BackendInfo(available=True)
-        if importlib.util.find_spec("llama_cpp") is None:
-            llama = BackendInfo(available=False, reason="install car-rpc with the extra `llama`")
-        return {
-            "local": llama,
-            "delegated": BackendInfo(available=True),
-            "fake": BackendInfo(available=True),
-        }
+    def backends(self) -> dict[str, dict[str, Any]]:
+        """Which engines are installed."""
+        return installed_backends()
 
     async def _stop(self, ending: Ending) -> bool:
         """Take the way out; tells whether everything was written."""
@@ -257,9 +255,6 @@ class _Server:
         await self._session.finish_requests(drain_s)
         await self._session.answered(CANCEL_S)
         await self._writer.flush(max(0.0, deadline - self._loop.time()))
-
-    def _mark(self, phase: str) -> None:
-        self._startup_ms[phase] = round((time.monotonic() - self._started) * 1000, 1)
 
 
 def _nothing() -> None:

@@ -14,26 +14,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from car_rpc import __version__
 from car_rpc.config import Settings
 from car_rpc.errors import CarError
+from car_rpc.host.bootstrap import Bootstrap
+from car_rpc.host.greeting import initialize_result
 from car_rpc.host.params import decode_params
-from car_rpc.host.runner import RUNNER_BUFFER_BYTES, Run, RunnerHost
+from car_rpc.host.runner import Run, RunnerHost
 from car_rpc.host.stream import Stream
-from car_rpc.protocol.connection import MAX_IN_FLIGHT, Answered, CancelRequested, Connection, Event
-from car_rpc.protocol.messages import MAX_BATCH, MAX_DEPTH, Notification, Request, compact
-from car_rpc.wire.announced import METHODS, PROTOCOL_VERSION, SPEC_HASH, SPEC_MAJOR, SPEC_MINOR
+from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event
+from car_rpc.protocol.messages import Notification, Request, compact
+from car_rpc.wire.announced import PROTOCOL_VERSION
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.lifecycle import (
-    BackendInfo,
-    InitializeParams,
-    InitializeResult,
-    Limits,
-    PeerInfo,
-    PingResult,
-    ServerCapabilities,
-    SpecVersion,
-)
+from car_rpc.wire.lifecycle import InitializeParams, PingResult
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher, Outcome
@@ -70,7 +62,7 @@ class SessionHost(Protocol):
         """Make the dispatcher; called once, after ``initialize`` was answered."""
         ...
 
-    def backends(self) -> dict[str, BackendInfo]:
+    def backends(self) -> dict[str, dict[str, Any]]:
         """Which engines are installed."""
         ...
 
@@ -123,6 +115,12 @@ class Session:
         self._drained = asyncio.Event()
 
     # Input
+
+    def take_over(self, bootstrap: Bootstrap) -> None:
+        """Go on where the answers that were given during the start end."""
+        if bootstrap.initialize_params is not None:
+            self._begin(decode_params(bootstrap.initialize_params, InitializeParams))
+        self._handle_all(self._connection.take_over(bootstrap.splitter, bootstrap.unanswered))
 
     def receive(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -285,29 +283,14 @@ class Session:
                 f" not {params.protocol_version}; update the older side",
                 supported=[PROTOCOL_VERSION],
             )
+        self._begin(params)
+        limit = self._settings.max_message_bytes
+        return _encode(initialize_result(self._session_id, limit, self._host.backends()))
+
+    def _begin(self, params: InitializeParams) -> None:
         self._connection.step("initialize")
         self._host.initialized(params)
         self._loading = asyncio.create_task(self._load_dispatcher())
-        return _encode(self._initialize_result())
-
-    def _initialize_result(self) -> InitializeResult:
-        return InitializeResult(
-            protocol_version=PROTOCOL_VERSION,
-            spec=SpecVersion(major=SPEC_MAJOR, minor=SPEC_MINOR, hash=SPEC_HASH),
-            server_info=PeerInfo(name="car-rpc", version=__version__),
-            session_id=self._session_id,
-            capabilities=ServerCapabilities(
-                methods=METHODS,
-                backends=self._host.backends(),
-                limits=Limits(
-                    max_message_bytes=self._settings.max_message_bytes,
-                    max_depth=MAX_DEPTH,
-                    max_in_flight=MAX_IN_FLIGHT,
-                    runner_buffer_bytes=RUNNER_BUFFER_BYTES,
-                    max_batch=MAX_BATCH,
-                ),
-            ),
-        )
 
     async def _load_dispatcher(self) -> None:
         try:

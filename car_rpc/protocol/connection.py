@@ -18,6 +18,7 @@ from car_rpc.errors import CarError
 from car_rpc.protocol.calls import BatchState, InFlight, Pending
 from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap
 from car_rpc.protocol.lifecycle import ALLOWED_REQUESTS, REFUSAL, TRANSITIONS, State, Step
+from car_rpc.protocol.limits import MAX_IN_FLIGHT
 from car_rpc.protocol.messages import (
     Batch,
     Message,
@@ -37,9 +38,6 @@ from car_rpc.protocol.salvage import recover_id
 from car_rpc.wire.base import RequestId
 
 T = TypeVar("T")
-
-#: Most requests without a response. Beyond it a client is not waiting for answers.
-MAX_IN_FLIGHT = 1024
 
 #: Unread responses beyond which no more input is taken, in bytes, on top of one message.
 OUTPUT_SLACK_BYTES = 8 * 1024 * 1024
@@ -102,6 +100,16 @@ class Connection(Generic[T]):
         one before it left behind.
         """
         yield from self._accept_frames(self._splitter.receive(data))
+
+    def take_over(self, splitter: Splitter, frames: list[FrameEvent]) -> Iterator[Event[T]]:
+        """Go on with a stream of which a part was read, and answered, before; see :meth:`receive`.
+
+        Args:
+            splitter: What has split the stream so far.
+            frames: What it gave and nobody has answered.
+        """
+        self._splitter = splitter
+        yield from self._accept_frames(frames)
 
     def receive_eof(self) -> Iterator[Event[T]]:
         """The peer closed its side."""

@@ -13,15 +13,9 @@ from msgspec import UNSET, Raw, UnsetType
 from car_rpc.errors import CarError
 from car_rpc.protocol.depth import deeper_than
 from car_rpc.protocol.framing import PREFIX_BYTES
+from car_rpc.protocol.limits import MAX_BATCH, MAX_DEPTH
 from car_rpc.protocol.salvage import recover_id, usable_id, valid_id
 from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
-
-#: Deepest nesting of a message. Tool schemas nest 20 levels at most in practice; parsers of
-#: other languages stop at 512 (System.Text.Json: 64, serde_json: 128).
-MAX_DEPTH = 128
-
-#: Most entries of a batch.
-MAX_BATCH = 1000
 
 
 class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):

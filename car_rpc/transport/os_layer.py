@@ -53,12 +53,16 @@ class OsLayer(Protocol):
         ...
 
 
-def os_layer() -> OsLayer:
-    """The layer of this operating system."""
+def os_layer(first_parent: int | None = None) -> OsLayer:
+    """The layer of this operating system.
+
+    Args:
+        first_parent: The parent of this process when it started; by default, its parent now.
+    """
     if sys.platform == "win32":
         from car_rpc.transport.os_windows import WindowsLayer  # noqa: PLC0415 - this system only
 
         return WindowsLayer()
     from car_rpc.transport.os_posix import PosixLayer  # noqa: PLC0415 - this system only
 
-    return PosixLayer()
+    return PosixLayer(first_parent)

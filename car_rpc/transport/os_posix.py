@@ -42,11 +42,14 @@ class PosixLayer:
     """Pipes are polled; regular files and terminals get threads.
 
     Files cannot be polled, and a terminal shares its flags with the shell.
+
+    Args:
+        first_parent: The parent of this process when it started; by default, its parent now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_parent: int | None = None) -> None:
         # A parent that dies young is nobody's ancestor any more when its number arrives.
-        self._first_parent = os.getppid()
+        self._first_parent = first_parent or os.getppid()
 
     def open_reader(
         self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]

@@ -21,7 +21,7 @@ from car_rpc.protocol.connection import Connection
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
-from car_rpc.wire.lifecycle import BackendInfo, InitializeParams
+from car_rpc.wire.lifecycle import InitializeParams
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 
 SO_FAR = {"type": "text_delta", "text": "so far"}
@@ -120,8 +120,8 @@ class App:
             raise self.load_error
         return Dispatcher(self.services)
 
-    def backends(self) -> dict[str, BackendInfo]:
-        return {"fake": BackendInfo(available=True)}
+    def backends(self) -> dict[str, dict[str, Any]]:
+        return {"fake": {"available": True}}
 
     def initialized(self, params: InitializeParams) -> None:
         self.introduced.append(params)

@@ -105,7 +105,7 @@ def test_descriptors_that_the_app_shares_block_again_afterwards(
         stack.callback(process.kill)
         os.write(ours_in, PING)
         assert b'"result"' in os.read(ours_out, 65536)
-        assert not os.get_blocking(their_stdin)
+        wait_until(lambda: not os.get_blocking(their_stdin))
         if ending == "exit":
             os.write(ours_in, EXIT)
         elif ending == "signal":

@@ -1,6 +1,7 @@
 """The core is light, and the handshake waits for nothing that it does not need."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,51 @@ def test_the_handshake_and_pings_do_not_wait_for_the_engine(
     gate.open()
     assert core.response(waiting)["result"]["models"]
     assert "engine" in core.ping()["startup_ms"]
+
+
+def test_the_handshake_and_pings_do_not_wait_for_the_imports_of_the_core(
+    start_core: StartCore, make_gate: Callable[[str], Gate]
+) -> None:
+    gate = make_gate("ssl")
+    core = start_core(env=gate.env)
+    core.ask("ping", request_id=1)
+    core.ask("initialize", {"protocol_version": 1}, 2)
+    first, second = core.response(1)["result"], core.response(2)["result"]
+    assert first == {"in_flight": 1, "startup_ms": {}}
+    wait_until(gate.reached)
+    later = core.ask("ping")
+    gate.open()
+    assert core.response(later)["result"]["startup_ms"].keys() >= {"initialize"}
+    core.fake("t/echo:1", {"echo": True})  # recorded behind the session's start
+    (started,) = core.call("eventlog.query", {"types": ["session_start"]})["events"]
+    assert started["session_id"] == second["session_id"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_imports_of_the_core_ends_it_with_the_usual_exit_code(
+    start_core: StartCore, make_gate: Callable[[str], Gate], number: signal.Signals
+) -> None:
+    gate = make_gate("ssl")
+    core = start_core(env=gate.env)
+    core.initialize()
+    wait_until(gate.reached)
+    core.process.send_signal(number)
+    assert core.wait() == 128 + number
+    assert len(core.ended_output()) == 1
+
+
+def test_the_end_of_the_input_during_the_imports_of_the_core_ends_it(
+    start_core: StartCore, make_gate: Callable[[str], Gate]
+) -> None:
+    gate = make_gate("ssl")
+    core = start_core(env=gate.env)
+    core.initialize()
+    waiting = core.ask("models.list")
+    wait_until(gate.reached)
+    core.close_stdin()
+    gate.open()
+    assert core.wait() == 0
+    assert core.response(waiting)["result"]["models"]
 
 
 def test_nothing_but_the_claim_is_imported_before_the_claim() -> None:
