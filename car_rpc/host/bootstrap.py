@@ -208,14 +208,12 @@ def _is_plain_introduction(params: Any) -> bool:
 
 def _fits(value: Any, shape: Any) -> bool:
     """Whether a value has a type, or all its elements or members have the types named for them."""
-    kind = type(shape)
+    kind: Any = type(shape)
+    if type(value) is not (kind if kind in (dict, list) else shape):
+        return False
     if kind is dict:
-        return type(value) is kind and all(
-            name in shape and _fits(member, shape[name]) for name, member in value.items()
-        )
-    if kind is list:
-        return type(value) is kind and all(_fits(element, shape[0]) for element in value)
-    return type(value) is shape
+        return all(name in shape and _fits(value[name], shape[name]) for name in value)
+    return kind is not list or all(_fits(element, shape[0]) for element in value)
 
 
 def _distinct_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
