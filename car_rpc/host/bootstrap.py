@@ -208,7 +208,7 @@ def _is_plain_introduction(params: Any) -> bool:
 
 def _fits(value: Any, shape: Any) -> bool:
     """Whether a value has a type, or all its elements or members have the types named for them."""
-    kind: Any = type(shape)
+    kind = shape.__class__
     if type(value) is not (kind if kind in (dict, list) else shape):
         return False
     if kind is dict:
