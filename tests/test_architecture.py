@@ -20,7 +20,9 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 
 # Libraries the core must not load to start: model libraries, and what is only needed later.
-HEAVY = ("llama_cpp", "mlx", "mlx_lm", "jinja2", "numpy", "httpx")
+HEAVY = (
+    "llama_cpp", "mlx", "mlx_lm", "jinja2", "numpy", "httpx", "pocketsphinx", "soundfile", "soxr",
+)  # fmt: skip
 
 _NOT_CODE = {
     tokenize.COMMENT,

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from car_rpc.engine.ports import Backend, GenerateCall
+from car_rpc.engine.ports import Backend, GenerateCall, Recording
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.testing.doubles import scripted_call
@@ -111,7 +111,12 @@ async def _cancelling_stops_the_work(backend: Backend, call: GenerateCall) -> No
 
 
 async def _failures_are_car_errors(backend: Backend, model: ModelSchema) -> None:
-    for work in (partial(backend.embed, model, ["a"]), partial(backend.tokenize, model, "a")):
+    recording = Recording(audio=b"", path="", language=None, prompt=None, timestamps=False)
+    for work in (
+        partial(backend.embed, model, ["a"]),
+        partial(backend.tokenize, model, "a"),
+        partial(backend.transcribe, model, recording),
+    ):
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
                 await work()

@@ -114,6 +114,7 @@ class SystemSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag=
 
     Attributes:
         engine: What does it: pocketsphinx, whose package carries a model of American English.
+            It needs wideband audio: of what a telephone passes on it gets few words right.
     """
 
     engine: Literal["pocketsphinx"]

@@ -173,3 +173,11 @@ def test_with_nothing_but_toys_the_doctor_says_how_to_get_a_real_model() -> None
     text = described(demo, llama=BackendInfo(available=True))
     assert "car-rpc call models.register" in text
     assert "local        ok" in text
+
+
+def test_speech_that_is_installed_does_not_replace_a_real_model() -> None:
+    demo = model("demo/a:1", available=True, ready=True, demo=True)
+    speech = msgspec.structs.replace(
+        model("system/hear:1", available=True, ready=True), capabilities=["speech_to_text"]
+    )
+    assert "models.register" in described(demo, speech, llama=BackendInfo(available=True))

@@ -4,6 +4,7 @@ from car_rpc.errors import CarError
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.catalog import Catalog, normalised, require_capability
 from car_rpc.testing import scripted_model
+from car_rpc.wire.models import SystemSource
 
 
 def catalog(*ids: str) -> Catalog:
@@ -75,8 +76,19 @@ def test_the_users_models_are_replaced_as_a_whole_and_never_hide_a_built_in_one(
     assert not models.is_builtin("me/two:1")
 
 
-def test_the_demo_models_are_toys_and_have_distinct_ids() -> None:
+def test_the_built_in_models_are_toys_or_of_the_system_and_have_distinct_ids() -> None:
     models = builtin_models()
     assert len({model.id for model in models}) == len(models)
-    assert {normalised(model).provider for model in models} == {"demo"}
-    assert all("demo" in model.tags for model in models)
+    assert {normalised(model).provider for model in models} == {"demo", "system"}
+    for model in models:
+        assert ("demo" in model.tags) == (normalised(model).provider == "demo")
+        assert isinstance(model.source, SystemSource) == (normalised(model).provider == "system")
+
+
+def test_speech_of_the_system_is_chosen_after_every_other_model_and_before_a_toy() -> None:
+    ids = ["demo/hear:1", "z/hear:1"]
+    hearing = [scripted_model(model_id, [], ["speech_to_text"]) for model_id in ids]
+    models = Catalog([*builtin_models(), *hearing])
+    assert models.default_for("speech_to_text", lambda _: True).id == "z/hear:1"
+    without = models.default_for("speech_to_text", lambda m: m.id != "z/hear:1")
+    assert without.id == "system/pocketsphinx:en-us"

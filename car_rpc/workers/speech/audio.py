@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import soundfile
-import soxr
+import soundfile  # pyright: ignore[reportMissingTypeStubs] - it ships none
+import soxr  # pyright: ignore[reportMissingTypeStubs] - it ships none
 from numpy.typing import NDArray
 
 from car_rpc.errors import CarError

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pocketsphinx
+import pocketsphinx  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
 from car_rpc.errors import CarError
 from car_rpc.workers.speech.audio import RATE, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+#: The library is compiled and has no types.
+_pocketsphinx: Any = pocketsphinx
 
 #: The model that the package carries.
 MODEL = "en-us"
@@ -50,14 +53,14 @@ class Recognizer:
     """
 
     def __init__(self) -> None:
-        folder = Path(pocketsphinx.get_model_path(MODEL))
+        folder = Path(_pocketsphinx.get_model_path(MODEL))
         files = {
             "hmm": str(folder / MODEL),
             "lm": str(folder / f"{MODEL}.lm.bin"),
             "dict": str(folder / f"cmudict-{MODEL}.dict"),
         }
         try:
-            self._decoder = pocketsphinx.Decoder(samprate=RATE, loglevel="ERROR", **files)
+            self._decoder = _pocketsphinx.Decoder(samprate=RATE, loglevel="ERROR", **files)
         except RuntimeError as error:
             raise CarError(
                 "model_load_failed",

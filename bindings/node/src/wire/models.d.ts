@@ -286,6 +286,9 @@ export interface ScriptedFailure {
 /** Speech that is installed on this machine, so that there are no weights to name. */
 export interface SystemSource {
   type: 'system';
-  /** What does it: pocketsphinx, whose package carries a model of American English. */
+  /**
+   * What does it: pocketsphinx, whose package carries a model of American English. It needs
+   * wideband audio: of what a telephone passes on it gets few words right.
+   */
   engine: 'pocketsphinx' | (string & {});
 }

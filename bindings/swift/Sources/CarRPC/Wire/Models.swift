@@ -90,7 +90,8 @@ public struct ModelSchemaTrustTier: RawRepresentable, Codable, Sendable, Hashabl
     }
 }
 
-/// What does it: pocketsphinx, whose package carries a model of American English.
+/// What does it: pocketsphinx, whose package carries a model of American English. It needs wideband
+/// audio: of what a telephone passes on it gets few words right.
 public struct SystemSourceEngine: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
@@ -557,7 +558,8 @@ public struct ScriptedFailure: Codable, Sendable, Hashable {
 
 /// Speech that is installed on this machine, so that there are no weights to name.
 public struct SystemSource: Codable, Sendable, Hashable {
-    /// What does it: pocketsphinx, whose package carries a model of American English.
+    /// What does it: pocketsphinx, whose package carries a model of American English. It needs
+    /// wideband audio: of what a telephone passes on it gets few words right.
     public var engine: SystemSourceEngine
 
     public init(engine: SystemSourceEngine) {

@@ -78,7 +78,10 @@ value class ModelSchemaTrustTier(val value: String) {
     }
 }
 
-/** What does it: pocketsphinx, whose package carries a model of American English. */
+/**
+ * What does it: pocketsphinx, whose package carries a model of American English. It needs wideband
+ * audio: of what a telephone passes on it gets few words right.
+ */
 @Serializable
 @JvmInline
 value class SystemSourceEngine(val value: String) {
@@ -353,6 +356,9 @@ data class ScriptedFailure(
 /** Speech that is installed on this machine, so that there are no weights to name. */
 @Serializable
 data class SystemSource(
-    /** What does it: pocketsphinx, whose package carries a model of American English. */
+    /**
+     * What does it: pocketsphinx, whose package carries a model of American English. It needs
+     * wideband audio: of what a telephone passes on it gets few words right.
+     */
     val engine: SystemSourceEngine,
 ) : ModelSource
