@@ -21,6 +21,10 @@ class GenerateOnly:
         self._name = name
         self._reason = reason
 
+    def continues_turns(self, model: ModelSchema) -> bool:
+        """No: what is behind such a backend is asked anew each time."""
+        return False
+
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         """Always refuses."""
         raise unsupported_mode("embed", self._name, self._reason)

@@ -9,14 +9,16 @@ from typing import TypeVar
 
 import msgspec
 
+from car_rpc.engine.breaker import BreakerPolicy, Breakers
 from car_rpc.engine.generation import (
     Generation,
-    Listener,
     Origin,
+    Route,
     failure_of,
     record_failure,
     request_data,
 )
+from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import (
     Backend,
     Clock,
@@ -27,6 +29,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.engine.recording import Recorder
+from car_rpc.engine.retry import RetryPolicy
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
@@ -59,6 +62,8 @@ class Engine:
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
+        self.breakers = Breakers(BreakerPolicy())
+        self.retry_policy = RetryPolicy()
         self._registry = registry
         self._sink = sink
         self._ids = ids
@@ -161,6 +166,12 @@ class Engine:
 
     def route(self, wanted: str | msgspec.UnsetType, capability: Capability) -> ModelSchema:
         """The model for a request: the one asked for, else the best available one."""
+        return self.candidates(wanted, capability).candidates[0]
+
+    def candidates(self, wanted: str | msgspec.UnsetType, capability: Capability) -> Route:
+        """The models that may answer: the one asked for, else all available ones, best first."""
         if isinstance(wanted, str):
-            return require_capability(self._registry.find(wanted), capability)
-        return self._registry.default_for(capability, lambda m: self.described(m).available)
+            model = require_capability(self._registry.find(wanted), capability)
+            return Route([model], "explicit model")
+        models = self._registry.available_for(capability, lambda m: self.described(m).available)
+        return Route(models, "best available model")

@@ -10,42 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
-from car_rpc.engine.ports import Backend, Clock, GenerateCall
+from car_rpc.engine.attempts import Asked, Attempts
+from car_rpc.engine.attempts import Parts as AttemptParts
+from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import (
-    Attempt,
-    Done,
-    ErrorEvent,
-    ReasoningDelta,
-    StreamEvent,
-    TextDelta,
-    ToolCallStart,
-)
+from car_rpc.wire.events import Done, ErrorEvent
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
 logger = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Who gets the events of a stream."""
-
-    async def send(self, event: StreamEvent) -> None:
-        """Pass on an event; waits while too many are unread."""
-        ...
-
-    def send_last(self, event: StreamEvent) -> None:
-        """Pass on the final event, without waiting."""
-        ...
 
 
 class Origin(NamedTuple):
@@ -62,14 +42,18 @@ class Origin(NamedTuple):
     raw_params: bytes
 
 
-class Parts(Protocol):
+class Route(NamedTuple):
+    """Which models may answer, best first, and why."""
+
+    candidates: list[ModelSchema]
+    reason: str
+
+
+class Parts(AttemptParts, Protocol):
     """What a generation needs of the engine."""
 
-    clock: Clock
-    backend_of: Callable[[ModelSchema], Backend]
-
-    def route(self, wanted: str | UnsetType, capability: Capability) -> ModelSchema:
-        """The model for a request."""
+    def candidates(self, wanted: str | UnsetType, capability: Capability) -> Route:
+        """The models for a request."""
         ...
 
 
@@ -87,13 +71,16 @@ class Generation:
         self._parts = parts
         self._request = request
         self._origin = origin
-        self._listener = listener
         self._recorder = recorder
         self._clock = parts.clock
         self._started_ms = parts.clock.now_ms()
-        self._first_token_ms: float | None = None
         self._accumulator = Accumulator()
-        self._model: ModelSchema | None = None
+        self._output = Output(self._accumulator, recorder, listener, parts.clock)
+        timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
+        self._timeout_ms = timeout_ms
+        deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
+        asked = Asked(request, origin.raw_params, origin.request_id, deadline_ms)
+        self._attempts = Attempts(parts, asked, self._accumulator, self._output, recorder)
 
     async def result(self) -> InferenceResult:
         """Run it.
@@ -107,74 +94,41 @@ class Generation:
             await self._recorder.commit_final("completion", outcome="success", result=result)
         except (Exception, asyncio.CancelledError) as error:
             raise await self._failed(error) from error
-        self._finish(Done(text=result.text, tool_calls=result.tool_calls))
+        self._output.finish(Done(text=result.text, tool_calls=result.tool_calls))
         return result
 
     async def _run(self) -> InferenceResult:
         request = self._request
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
-        self._model = model = self._parts.route(request.model, "generate")
-        reason = "explicit model" if isinstance(request.model, str) else "best available model"
-        self._recorder.note("route", model=model.id, reason=reason)
-        timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
+        route = self._parts.candidates(request.model, "generate")
+        chosen, *others = route.candidates
+        self._recorder.note(
+            "route",
+            model=chosen.id,
+            reason=route.reason,
+            fallbacks=[model.id for model in others],
+        )
+        timeout_ms = self._timeout_ms
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
-                await self._attempt(model, 1, timeout_ms)
+                model = await self._attempts.run(route.candidates)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model)
 
-    async def _attempt(self, model: ModelSchema, attempt: int, deadline_ms: int | None) -> None:
-        trace_id = self._recorder.trace_id
-        self._recorder.begin_attempt(attempt)
-        await self._recorder.commit("attempt", model=model.id)
-        await self._send(Attempt(attempt=attempt, trace_id=trace_id, model=model.id))
-        call = GenerateCall(
-            model=model,
-            request=self._request,
-            raw_request=self._origin.raw_params,
-            parent_id=self._origin.request_id,
-            trace_id=trace_id,
-            attempt=attempt,
-            deadline_ms=deadline_ms,
-        )
-        async with aclosing(self._parts.backend_of(model).generate(call)) as events:
-            async for event in events:
-                for outgoing in self._accumulator.push(event):
-                    await self._pass_on(outgoing)
-        for outgoing in self._accumulator.close():
-            await self._pass_on(outgoing)
-
-    async def _pass_on(self, event: StreamEvent) -> None:
-        if self._first_token_ms is None and isinstance(
-            event, TextDelta | ReasoningDelta | ToolCallStart
-        ):
-            self._first_token_ms = round(self._clock.now_ms() - self._started_ms, 3)
-        self._recorder.delta(event)
-        await self._recorder.room()
-        await self._send(event)
-
-    async def _send(self, event: StreamEvent) -> None:
-        if self._listener is not None:
-            await self._listener.send(event)
-
-    def _finish(self, event: StreamEvent) -> None:
-        if self._listener is not None:
-            self._listener.send_last(event)
-
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
         data = {"trace_id": self._recorder.trace_id}
-        if self._model is not None:
-            data["model"] = self._model.id
+        if self._attempts.reports:
+            data["model"] = self._attempts.reports[-1].model
         if failure.kind == "cancelled":
             failure = failure.with_data(partial=self._partial())
         failure = failure.with_data(**data)
-        self._finish(ErrorEvent(kind=failure.kind, message=failure.message))
+        self._output.finish(ErrorEvent(kind=failure.kind, message=failure.message))
         latency_ms = self._clock.now_ms() - self._started_ms
         await record_failure(self._recorder, failure, latency_ms)
         return failure
@@ -189,19 +143,23 @@ class Generation:
 
     def _inference_result(self, model: ModelSchema) -> InferenceResult:
         accumulator = self._accumulator
-        tool_calls = accumulator.tool_calls()
-        items = accumulator.provider_output_items
+        attempts = self._attempts
+        first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
             text=accumulator.text,
-            tool_calls=tool_calls,
+            tool_calls=accumulator.tool_calls(),
             trace_id=self._recorder.trace_id,
             model_used=model.id,
             latency_ms=round(self._clock.now_ms() - self._started_ms, 3),
-            time_to_first_token_ms=self._first_token_ms,
+            time_to_first_token_ms=None
+            if first_token_at_ms is None
+            else round(first_token_at_ms - self._started_ms, 3),
             usage=accumulator.usage,
             stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
-            provider_output_items=items or UNSET,
+            attempts=attempts.reports if len(attempts.reports) > 1 else UNSET,
+            recoveries=attempts.recoveries or UNSET,
+            provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from car_rpc.engine.continuation import Continuation
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
@@ -17,6 +18,10 @@ class Clock(Protocol):
 
     def now_ms(self) -> float:
         """Monotonic milliseconds; only differences mean something."""
+        ...
+
+    async def sleep_ms(self, ms: float) -> None:
+        """Wait."""
         ...
 
 
@@ -80,6 +85,8 @@ class GenerateCall(NamedTuple):
         trace_id: Trace of the request.
         attempt: Number of the attempt, from 1.
         deadline_ms: Milliseconds left for it, or ``None``.
+        continuation: The beginning of the answer, which the model goes on from; only for
+            backends that can (:meth:`Backend.continues_turns`).
     """
 
     model: ModelSchema
@@ -89,6 +96,7 @@ class GenerateCall(NamedTuple):
     trace_id: str
     attempt: int
     deadline_ms: int | None
+    continuation: Continuation | None = None
 
 
 class EmbeddingBatch(NamedTuple):
@@ -134,6 +142,10 @@ class Backend(Protocol):
 
     def availability(self, model: ModelSchema) -> Availability:
         """Whether the model could serve now. Cheap, and never loads anything."""
+        ...
+
+    def continues_turns(self, model: ModelSchema) -> bool:
+        """Whether the model can go on from the beginning of an answer, exactly."""
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:

@@ -8,11 +8,13 @@ reports only at its end is passed on as events first, so this is true of every s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.engine.interruption import InterruptSnapshot, PartialCall
+from car_rpc.engine.overlap import OverlapRemover
 from car_rpc.errors import CarError
 from car_rpc.wire.content import ToolCall
 from car_rpc.wire.events import (
@@ -35,6 +37,11 @@ from car_rpc.wire.events import (
     UsageEvent,
 )
 from car_rpc.wire.inference import Usage
+
+Indexed = TypeVar(
+    "Indexed",
+    bound=ToolCallStart | ToolCallDelta | ToolCallCancel | ContentBlockStop | ToolParseError,
+)
 
 #: Deepest nesting of a tool call's arguments: with what the protocol and the event log put around
 #: them, whatever is told of them stays below the depth that peers accept.
@@ -60,6 +67,27 @@ class Accumulator:
         self._usage: dict[str, int] = {}
         self.provider_output_items: list[Any] = []
         self.stop_reason: StopReason | None = None
+        self.begin_attempt()
+
+    def begin_attempt(self, *, may_repeat: bool = False) -> None:
+        """Another attempt adds to what is there.
+
+        Args:
+            may_repeat: Whether it may begin with the end of the text so far, which is then
+                left out.
+        """
+        self._overlap = OverlapRemover(self.text if may_repeat else "")
+        self._said_text = False
+        self._called_tools = False
+        #: Its tool calls are counted on from those of the attempts before.
+        self._first_index = max(self._calls, default=-1) + 1
+        #: Whether anything of it was passed on.
+        self.streamed = False
+
+    @property
+    def overlap_removed(self) -> int:
+        """Characters that the attempt said again and that were left out."""
+        return self._overlap.removed
 
     @property
     def text(self) -> str:
@@ -89,28 +117,38 @@ class Accumulator:
                 (``inference_failed``).
         """
         match event:
-            case TextDelta(text="") | ReasoningDelta(text="") | Heartbeat():
+            case Heartbeat():
                 return []
-            case TextDelta() | ReasoningDelta():
-                parts = self._text if isinstance(event, TextDelta) else self._reasoning
-                parts.append(event.text)
+            case TextDelta():
+                return self._push_text(self._overlap.push(event.text))
+            case ReasoningDelta():
+                return self._push_reasoning(event)
             case ToolCallStart() | ToolCallDelta() | ToolCallCancel():
-                self._push_tool_event(event)
-            case UsageEvent():
-                self._merge_usage(event)
-            case ProviderOutputItem():
-                self.provider_output_items.append(event.item)
-            case Stop():
-                self.stop_reason = event.reason
-            case StreamReset():
-                self._reset()
+                return self._push_tool_event(event)
             case Done():
                 return self._fill(event)
             case ErrorEvent():
                 raise error_of(event)
             case _:
-                pass
-        return [event]
+                return [self._noted(event)]
+
+    def snapshot(self) -> InterruptSnapshot:
+        """What has arrived, after a stream broke."""
+        calls = [
+            PartialCall(call.start.id, call.start.name, "".join(call.arguments))
+            for _, call in sorted(self._calls.items())
+            if not call.cancelled
+        ]
+        return InterruptSnapshot.from_partials(self.text, self.reasoning, calls)
+
+    def cancel_open_calls(self, reason: str) -> list[StreamEvent]:
+        """Withdraw the tool calls whose arguments are not whole; returns the events of it."""
+        events: list[StreamEvent] = []
+        for index, call in self._calls.items():
+            if not call.cancelled and _arguments(call) is None:
+                call.cancelled = True
+                events.append(ToolCallCancel(index=index, id=call.start.id, reason=reason))
+        return events
 
     def _reset(self) -> None:
         self._text.clear()
@@ -118,6 +156,7 @@ class Accumulator:
         self._calls.clear()
         self.provider_output_items.clear()
         self.stop_reason = None
+        self.begin_attempt()
 
     def close(self) -> list[StreamEvent]:
         """The answer is complete; returns what its events still lacked.
@@ -125,7 +164,7 @@ class Accumulator:
         A tool call whose arguments do not parse is kept as text, never dropped; a stream
         without ``stop`` gets the one that its content shows.
         """
-        events: list[StreamEvent] = []
+        events = self._push_text(self._overlap.close())
         for index, call in self._calls.items():
             if call.cancelled or _arguments(call) is not None:
                 continue
@@ -153,7 +192,26 @@ class Accumulator:
                 calls.append(ToolCall(id=call.start.id, name=call.start.name, arguments=arguments))
         return calls
 
-    def _push_tool_event(self, event: ToolCallStart | ToolCallDelta | ToolCallCancel) -> None:
+    def _push_text(self, text: str) -> list[StreamEvent]:
+        if not text:
+            return []
+        self._text.append(text)
+        self._said_text = self.streamed = True
+        return [TextDelta(text=text)]
+
+    def _push_reasoning(self, event: ReasoningDelta) -> list[StreamEvent]:
+        if not event.text:
+            return []
+        self._reasoning.append(event.text)
+        self.streamed = True
+        return [event]
+
+    def _push_tool_event(
+        self, event: ToolCallStart | ToolCallDelta | ToolCallCancel
+    ) -> list[StreamEvent]:
+        events = self._push_text(self._overlap.close())
+        event = self._counted_on(event)
+        self._called_tools = self.streamed = True
         call = self._calls.get(event.index)
         if isinstance(event, ToolCallStart):
             if call is not None:
@@ -165,6 +223,26 @@ class Accumulator:
             call.arguments.append(event.arguments_delta)
         else:
             call.cancelled = True
+        return [*events, event]
+
+    def _counted_on(self, event: Indexed) -> Indexed:
+        return msgspec.structs.replace(event, index=event.index + self._first_index)
+
+    def _noted(self, event: StreamEvent) -> StreamEvent:
+        match event:
+            case UsageEvent():
+                self._merge_usage(event)
+            case ProviderOutputItem():
+                self.provider_output_items.append(event.item)
+            case Stop():
+                self.stop_reason = event.reason
+            case StreamReset():
+                self._reset()
+            case ContentBlockStop() | ToolParseError():
+                return self._counted_on(event)
+            case _:
+                pass
+        return event
 
     def _merge_usage(self, event: UsageEvent) -> None:
         for field in event.__struct_fields__:
@@ -175,9 +253,9 @@ class Accumulator:
     def _fill(self, done: Done) -> list[StreamEvent]:
         """Events for what only the end of the stream tells; deltas win over it."""
         events: list[StreamEvent] = []
-        if done.text and not self._text:
+        if not self._said_text and not self._overlap.holding:
             events += self.push(TextDelta(text=done.text))
-        if done.tool_calls and not self._calls:
+        if not self._called_tools:
             for index, call in enumerate(done.tool_calls):
                 arguments = msgspec.json.encode(call.arguments).decode()
                 for event in (

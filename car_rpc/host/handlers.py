@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import UnsetType
 
 from car_rpc.engine.engine import Engine
-from car_rpc.engine.generation import Listener, Origin
+from car_rpc.engine.generation import Origin
+from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog

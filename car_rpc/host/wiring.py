@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Sequence
@@ -45,6 +46,10 @@ class SystemClock:
     def now_ms(self) -> float:
         """Milliseconds."""
         return time.monotonic() * 1000
+
+    async def sleep_ms(self, ms: float) -> None:
+        """Wait."""
+        await asyncio.sleep(ms / 1000)
 
 
 class RandomIds:

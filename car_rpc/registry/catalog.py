@@ -63,13 +63,13 @@ class Catalog:
             model=wanted,
         )
 
-    def default_for(
+    def available_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]
-    ) -> ModelSchema:
-        """The best available model with a capability.
+    ) -> list[ModelSchema]:
+        """The available models with a capability, best first.
 
-        What comes with the system is taken only when nothing else is available, and a demo
-        model only when even that is not.
+        What comes with the system is after all others, and a demo model is taken only when
+        nothing else is there.
 
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
@@ -84,14 +84,8 @@ class Catalog:
                 " `car-rpc doctor` says what is missing and how to add one",
                 capability=capability,
             )
-        return min(
-            candidates,
-            key=lambda model: (
-                model.provider == DEMO_PROVIDER,
-                isinstance(model.source, SystemSource),
-                model.id,
-            ),
-        )
+        real = [model for model in candidates if model.provider != DEMO_PROVIDER]
+        return sorted(real or candidates, key=lambda m: (isinstance(m.source, SystemSource), m.id))
 
 
 def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:

@@ -39,11 +39,11 @@ class Registry:
         """A model by id or name; see :meth:`Catalog.find` for the errors."""
         return self._fresh().find(wanted)
 
-    def default_for(
+    def available_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]
-    ) -> ModelSchema:
-        """The best available model; see :meth:`Catalog.default_for` for the errors."""
-        return self._fresh().default_for(capability, available)
+    ) -> list[ModelSchema]:
+        """The available models; see :meth:`Catalog.available_for` for the errors."""
+        return self._fresh().available_for(capability, available)
 
     def register(self, model: ModelSchema) -> tuple[ModelSchema, bool]:
         """Add a model or replace the user's model of the same id.

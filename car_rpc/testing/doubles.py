@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,21 @@ from car_rpc.wire.models import Capability, FakeSource, ModelSchema, ScriptStep
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on."""
+    """A clock that stands still until it is told to go on; who sleeps moves it.
+
+    Attributes:
+        slept_ms: Every wait, in order.
+    """
 
     def __init__(self, now_ms: float = 0.0) -> None:
+        self.slept_ms: list[float] = []
         self._now_ms = now_ms
+
+    async def sleep_ms(self, ms: float) -> None:
+        """Let time pass, at once."""
+        self.slept_ms.append(ms)
+        self._now_ms += ms
+        await asyncio.sleep(0)
 
     def now_ms(self) -> float:
         """Monotonic milliseconds."""

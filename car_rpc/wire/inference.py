@@ -227,6 +227,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     stop_reason: StopReason | None = None
     reasoning: str | UnsetType = UNSET
     attempts: list[AttemptReport] | UnsetType = UNSET
+    recoveries: NonNegative | UnsetType = UNSET
     provider_output_items: list[Any] | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET
 

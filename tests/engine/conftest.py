@@ -31,10 +31,14 @@ class Backend:
         self.story_at_call: list[str] = []
         self.closed = 0
         self.available = True
+        self.continues = False
         self.embedded: list[str] = []
 
     def availability(self, model: ModelSchema) -> Availability:
         return Availability(available=self.available, weights_ready=True)
+
+    def continues_turns(self, model: ModelSchema) -> bool:
+        return self.continues
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         self.calls.append(call)

@@ -56,7 +56,11 @@ async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(
     request, route, attempt, deltas, completion = world.sink.entries
     assert request.data["params"] == msgspec.Raw(b'{"prompt":"hi","conversation_id":"talk"}')
     assert (request.data["request_id"], request.data["method"]) == (7, "generate")
-    assert route.data == {"model": "test/one:a", "reason": "best available model"}
+    assert route.data == {
+        "model": "test/one:a",
+        "reason": "best available model",
+        "fallbacks": [],
+    }
     assert (request.attempt, attempt.attempt, deltas.attempt) == (None, 1, 1)
     assert deltas.data["events"] == [*HELLO, Stop(reason="end_turn")]
     assert completion.data == {"outcome": "success", "result": result}
@@ -181,7 +185,7 @@ async def test_a_failure_of_the_backend_ends_the_stream_with_its_kind(
 ) -> None:
     world.backend.play = play(*HELLO, ErrorEvent(kind="rate_limited", message="later"))
     world.clock.advance(1)
-    failure = await world.failure()
+    failure = await world.failure(recovery="none")
     assert failure.data == {
         "kind": "rate_limited",
         "retryable": True,
@@ -257,7 +261,7 @@ async def test_a_log_that_fails_does_not_hide_why_the_request_failed(world: Any)
         yield
 
     world.backend.play = fill_the_disk
-    failure = await world.failure()
+    failure = await world.failure(recovery="none")
     assert failure.kind == "rate_limited"
     assert world.listener.last == [ErrorEvent(kind="rate_limited", message=failure.message)]
 

@@ -45,15 +45,15 @@ def test_an_unknown_model_is_named() -> None:
 
 def test_without_a_wish_the_first_available_model_serves_and_demo_models_come_last() -> None:
     models = catalog("demo/a:1", "x/b:1", "x/a:1")
-    assert models.default_for("generate", lambda _: True).id == "x/a:1"
-    assert models.default_for("generate", lambda m: m.id != "x/a:1").id == "x/b:1"
-    assert models.default_for("generate", lambda m: m.provider == "demo").id == "demo/a:1"
+    assert models.available_for("generate", lambda _: True)[0].id == "x/a:1"
+    assert models.available_for("generate", lambda m: m.id != "x/a:1")[0].id == "x/b:1"
+    assert models.available_for("generate", lambda m: m.provider == "demo")[0].id == "demo/a:1"
 
 
 @pytest.mark.parametrize("capability", ["generate", "embed"])
 def test_when_nothing_serves_the_capability_is_named(capability: str) -> None:
     with pytest.raises(CarError) as caught:
-        catalog("a/b:c").default_for(capability, lambda _: False)  # pyright: ignore[reportArgumentType] - a parameter
+        catalog("a/b:c").available_for(capability, lambda _: False)  # pyright: ignore[reportArgumentType] - a parameter
     assert caught.value.kind == "model_not_found"
     assert caught.value.data["capability"] == capability
 

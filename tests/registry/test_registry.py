@@ -90,7 +90,7 @@ def test_the_id_of_a_built_in_model_is_taken(opened: Callable[[], Registry]) -> 
     ):
         error = failure(work)
         assert (error.kind, error.data["model"]) == ("conflict", "in/built:1")
-    assert registry.default_for("generate", lambda _: True).id == "in/built:1"
+    assert registry.available_for("generate", lambda _: True)[0].id == "in/built:1"
 
 
 def test_a_row_of_another_version_is_left_alone(

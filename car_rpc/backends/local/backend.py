@@ -74,6 +74,10 @@ class LocalBackend:
         ready = not isinstance(source, LocalSource) or _is_file(source.path)
         return Availability(available=ready and self.installed, weights_ready=ready)
 
+    def continues_turns(self, model: ModelSchema) -> bool:
+        """Whether the worker's engine can go on from the beginning of an answer."""
+        return self._engine == "llama_cpp"
+
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the model's worker."""
         # What cannot be served is refused before a model is loaded for it.

@@ -1,0 +1,315 @@
+"""Which model is tried, how often, and how a broken stream goes on.
+
+One loop serves every backend, streaming or not: retry on the same model while that is soon,
+then the next candidate; and once something was streamed, the plan that saves most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from msgspec import UNSET
+
+from car_rpc.engine.breaker import Breakers
+from car_rpc.engine.continuation import Continuation, ask_to_continue
+from car_rpc.engine.interruption import (
+    PLAN_NAMES,
+    InterruptSnapshot,
+    SynthesizeToolUse,
+    WholeRestart,
+    plan,
+)
+from car_rpc.engine.output import Output
+from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
+from car_rpc.engine.ports import Backend, Clock, GenerateCall
+from car_rpc.engine.recording import Recorder
+from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.stream import Accumulator
+from car_rpc.errors import CarError
+from car_rpc.wire.base import RequestId
+from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
+from car_rpc.wire.inference import AttemptReport, GenerateRequest
+from car_rpc.wire.models import ModelSchema
+
+Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
+
+#: Longest wait for the same model while another one could be asked, in milliseconds.
+SOON_MS = 2000
+
+#: What no other model is asked after: the app's own wish, or an answer that is one.
+_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied", "spend_limit_exceeded"})
+
+#: Failures that break a stream in its middle; any other one is the answer.
+_BREAKS_STREAM = frozenset(
+    {
+        "overloaded",
+        "provider_error",
+        "rate_limited",
+        "runner_failed",
+        "stream_interrupted",
+        "timeout",
+        "worker_crashed",
+    }
+)
+
+#: Crashes of a worker during one request after which the request is the suspect.
+_SUSPECT_AFTER_CRASHES = 2
+
+
+class Parts(Protocol):
+    """What attempts need of the engine."""
+
+    clock: Clock
+    backend_of: Callable[[ModelSchema], Backend]
+    breakers: Breakers
+    retry_policy: RetryPolicy
+
+
+class Asked(NamedTuple):
+    """What was asked.
+
+    Attributes:
+        request: The typed request.
+        raw: The client's own JSON of it.
+        request_id: The client's id of it.
+        deadline_ms: When its time is up, by the clock; ``None`` for never.
+    """
+
+    request: GenerateRequest
+    raw: bytes
+    request_id: RequestId
+    deadline_ms: float | None
+
+
+class Attempts:
+    """The attempts of one request.
+
+    Args:
+        parts: The engine.
+        asked: The request.
+        accumulator: What its events add up to.
+        output: Where they go.
+        recorder: Its event log.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        asked: Asked,
+        accumulator: Accumulator,
+        output: Output,
+        recorder: Recorder,
+    ) -> None:
+        self.reports: list[AttemptReport] = []
+        #: How often a broken stream went on.
+        self.recoveries = 0
+        self._parts = parts
+        self._asked = asked
+        self._level: Level = asked.request.recovery or "resume"
+        self._accumulator = accumulator
+        self._output = output
+        self._recorder = recorder
+        self._continuation: Continuation | None = None
+        self._crashes = 0
+        self._reason = ""
+
+    async def run(self, candidates: Sequence[ModelSchema]) -> ModelSchema:
+        """Ask the candidates in order; returns the model that answered.
+
+        Raises:
+            CarError: How the last one failed that was asked at all.
+        """
+        failure = CarError("all_models_unavailable")
+        for position, model in enumerate(candidates):
+            is_last = position == len(candidates) - 1
+            if not self._parts.breakers.of(model.id).available(self._parts.clock.now_ms()):
+                continue
+            try:
+                await self._ask(model, is_last=is_last)
+            except CarError as error:
+                failure = error.with_data(model=model.id)
+                if failure.kind in _FINAL or self._level in ("none", "retry"):
+                    break
+                if not is_last:
+                    self._recorder.note("fallback", model=model.id, kind=error.kind)
+                    self._reason = f"fallback: {error.kind}"
+            else:
+                return model
+        raise failure
+
+    async def _ask(self, model: ModelSchema, *, is_last: bool) -> None:
+        """Ask one model until it has answered or there is no point any more."""
+        breaker = self._parts.breakers.of(model.id)
+        retries = 0
+        while True:
+            if not breaker.admit(self._parts.clock.now_ms()):
+                raise CarError("all_models_unavailable")
+            try:
+                await self._attempt(model)
+            except CarError as error:
+                breaker.failed(error, self._parts.clock.now_ms())
+                failure = error
+            except BaseException:
+                breaker.abandoned()
+                raise
+            else:
+                breaker.succeeded()
+                return
+            if self._accumulator.streamed and failure.kind in _BREAKS_STREAM:
+                retries = 0
+                if await self._save(failure):
+                    return
+                continue
+            if not self._may_retry(failure, retries):
+                raise failure
+            delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
+            if delay_ms > SOON_MS and not is_last and self._level != "retry":
+                raise failure
+            self._reason = f"retry: {failure.kind}"
+            await self._wait(delay_ms, failure)
+            retries += 1
+
+    def _may_retry(self, failure: CarError, retries: int) -> bool:
+        if failure.kind == "worker_crashed":
+            self._note_crash(failure)
+        return (
+            self._level != "none"
+            and failure.retryable
+            and retries < self._parts.retry_policy.max_retries
+        )
+
+    def _note_crash(self, failure: CarError) -> None:
+        self._crashes += 1
+        if self._crashes >= _SUSPECT_AFTER_CRASHES:
+            raise CarError(failure.kind, failure.detail, **{**failure.extra, "suspect": True})
+
+    async def _save(self, failure: CarError) -> bool:
+        """Go on after a stream broke; tells whether the answer is complete as it is.
+
+        Raises:
+            CarError: It may not, or not any more.
+        """
+        if self._level != "resume":
+            raise failure
+        if failure.kind == "worker_crashed":
+            self._note_crash(failure)
+        cause = cause_of(failure)
+        snapshot = self._accumulator.snapshot()
+        self._recorder.note("interruption", cause=cause, bytes_received=snapshot.bytes_received)
+        if self.recoveries >= self._parts.retry_policy.max_stream_retries:
+            raise CarError("stream_interrupted", cause, cause=cause, snapshot=snapshot)
+        delay_ms = self._parts.retry_policy.delay_ms(failure, self.recoveries)
+        self.recoveries += 1
+        complete = await self._carry_out(snapshot, cause)
+        if not complete:
+            self._reason = f"recovery: {cause}"
+            await self._wait(delay_ms, failure)
+        return complete
+
+    async def _carry_out(self, snapshot: InterruptSnapshot, cause: str) -> bool:
+        chosen = plan(snapshot)
+        name = PLAN_NAMES[type(chosen)]
+        self._output.recovers(Recovery(cause=cause, plan=name, attempt=len(self.reports) + 1))
+        self._recorder.note("recovery", cause=cause, plan=name)
+        if isinstance(chosen, WholeRestart):
+            await self._restart(cause)
+            return False
+        await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
+        if isinstance(chosen, SynthesizeToolUse):
+            await self._output.push(Stop(reason="tool_use"))
+            await self._output.close()
+            return True
+        reasoning = snapshot.reasoning if isinstance(snapshot.reasoning, str) else ""
+        self._continuation = Continuation(chosen.assistant_prefix, reasoning)
+        return False
+
+    async def _restart(self, cause: str) -> None:
+        self._continuation = None
+        await self._output.push(StreamReset(reason=cause))
+
+    async def _attempt(self, model: ModelSchema) -> None:
+        number = len(self.reports) + 1
+        clock = self._parts.clock
+        started_ms = clock.now_ms()
+        self._recorder.begin_attempt(number)
+        await self._recorder.commit("attempt", model=model.id)
+        trace_id = self._recorder.trace_id
+        await self._output.begin_attempt(
+            Attempt(attempt=number, trace_id=trace_id, model=model.id, reason=self._reason or UNSET)
+        )
+        outcome = "success"
+        try:
+            backend = self._parts.backend_of(model)
+            call = await self._call(backend, model, number)
+            async with aclosing(backend.generate(call)) as events:
+                async for event in events:
+                    await self._output.push(event)
+            await self._output.close()
+        except BaseException as error:
+            outcome = error.kind if isinstance(error, CarError) else "cancelled"
+            raise
+        finally:
+            self.reports.append(
+                AttemptReport(
+                    attempt=number,
+                    model=model.id,
+                    outcome=outcome,
+                    latency_ms=round(clock.now_ms() - started_ms, 3),
+                )
+            )
+
+    async def _call(self, backend: Backend, model: ModelSchema, number: int) -> GenerateCall:
+        """The attempt as its backend sees it, with the answer so far where there is one."""
+        asked, continuation = self._asked, self._continuation
+        request, raw = asked.request, asked.raw
+        may_repeat = False
+        if continuation is not None and not backend.continues_turns(model):
+            if len(continuation.text) < MIN_OVERLAP_CHARS:
+                # Nobody could tell what the model repeats of so little.
+                await self._restart("too short to continue")
+            else:
+                request, raw = ask_to_continue(asked.raw, continuation.text)
+                may_repeat = True
+            continuation = None
+        self._accumulator.begin_attempt(may_repeat=may_repeat)
+        return GenerateCall(
+            model=model,
+            request=request,
+            raw_request=raw,
+            parent_id=asked.request_id,
+            trace_id=self._recorder.trace_id,
+            attempt=number,
+            deadline_ms=self._time_left_ms(),
+            continuation=continuation,
+        )
+
+    def _time_left_ms(self) -> int | None:
+        deadline_ms = self._asked.deadline_ms
+        if deadline_ms is None:
+            return None
+        return max(1, round(deadline_ms - self._parts.clock.now_ms()))
+
+    async def _wait(self, delay_ms: float, failure: CarError) -> None:
+        left_ms = self._time_left_ms()
+        if left_ms is not None and delay_ms >= left_ms:
+            raise failure.with_data(retry_after_ms=delay_ms)
+        await self._parts.clock.sleep_ms(delay_ms)
+
+
+def cause_of(failure: CarError) -> str:
+    """Why a stream broke, in the executor contract's words."""
+    cause = failure.extra.get("cause")
+    if isinstance(cause, str):
+        return cause
+    if failure.kind in ("timeout", "worker_crashed"):
+        return {"timeout": "idle stall", "worker_crashed": "worker crashed"}[failure.kind]
+    text = failure.detail.lower()
+    if any(
+        word in text for word in ("goaway", "go_away", "http/2 going away", "connection: close")
+    ):
+        return "goaway"
+    if "502" in text or "503" in text:
+        return "provider 503 mid-stream"
+    return "connection reset"

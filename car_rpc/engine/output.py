@@ -1,0 +1,102 @@
+"""Where the events of a request go: through the accumulator to the log and to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from car_rpc.engine.ports import Clock
+from car_rpc.engine.recording import Recorder
+from car_rpc.engine.stream import Accumulator
+from car_rpc.wire.events import (
+    Attempt,
+    ReasoningDelta,
+    Recovery,
+    RunnerEvent,
+    StreamEvent,
+    TextDelta,
+    ToolCallStart,
+)
+
+
+class Listener(Protocol):
+    """Who gets the events of a stream."""
+
+    async def send(self, event: StreamEvent) -> None:
+        """Pass on an event; waits while too many are unread."""
+        ...
+
+    def send_last(self, event: StreamEvent) -> None:
+        """Pass on the final event, without waiting."""
+        ...
+
+
+class Output:
+    """The events of one request over all its attempts.
+
+    Args:
+        accumulator: What they add up to.
+        recorder: The request's event log.
+        listener: The client's stream, if it wants one.
+        clock: Time.
+    """
+
+    def __init__(
+        self, accumulator: Accumulator, recorder: Recorder, listener: Listener | None, clock: Clock
+    ) -> None:
+        #: When the first token came, by the clock.
+        self.first_token_at_ms: float | None = None
+        self._accumulator = accumulator
+        self._recorder = recorder
+        self._listener = listener
+        self._clock = clock
+        self._recovery: Recovery | None = None
+
+    async def begin_attempt(self, attempt: Attempt) -> None:
+        """Another attempt begins."""
+        if self._listener is not None:
+            await self._listener.send(attempt)
+
+    def recovers(self, recovery: Recovery) -> None:
+        """The stream goes on; it is told as soon as it is known what the attempt repeats."""
+        self._recovery = recovery
+
+    async def push(self, event: StreamEvent | RunnerEvent) -> None:
+        """Take an event of the backend.
+
+        Raises:
+            CarError: As :meth:`Accumulator.push`.
+        """
+        await self.pass_on(self._accumulator.push(event))
+
+    async def close(self) -> None:
+        """The answer is complete."""
+        await self.pass_on(self._accumulator.close())
+
+    async def pass_on(self, events: Iterable[StreamEvent]) -> None:
+        """Tell the log and the client what the accumulator has taken."""
+        for event in events:
+            if self._recovery is not None:
+                recovery, self._recovery = self._recovery, None
+                removed = self._accumulator.overlap_removed
+                if removed:
+                    recovery = msgspec.structs.replace(recovery, overlap_removed=removed)
+                await self._tell(recovery)
+            if self.first_token_at_ms is None and isinstance(
+                event, TextDelta | ReasoningDelta | ToolCallStart
+            ):
+                self.first_token_at_ms = self._clock.now_ms()
+            await self._tell(event)
+
+    def finish(self, event: StreamEvent) -> None:
+        """The last event of the stream, which nothing holds up."""
+        if self._listener is not None:
+            self._listener.send_last(event)
+
+    async def _tell(self, event: StreamEvent) -> None:
+        self._recorder.delta(event)
+        await self._recorder.room()
+        if self._listener is not None:
+            await self._listener.send(event)

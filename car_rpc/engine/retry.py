@@ -1,0 +1,52 @@
+"""How long to wait before the next attempt on the same model. Pure.
+
+The numbers are the executor contract's: exponential from a base, twice as long each time, capped;
+a provider that says how long to wait is obeyed, also beyond the cap.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from car_rpc.errors import CarError
+
+#: Doublings after which the delay no longer grows; it is far beyond any cap by then.
+_MAX_DOUBLINGS = 16
+
+
+class RetryPolicy(NamedTuple):
+    """Bounds of what is tried again on one model.
+
+    Attributes:
+        max_retries: Further attempts after a failed one, before anything was streamed.
+        backoff_base_ms: First delay.
+        overloaded_backoff_base_ms: First delay after ``overloaded``.
+        backoff_cap_ms: Longest delay that is not the provider's own wish.
+        max_stream_retries: Further attempts after a stream that broke.
+        idle_stall_backoff_ms: Delay after a stream that fell silent.
+        idle_timeout_ms: Silence of a stream that counts as a stall.
+    """
+
+    max_retries: int = 2
+    backoff_base_ms: int = 500
+    overloaded_backoff_base_ms: int = 2000
+    backoff_cap_ms: int = 8000
+    max_stream_retries: int = 2
+    idle_stall_backoff_ms: int = 200
+    idle_timeout_ms: int = 60_000
+
+    def delay_ms(self, failure: CarError, retries_before: int) -> int:
+        """Milliseconds to wait after a failure.
+
+        Args:
+            failure: What happened; its ``retry_after_ms``, if it has one, is the least delay.
+            retries_before: Retries on this model so far, from 0.
+        """
+        base = self.backoff_base_ms
+        if failure.kind == "overloaded":
+            base = self.overloaded_backoff_base_ms
+        elif failure.extra.get("cause") == "idle stall":
+            return self.idle_stall_backoff_ms
+        delay: int = min(base * 2 ** min(retries_before, _MAX_DOUBLINGS), self.backoff_cap_ms)
+        wished = int(failure.extra.get("retry_after_ms") or 0)
+        return max(delay, wished)
