@@ -59,11 +59,19 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
     script: list[ScriptStep] = []
 
 
+class AnswerPrefix(Struct, frozen=True, kw_only=True):
+    """The beginning of an answer that was cut; the model goes on from there."""
+
+    text: str
+    reasoning: str = ""
+
+
 class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
     """Generate. Answered by Rendering, Rendered, Events, then Reply (result ``None``) or Failed.
 
     Failed may come at any point, also in place of Rendered.
 
+    With ``prefix`` only what follows it is answered; its tokens count as those of the answer.
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
     among them. Content holds only text, tool and thinking blocks.
     """
@@ -72,6 +80,7 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
     messages: list[Message]
     tools: list[dict[str, Any]] = []
     params: SamplingParams = SamplingParams()
+    prefix: AnswerPrefix | None = None
 
 
 class Embed(Struct, frozen=True, kw_only=True, tag_field="type", tag="embed"):

@@ -29,6 +29,7 @@ from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
 from car_rpc.wire.worker import (
+    AnswerPrefix,
     Detokenize,
     Embed,
     Embeddings,
@@ -82,6 +83,10 @@ class LocalBackend:
         """Run one attempt on the model's worker."""
         # What cannot be served is refused before a model is loaded for it.
         frame = to_worker(call.model, call.request, self._engine, 0)
+        if call.continuation is not None:
+            text, reasoning = call.continuation
+            prefix = AnswerPrefix(text=text, reasoning=reasoning)
+            frame = msgspec.structs.replace(frame, prefix=prefix)
         worker = await self._worker(call.model)
         stream = worker.generate(lambda frame_id: msgspec.structs.replace(frame, id=frame_id))
         async with aclosing(stream) as events:

@@ -51,13 +51,16 @@ class Generation:
             tools=bool(request.tools),
             in_reasoning=prompt.in_reasoning,
             reasoning_budget=params.budget_tokens,
+            begun_tokens=prompt.answer_tokens,
         )
         self.sampler = Sampler(params, vocab.size, context_length)
         self.evaluated = 0  # tokens in the context's memory
         self.pending: int | None = None  # sampled, not evaluated yet
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
-        self._limit = min(params.max_tokens or room, room)
+        self._asked_tokens = len(prompt.tokens) - prompt.answer_tokens
+        most = context_length - self._asked_tokens
+        self._limit = min(params.max_tokens or most, most)
         self._context_length = context_length
 
     @property
@@ -74,7 +77,7 @@ class Generation:
         if complete:
             events += self.answer.finish(
                 limited=not (ended or self.answer.stopped),
-                prompt_tokens=len(self.prompt),
+                prompt_tokens=self._asked_tokens,
                 context_window=self._context_length,
             )
         self.pending = token

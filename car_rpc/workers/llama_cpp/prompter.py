@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.workers.chat.messages import template_messages
-from car_rpc.workers.chat.prompt import Guard
+from car_rpc.workers.chat.prompt import Guard, Part
 from car_rpc.workers.chat.template import CHATML, ChatTemplate
-from car_rpc.workers.text.segment import THINK_OPEN
+from car_rpc.workers.text.segment import THINK_CLOSE, THINK_OPEN
 
 if TYPE_CHECKING:
-    from car_rpc.wire.worker import Generate
+    from car_rpc.wire.worker import AnswerPrefix, Generate
     from car_rpc.workers.chat.messages import TemplateMessage
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
@@ -26,10 +26,12 @@ class Prompt(NamedTuple):
     Attributes:
         tokens: Its tokens.
         in_reasoning: Whether it ends inside a reasoning block that the template opened.
+        answer_tokens: How many tokens at its end are the beginning of the answer.
     """
 
     tokens: list[int]
     in_reasoning: bool
+    answer_tokens: int = 0
 
 
 class Prompter:
@@ -63,7 +65,13 @@ class Prompter:
             render, template_messages(request.messages, BACKEND), request.tools
         )
         ending = parts[-1].text.rstrip() if parts else ""
-        return Prompt(self._vocab.tokenize_prompt(parts), ending.endswith(THINK_OPEN))
+        in_reasoning = ending.endswith(THINK_OPEN)
+        tokens = self._vocab.tokenize_prompt(parts)
+        if request.prefix is None:
+            return Prompt(tokens, in_reasoning)
+        parts += _beginning(request.prefix, in_reasoning=in_reasoning)
+        begun = self._vocab.tokenize_prompt(parts)
+        return Prompt(begun, in_reasoning=False, answer_tokens=len(begun) - len(tokens))
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -74,3 +82,21 @@ class Prompter:
             source = CHATML
         vocab = self._vocab
         return ChatTemplate(source, {"bos_token": vocab.bos_text, "eos_token": vocab.eos_text})
+
+
+def _beginning(prefix: AnswerPrefix, *, in_reasoning: bool) -> list[Part]:
+    """The beginning of an answer, in the form that Qwen and Hermes models write it.
+
+    The markers are parts of their own and everything between them is one, because that is how
+    the model's own tokens were cut.
+    """
+    if not (prefix.reasoning or in_reasoning):
+        return [Part(prefix.text, is_content=True)]
+    opening = [] if in_reasoning else [Part(THINK_OPEN, is_content=False)]
+    line_end = "" if in_reasoning else "\n"
+    return [
+        *opening,
+        Part(f"{line_end}{prefix.reasoning}\n", is_content=True),
+        Part(THINK_CLOSE, is_content=False),
+        Part(f"\n\n{prefix.text}", is_content=True),
+    ]

@@ -33,6 +33,7 @@ class Answer:
         tools: Whether the request offers tools.
         in_reasoning: Whether the prompt already opened the reasoning block.
         reasoning_budget: Most reasoning tokens; 0 means no budget.
+        begun_tokens: Tokens of it that are part of the prompt already.
     """
 
     def __init__(
@@ -42,13 +43,16 @@ class Answer:
         tools: bool = False,
         in_reasoning: bool = False,
         reasoning_budget: int = 0,
+        begun_tokens: int = 0,
     ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._segments = Segmenter(tools=tools, in_reasoning=in_reasoning)
+        in_text = begun_tokens > 0
+        self._segments = Segmenter(tools=tools, in_reasoning=in_reasoning, in_text=in_text)
         self._matcher = StopMatcher(stops)
         self._budget = reasoning_budget
-        self._has_text = self._has_calls = False
-        self.tokens = 0
+        self._has_text = in_text
+        self._has_calls = False
+        self.tokens = begun_tokens
         self.thinking_tokens = 0
 
     @property

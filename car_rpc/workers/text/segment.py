@@ -45,10 +45,12 @@ class Segmenter:
     Args:
         tools: Whether the request offers tools; without them ``<tool_call>`` is plain text.
         in_reasoning: Whether the prompt already opened the reasoning block.
+        in_text: Whether the prompt already holds the beginning of the text.
     """
 
-    def __init__(self, *, tools: bool, in_reasoning: bool = False) -> None:
-        self._state = _State.THINK if in_reasoning else _State.START
+    def __init__(self, *, tools: bool, in_reasoning: bool = False, in_text: bool = False) -> None:
+        begun = _State.TEXT if in_text else _State.START
+        self._state = _State.THINK if in_reasoning else begun
         self._tools = tools
         self._pending = ""  # may begin a marker
         self._held = ""  # white space that may turn out to belong to the next block
