@@ -29,7 +29,7 @@ from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
+from car_rpc.wire.events import Attempt, Done, ReasoningDelta, Recovery, Stop, StreamReset
 from car_rpc.wire.inference import AttemptReport, GenerateRequest
 from car_rpc.wire.models import ModelSchema
 
@@ -92,6 +92,7 @@ class Attempts:
         accumulator: What its events add up to.
         output: Where they go.
         recorder: Its event log.
+        reports: Gets a line for each attempt.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class Attempts:
         accumulator: Accumulator,
         output: Output,
         recorder: Recorder,
+        reports: list[AttemptReport],
     ) -> None:
-        self.reports: list[AttemptReport] = []
         #: How often a broken stream went on.
         self.recoveries = 0
         self._parts = parts
@@ -111,9 +112,15 @@ class Attempts:
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
+        self._reports = reports
         self._continuation: Continuation | None = None
+        self._resumed: InterruptSnapshot | None = None
         self._crashes = 0
         self._reason = ""
+
+    def resume(self, snapshot: InterruptSnapshot) -> None:
+        """The first attempt goes on from what an earlier request had got."""
+        self._resumed = snapshot
 
     async def run(self, candidates: Sequence[ModelSchema]) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
@@ -211,7 +218,7 @@ class Attempts:
     async def _carry_out(self, snapshot: InterruptSnapshot, cause: str) -> bool:
         chosen = plan(snapshot)
         name = PLAN_NAMES[type(chosen)]
-        self._output.recovers(Recovery(cause=cause, plan=name, attempt=len(self.reports) + 1))
+        self._output.recovers(Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1))
         self._recorder.note("recovery", cause=cause, plan=name)
         if isinstance(chosen, WholeRestart):
             await self._restart(cause)
@@ -225,12 +232,23 @@ class Attempts:
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
         return False
 
+    async def _replayed(self) -> bool:
+        """Show what an earlier request had got; tells whether that is a complete answer."""
+        snapshot, self._resumed = self._resumed, None
+        if snapshot is None:
+            return False
+        if isinstance(snapshot.reasoning, str):
+            await self._output.push(ReasoningDelta(text=snapshot.reasoning))
+        text = snapshot.text if isinstance(snapshot.text, str) else ""
+        await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
+        return await self._carry_out(snapshot, "resumed from checkpoint")
+
     async def _restart(self, cause: str) -> None:
         self._continuation = None
         await self._output.push(StreamReset(reason=cause))
 
     async def _attempt(self, model: ModelSchema) -> None:
-        number = len(self.reports) + 1
+        number = len(self._reports) + 1
         clock = self._parts.clock
         started_ms = clock.now_ms()
         self._recorder.begin_attempt(number)
@@ -241,6 +259,8 @@ class Attempts:
         )
         outcome = "success"
         try:
+            if await self._replayed():
+                return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
             async with aclosing(backend.generate(call)) as events:
@@ -251,7 +271,7 @@ class Attempts:
             outcome = error.kind if isinstance(error, CarError) else "cancelled"
             raise
         finally:
-            self.reports.append(
+            self._reports.append(
                 AttemptReport(
                     attempt=number,
                     model=model.id,

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from car_rpc.engine.attempts import Asked, Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
+from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent
-from car_rpc.wire.inference import GenerateRequest, InferenceResult
+from car_rpc.wire.inference import AttemptReport, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
 logger = logging.getLogger(__name__)
@@ -78,9 +80,7 @@ class Generation:
         self._output = Output(self._accumulator, recorder, listener, parts.clock)
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         self._timeout_ms = timeout_ms
-        deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
-        asked = Asked(request, origin.raw_params, origin.request_id, deadline_ms)
-        self._attempts = Attempts(parts, asked, self._accumulator, self._output, recorder)
+        self._reports: list[AttemptReport] = []
 
     async def result(self) -> InferenceResult:
         """Run it.
@@ -98,6 +98,7 @@ class Generation:
         return result
 
     async def _run(self) -> InferenceResult:
+        attempts = await self._prepared()
         request = self._request
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
@@ -113,18 +114,40 @@ class Generation:
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
-                model = await self._attempts.run(route.candidates)
+                model = await attempts.run(route.candidates)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
-        return self._inference_result(model)
+        return self._inference_result(model, attempts.recoveries)
+
+    async def _prepared(self) -> Attempts:
+        """The attempts to come, with what an earlier request had got where one is resumed."""
+        raw = self._origin.raw_params
+        checkpoint: Checkpoint | None = None
+        if isinstance(resumed := self._request.resume_trace_id, str):
+            checkpoint = checkpoint_of(resumed, await self._recorder.story(resumed))
+            given = msgspec.json.decode(raw, type=dict[str, Any])
+            del given["resume_trace_id"]
+            raw = msgspec.json.encode({**checkpoint.params, **given})
+            self._request = msgspec.json.decode(raw, type=GenerateRequest)
+            # With all that is asked, so that this request can be resumed in its turn.
+            self._recorder.note("resumed", resumed_trace_id=resumed, params=Raw(raw))
+        timeout_ms = self._timeout_ms
+        deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
+        asked = Asked(self._request, raw, self._origin.request_id, deadline_ms)
+        attempts = Attempts(
+            self._parts, asked, self._accumulator, self._output, self._recorder, self._reports
+        )
+        if checkpoint is not None:
+            attempts.resume(checkpoint.snapshot)
+        return attempts
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
         data = {"trace_id": self._recorder.trace_id}
-        if self._attempts.reports:
-            data["model"] = self._attempts.reports[-1].model
+        if self._reports:
+            data["model"] = self._reports[-1].model
         if failure.kind == "cancelled":
             failure = failure.with_data(partial=self._partial())
         failure = failure.with_data(**data)
@@ -141,9 +164,8 @@ class Generation:
             "usage": accumulator.usage,
         }
 
-    def _inference_result(self, model: ModelSchema) -> InferenceResult:
+    def _inference_result(self, model: ModelSchema, recoveries: int) -> InferenceResult:
         accumulator = self._accumulator
-        attempts = self._attempts
         first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
             text=accumulator.text,
@@ -157,8 +179,8 @@ class Generation:
             usage=accumulator.usage,
             stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
-            attempts=attempts.reports if len(attempts.reports) > 1 else UNSET,
-            recoveries=attempts.recoveries or UNSET,
+            attempts=self._reports if len(self._reports) > 1 else UNSET,
+            recoveries=recoveries or UNSET,
             provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
         )

@@ -9,6 +9,7 @@ from car_rpc.engine.continuation import Continuation
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.speech import Word
 
@@ -64,6 +65,10 @@ class EventSink(Protocol):
 
     async def room(self) -> None:
         """Wait while too much that was appended is not written yet."""
+        ...
+
+    async def story(self, trace_id: str) -> list[LogEvent]:
+        """All events of a request that are durable, in order, of any session."""
         ...
 
 

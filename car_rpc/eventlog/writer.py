@@ -17,13 +17,14 @@ from car_rpc.errors import CarError
 from car_rpc.eventlog.redact import redact_json
 from car_rpc.eventlog.store import EventRow, Store, select
 from car_rpc.eventlog.times import to_text
+from car_rpc.wire.log import EventlogQueryParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
+    from car_rpc.wire.log import EventlogQueryResult, LogEvent
 
 #: How long an event waits for others to share its transaction. The rest of the promised 100 ms
 #: is for the transaction, and for callers that group deltas themselves.
@@ -191,6 +192,19 @@ class EventLog:
             CarError: ``invalid_params`` that names a malformed time, or ``io_error``.
         """
         return await asyncio.to_thread(select, self._path, params)
+
+    async def story(self, trace_id: str) -> list[LogEvent]:
+        """All events of a request that are committed, in order, of any session.
+
+        Raises:
+            CarError: ``io_error`` when the database cannot be read.
+        """
+        events: list[LogEvent] = []
+        page = EventlogQueryParams(trace_id=trace_id, limit=1000)
+        while (result := await self.query(page)).events:
+            events += result.events
+            page = msgspec.structs.replace(page, after_seq=result.next_seq)
+        return events
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Write what waits and end the thread. Later events are counted as lost.

@@ -10,6 +10,7 @@ import msgspec
 
 from car_rpc.engine.ports import GenerateCall, LogEntry
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import Capability, FakeSource, ModelSchema, ScriptStep
 
 
@@ -66,6 +67,21 @@ class MemorySink:
 
     async def room(self) -> None:
         """There is always room."""
+
+    async def story(self, trace_id: str) -> list[LogEvent]:
+        """The durable events of a request, as they would be read from a database."""
+        return [
+            LogEvent(
+                seq=number,
+                ts="2026-01-01T00:00:00.000Z",
+                session_id="ses_test",
+                trace_id=trace_id,
+                type=entry.type,
+                data=msgspec.json.decode(msgspec.json.encode(entry.data)),
+            )
+            for number, entry in enumerate(self.entries[: self.committed], 1)
+            if entry.trace_id == trace_id
+        ]
 
     @property
     def types(self) -> list[str]:

@@ -79,8 +79,6 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
     if request.overflow == "truncate":
         reason = "turns are not cut yet; send a shorter conversation"
         raise unsupported_mode("overflow-truncate", backend, reason)
-    if request.resume_trace_id is not UNSET:
-        raise unsupported_mode("resume-trace", backend, "resuming a trace is not supported yet")
     if params.tool_choice not in (UNSET, "auto", "none"):
         reason = "a tool call cannot be forced yet; use `auto` or `none`"
         raise unsupported_mode("tool-choice", backend, reason)

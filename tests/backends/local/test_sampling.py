@@ -107,7 +107,6 @@ NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
         ({"response_format": {"type": "regex", "pattern": "a"}}, "structured-output-regex"),
         ({"images": [IMAGE]}, "multimodal-content"),
         ({"overflow": "truncate"}, "overflow-truncate"),
-        ({"resume_trace_id": "tr_1"}, "resume-trace"),
         ({"params": {"tool_choice": "required"}}, "tool-choice"),
         ({"params": {"tool_choice": {"type": "function"}}}, "tool-choice"),
         ({"params": {"logprobs": 3}}, "logprobs"),
