@@ -54,6 +54,17 @@ _BREAKS_STREAM = frozenset(
     }
 )
 
+#: Causes of an interruption, and the executor contract's text for each.
+CAUSES = {
+    "connection_reset": "connection reset",
+    "goaway": "goaway",
+    "idle_stall": "idle stall",
+    "provider_5xx": "provider 503 mid-stream",
+    "resumed_from_checkpoint": "resumed from checkpoint",
+    "runner_failed": "runner failed",
+    "worker_crashed": "worker crashed",
+}
+
 #: Crashes of a worker during one request after which the request is the suspect.
 _SUSPECT_AFTER_CRASHES = 2
 
@@ -137,7 +148,9 @@ class Attempts:
                 await self._ask(model, is_last=is_last)
             except CarError as error:
                 failure = error.with_data(model=model.id)
-                if failure.kind in _FINAL or self._level in ("none", "retry"):
+                if self._accumulator.streamed or failure.kind in _FINAL:
+                    break
+                if self._level in ("none", "retry"):
                     break
                 if not is_last:
                     self._recorder.note("fallback", model=model.id, kind=error.kind)
@@ -164,7 +177,7 @@ class Attempts:
             else:
                 breaker.succeeded()
                 return
-            if self._accumulator.streamed and failure.kind in _BREAKS_STREAM:
+            if self._broken(failure):
                 retries = 0
                 if await self._save(failure):
                     return
@@ -177,6 +190,11 @@ class Attempts:
             self._reason = f"retry: {failure.kind}"
             await self._wait(delay_ms, failure)
             retries += 1
+
+    def _broken(self, failure: CarError) -> bool:
+        """Whether a failure cut a stream that may go on, and is not itself the answer."""
+        breaks = failure.retryable and failure.kind in _BREAKS_STREAM
+        return breaks and self._accumulator.streamed
 
     def _may_retry(self, failure: CarError, retries: int) -> bool:
         if failure.kind == "worker_crashed":
@@ -206,7 +224,8 @@ class Attempts:
         snapshot = self._accumulator.snapshot()
         self._recorder.note("interruption", cause=cause, bytes_received=snapshot.bytes_received)
         if self.recoveries >= self._parts.retry_policy.max_stream_retries:
-            raise CarError("stream_interrupted", cause, cause=cause, snapshot=snapshot)
+            text = CAUSES.get(cause, cause)
+            raise CarError("stream_interrupted", text, cause=cause, snapshot=snapshot)
         delay_ms = self._parts.retry_policy.delay_ms(failure, self.recoveries)
         self.recoveries += 1
         complete = await self._carry_out(snapshot, cause)
@@ -241,7 +260,7 @@ class Attempts:
             await self._output.push(ReasoningDelta(text=snapshot.reasoning))
         text = snapshot.text if isinstance(snapshot.text, str) else ""
         await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
-        return await self._carry_out(snapshot, "resumed from checkpoint")
+        return await self._carry_out(snapshot, "resumed_from_checkpoint")
 
     async def _restart(self, cause: str) -> None:
         self._continuation = None
@@ -319,17 +338,19 @@ class Attempts:
 
 
 def cause_of(failure: CarError) -> str:
-    """Why a stream broke, in the executor contract's words."""
+    """Why a stream broke: a key of :data:`CAUSES`, or what the backend called it."""
     cause = failure.extra.get("cause")
     if isinstance(cause, str):
         return cause
-    if failure.kind in ("timeout", "worker_crashed"):
-        return {"timeout": "idle stall", "worker_crashed": "worker crashed"}[failure.kind]
+    if failure.kind == "timeout":
+        return "idle_stall"
+    if failure.kind in ("worker_crashed", "runner_failed"):
+        return failure.kind
     text = failure.detail.lower()
     if any(
         word in text for word in ("goaway", "go_away", "http/2 going away", "connection: close")
     ):
         return "goaway"
     if "502" in text or "503" in text:
-        return "provider 503 mid-stream"
-    return "connection reset"
+        return "provider_5xx"
+    return "connection_reset"

@@ -45,7 +45,7 @@ class RetryPolicy(NamedTuple):
         base = self.backoff_base_ms
         if failure.kind == "overloaded":
             base = self.overloaded_backoff_base_ms
-        elif failure.extra.get("cause") == "idle stall":
+        elif failure.extra.get("cause") == "idle_stall":
             return self.idle_stall_backoff_ms
         delay: int = min(base * 2 ** min(retries_before, _MAX_DOUBLINGS), self.backoff_cap_ms)
         wished = int(failure.extra.get("retry_after_ms") or 0)

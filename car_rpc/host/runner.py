@@ -172,7 +172,8 @@ class RunnerHost:
         run.request_id = self._connection.call("runner.run", _encode(params), run)
         self._kick()
         # A timer, and not asyncio.timeout around the loop: that would cancel whoever reads the run.
-        overdue = CarError("timeout", f"the runner did not finish within {params.deadline_ms} ms")
+        late = f"the runner did not finish within {params.deadline_ms} ms"
+        overdue = CarError("timeout", late, cause="deadline", retryable=False)
         loop = asyncio.get_running_loop()
         timer = loop.call_later(params.deadline_ms / 1000, self._give_up, run, overdue)
         try:
@@ -208,7 +209,9 @@ class RunnerHost:
         run.push(event, len(raw) + REQUEST_BYTES * wants_reply)
         if run.unread_bytes > RUNNER_BUFFER_BYTES:
             detail = f"more than {RUNNER_BUFFER_BYTES} bytes of events were not read"
-            self._give_up(run, CarError("runner_failed", detail, cause="backpressure"))
+            self._give_up(
+                run, CarError("runner_failed", detail, cause="backpressure", retryable=False)
+            )
         return run.reply() if wants_reply else RunnerEventResult(emitted=True, closed=run.closed)
 
     def abandon(self) -> None:
@@ -217,7 +220,8 @@ class RunnerHost:
         self._abandoned = True
         for run in self._connection.pending.drain():
             run.answered = True
-            run.fail(CarError("runner_failed", "the app closed its side before it answered"))
+            gone = "the app closed its side before it answered"
+            run.fail(CarError("runner_failed", gone, retryable=False))
 
     def _decoded(self, run: Run, raw: bytes) -> RunnerEvent | None:
         try:
@@ -286,7 +290,8 @@ def _tag_of(raw: bytes) -> str | None:
 def _malformed(what: str, error: Exception, root: str) -> CarError:
     message, path = located(error)
     path = root + path.removeprefix("$")
-    return CarError("runner_failed", f"{what} is malformed: {message} - at `{path}`", path=path)
+    detail = f"{what} is malformed: {message} - at `{path}`"
+    return CarError("runner_failed", detail, path=path, retryable=False)
 
 
 def _error_of(error: ErrorObject) -> CarError:

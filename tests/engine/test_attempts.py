@@ -307,7 +307,7 @@ async def test_a_call_that_was_cut_is_withdrawn_and_the_text_goes_on(
     assert result.text == f"{TEXT} So."
     assert [(call.id, call.arguments) for call in result.tool_calls] == [("c1", {"q": 1})]
     assert of_type(world, ToolCallCancel) == [
-        ToolCallCancel(index=0, id="c1", reason="connection reset")
+        ToolCallCancel(index=0, id="c1", reason="connection_reset")
     ]
     assert of_type(world, ToolCallStart)[-1].index == 1
 
@@ -362,6 +362,33 @@ async def test_a_failure_that_breaks_nothing_is_the_answer_even_in_the_middle(
     assert len(world.backend.calls) == 1
 
 
+async def test_no_other_model_goes_on_with_an_answer_that_failed_for_good(
+    two_models: Any, attempts: Any
+) -> None:
+    attempts([[*words(TEXT), CarError("unauthorized", "no")], words("mixed")])
+
+    assert (await two_models.failure()).kind == "unauthorized"
+    assert len(two_models.backend.calls) == 1
+
+
+async def test_what_the_app_says_is_permanent_is_not_continued(world: Any, attempts: Any) -> None:
+    attempts([[*words(TEXT), CarError("runner_failed", "no", retryable=False)]])
+
+    assert (await world.failure()).kind == "runner_failed"
+    assert len(world.backend.calls) == 1
+
+
+async def test_another_model_continues_what_the_first_cannot(
+    two_models: Any, attempts: Any
+) -> None:
+    down = CarError("unauthorized", "no")
+    attempts([[*words(TEXT[:49]), BUSY], [down], words(TEXT[49:])])
+
+    result = await two_models.generate()
+
+    assert (result.text, result.model_used) == (TEXT, "test/three:a")
+
+
 async def test_a_request_that_runs_at_two_crashes_is_the_suspect(world: Any, attempts: Any) -> None:
     attempts([[*words(TEXT), CarError("worker_crashed", "gone")]])
 
@@ -372,7 +399,7 @@ async def test_a_request_that_runs_at_two_crashes_is_the_suspect(world: Any, att
 
 
 async def test_a_silent_stream_is_opened_again_soon(world: Any, attempts: Any) -> None:
-    stall = CarError("timeout", "nothing came for 60000 ms", cause="idle stall")
+    stall = CarError("timeout", "nothing came for 60000 ms", cause="idle_stall")
     attempts([[*words(TEXT[:49]), stall], words(TEXT[49:])])
 
     assert (await world.generate()).text == TEXT
@@ -414,11 +441,11 @@ async def test_wherever_a_stream_breaks_the_text_is_whole(
     [
         (CarError("provider_error", "HTTP/2 GOAWAY received"), "goaway"),
         (CarError("provider_error", "Connection: close"), "goaway"),
-        (CarError("provider_error", "ECONNRESET"), "connection reset"),
-        (CarError("provider_error", "upstream HTTP 502"), "provider 503 mid-stream"),
-        (CarError("provider_error", "whatever"), "connection reset"),
-        (CarError("timeout", "silent"), "idle stall"),
-        (CarError("worker_crashed", "x"), "worker crashed"),
+        (CarError("provider_error", "ECONNRESET"), "connection_reset"),
+        (CarError("provider_error", "upstream HTTP 502"), "provider_5xx"),
+        (CarError("provider_error", "whatever"), "connection_reset"),
+        (CarError("timeout", "silent"), "idle_stall"),
+        (CarError("worker_crashed", "x"), "worker_crashed"),
         (CarError("stream_interrupted", "x", cause="goaway"), "goaway"),
     ],
 )

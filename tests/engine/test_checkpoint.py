@@ -67,7 +67,7 @@ async def test_the_text_is_shown_again_and_goes_on(world: Any, play: Any) -> Non
     assert isinstance(attempt, Attempt)
     assert text == TextDelta(text=BEGUN)
     assert isinstance(recovery, Recovery)
-    assert recovery.cause == "resumed from checkpoint"
+    assert recovery.cause == "resumed_from_checkpoint"
     assert more == TextDelta(text=" named Kira.")
     asked = msgspec.json.decode(world.backend.calls[0].raw_request)
     assert asked["params"] == {"temperature": 0}

@@ -32,7 +32,7 @@ def test_a_providers_own_wish_never_shortens_the_delay() -> None:
 
 
 def test_a_stream_that_fell_silent_is_tried_again_soon() -> None:
-    failure = CarError("stream_interrupted", "idle stall", cause="idle stall")
+    failure = CarError("stream_interrupted", "idle stall", cause="idle_stall")
 
     assert POLICY.delay_ms(failure, 5) == 200
 
