@@ -139,10 +139,10 @@ class Attempts:
         Raises:
             CarError: How the last one failed that was asked at all.
         """
-        failure = CarError("all_models_unavailable")
+        failure = self._unavailable(candidates)
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
-            if not self._parts.breakers.of(model.id).available(self._parts.clock.now_ms()):
+            if not self._admitted(model):
                 continue
             try:
                 await self._ask(model, is_last=is_last)
@@ -159,13 +159,21 @@ class Attempts:
                 return model
         raise failure
 
+    def _admitted(self, model: ModelSchema) -> bool:
+        # Who wants no recovery asks this very model, whatever is known of it.
+        admitted = self._parts.breakers.of(model.id).admit(self._parts.clock.now_ms())
+        return admitted or self._level == "none"
+
+    def _unavailable(self, candidates: Sequence[ModelSchema]) -> CarError:
+        now_ms = self._parts.clock.now_ms()
+        waits = [self._parts.breakers.of(model.id).wait_ms(now_ms) for model in candidates]
+        return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
+
     async def _ask(self, model: ModelSchema, *, is_last: bool) -> None:
         """Ask one model until it has answered or there is no point any more."""
         breaker = self._parts.breakers.of(model.id)
         retries = 0
         while True:
-            if not breaker.admit(self._parts.clock.now_ms()):
-                raise CarError("all_models_unavailable")
             try:
                 await self._attempt(model)
             except CarError as error:
@@ -181,15 +189,25 @@ class Attempts:
                 retries = 0
                 if await self._save(failure):
                     return
-                continue
-            if not self._may_retry(failure, retries):
+            else:
+                await self._before_retry(failure, retries, is_last=is_last)
+                retries += 1
+            if not self._admitted(model):
                 raise failure
-            delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
-            if delay_ms > SOON_MS and not is_last and self._level != "retry":
-                raise failure
-            self._reason = f"retry: {failure.kind}"
-            await self._wait(delay_ms, failure)
-            retries += 1
+
+    async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> None:
+        """Wait for the next attempt on the same model.
+
+        Raises:
+            CarError: The failure, when there is to be none.
+        """
+        if not self._may_retry(failure, retries):
+            raise failure
+        delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
+        if delay_ms > SOON_MS and not is_last and self._level != "retry":
+            raise failure
+        self._reason = f"retry: {failure.kind}"
+        await self._wait(delay_ms, failure)
 
     def _broken(self, failure: CarError) -> bool:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""

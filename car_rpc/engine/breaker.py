@@ -44,6 +44,12 @@ class Breaker:
             return now_ms - self._opened_ms >= self._policy.cooldown_ms
         return self.state == "closed" or not self._probing
 
+    def wait_ms(self, now_ms: float) -> float:
+        """How long no request is let through."""
+        if self.available(now_ms):
+            return 0.0
+        return max(0.0, self._opened_ms + self._policy.cooldown_ms - now_ms)
+
     def admit(self, now_ms: float) -> bool:
         """Whether a request may go to the model now; in half-open state it is the probe."""
         if not self.available(now_ms):

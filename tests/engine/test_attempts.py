@@ -196,8 +196,21 @@ async def test_with_all_breakers_open_nothing_is_asked(world: Any, attempts: Any
     for _ in range(5):
         world.engine.breakers.of("test/one:a").failed(BUSY, 0)
 
-    assert (await world.failure()).kind == "all_models_unavailable"
+    world.clock.advance(10_000)
+    failure = await world.failure()
+
+    assert (failure.kind, failure.data["retry_after_ms"]) == ("all_models_unavailable", 20_000)
     assert world.backend.calls == []
+
+
+async def test_who_wants_no_recovery_asks_even_behind_an_open_breaker(
+    world: Any, attempts: Any
+) -> None:
+    for _ in range(5):
+        world.engine.breakers.of("test/one:a").failed(BUSY, 0)
+    attempts([[TextDelta(text="ok")]])
+
+    assert (await world.generate(recovery="none")).text == "ok"
 
 
 async def test_a_cancelled_probe_frees_its_place(world: Any) -> None:

@@ -265,7 +265,7 @@ async def test_deltas_win_over_done_and_done_over_the_reply_and_each_fills_the_g
 async def test_an_error_event_fails_the_request(
     app: Any, event: dict[str, Any], kind: str, message: str
 ) -> None:
-    run = await started(app)
+    run = await started(app, recovery="none")
     call_id = run["params"]["call_id"]
     app.notify("runner.event", call_id=call_id, event={"type": "error", **event})
     await app.method("$/cancelRequest")
@@ -494,7 +494,8 @@ async def test_whatever_happens_to_runs_each_request_is_answered_once_and_nothin
     for seed in range(proof_count(200, 5000)):
         chance = random.Random(seed)
         request_id = f"run {seed}"
-        accident = Accident(app, clock, request_id, await started(app, request_id))
+        run = await started(app, request_id, recovery="none")
+        accident = Accident(app, clock, request_id, run)
         for name in chance.choices(names, k=chance.randrange(12)):
             happened = getattr(accident, name)()
             if happened is not None:

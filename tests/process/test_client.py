@@ -87,7 +87,7 @@ async def test_a_failed_stream_ends_with_the_error_of_its_result(tmp_path: Path)
     async with started(tmp_path) as car:
         failure = {"kind": "rate_limited", "message": "slow down", "retry_after_ms": 70}
         model = await fake(car, "t/fail:1", event("a"), {"fail": failure})
-        async with car.stream(model=model, prompt="") as stream:
+        async with car.stream(model=model, prompt="", recovery="none") as stream:
             events = [each async for each in stream]
             with pytest.raises(RemoteError) as caught:
                 await stream.result()

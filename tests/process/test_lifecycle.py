@@ -385,7 +385,7 @@ def test_kill_9_of_a_worker_fails_its_requests_and_nothing_else(
     core.fake("t/stall:core", event("a"), {"stall": True})
     bystander = core.generate("t/stall:core")
     for _ in range(proof_count(2, 50)):
-        streams = [core.generate("t/stall:worker") for _ in range(2)]
+        streams = [core.generate("t/stall:worker", recovery="none") for _ in range(2)]
         for stream in streams:
             core.first_event(stream, "text_delta")
         worker = core.worker()
@@ -406,7 +406,7 @@ def test_a_script_that_crashes_takes_only_its_worker(start_core: StartCore) -> N
     core.initialize()
     core.fake("t/crash:1", event("last words"), {"crash": True})
     for _ in range(2):
-        stream = core.generate("t/crash:1")
+        stream = core.generate("t/crash:1", recovery="none")
         assert core.response(stream)["error"]["data"]["kind"] == "worker_crashed"
     core.ping()
     rows = core.call("eventlog.query", {"types": ["worker_crash"]})["events"]

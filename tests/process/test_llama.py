@@ -84,9 +84,9 @@ def generate(core: Core, prompt: str = "Hello!", model: str = CHAT, **params: An
     return core.call("generate", {"model": model, "prompt": prompt, "params": params})
 
 
-def start_endless(core: Core) -> Any:
+def start_endless(core: Core, **fields: Any) -> Any:
     """A stream that is in the middle of its decode."""
-    stream = core.generate(CHAT, params=ENDLESS)
+    stream = core.generate(CHAT, params=ENDLESS, **fields)
     core.wait_for(lambda m: is_delta(m, stream))
     return stream
 
@@ -326,7 +326,7 @@ def test_kill_9_of_the_worker_amid_a_decode_fails_its_requests_alone(
 ) -> None:
     core = own_core
     for _ in range(proof_count(1, 50)):
-        streams = [start_endless(core) for _ in range(2)]
+        streams = [start_endless(core, recovery="none") for _ in range(2)]
         worker = core.worker()
         worker.kill()
         for stream in streams:
@@ -339,6 +339,30 @@ def test_kill_9_of_the_worker_amid_a_decode_fails_its_requests_alone(
         assert generate(core, max_tokens=2)["model_used"] == CHAT
         assert core.worker().pid != worker.pid
     assert core.call("eventlog.query", {"types": ["worker_crash"]})["events"]
+
+
+def test_kill_9_of_the_worker_amid_an_answer_is_not_seen_in_its_text(
+    own_core: Core, proof_count: Callable[[int, int], int]
+) -> None:
+    core = own_core
+    params = {"temperature": 0, "max_tokens": 60}
+    question = {"model": CHAT, "prompt": "Tell me a short story.", "params": params}
+    whole = core.call("generate", question)
+    for _ in range(proof_count(2, 50)):
+        stream = core.generate(CHAT, question["prompt"], params=params)
+        core.wait_for(lambda m, s=stream: is_delta(m, s) and m["params"]["seq"] > 20)
+        core.worker().kill()
+        response = core.response(stream)
+        if "recoveries" in response["result"]:
+            break
+    result = response["result"]
+    assert (result["text"], result["recoveries"]) == (whole["text"], 1)
+    for count in ("prompt_tokens", "completion_tokens"):
+        assert result["usage"][count] == whole["usage"][count]
+    assert [attempt["outcome"] for attempt in result["attempts"]] == ["worker_crashed", "success"]
+    kinds = [m["event"]["type"] for m in core.stream(stream)]
+    assert kinds.count("recovery") == 1
+    check_stream(core.stream(stream), "done")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -200,7 +200,7 @@ def test_an_app_that_does_not_confirm_a_cancel_is_not_waited_for(app: Core) -> N
     ],
 )
 def test_an_error_of_the_app_keeps_its_kind(app: Core, error: dict[str, Any], kind: str) -> None:
-    stream, run = start_run(app)
+    stream, run = start_run(app, recovery="none")
     app.send({"jsonrpc": "2.0", "id": run["id"], "error": error})
     assert app.response(stream)["error"]["data"]["kind"] == kind
     check_stream(app.stream(stream), "error")
