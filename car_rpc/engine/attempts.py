@@ -16,8 +16,10 @@ from car_rpc.engine.breaker import Breakers
 from car_rpc.engine.continuation import Continuation, ask_to_continue
 from car_rpc.engine.interruption import (
     PLAN_NAMES,
+    ContinueText,
     InterruptSnapshot,
     SynthesizeToolUse,
+    TruncateBeforeTool,
     WholeRestart,
     plan,
 )
@@ -187,7 +189,7 @@ class Attempts:
                 return
             if self._broken(failure):
                 retries = 0
-                if await self._save(failure):
+                if await self._save(failure, model):
                     return
             else:
                 await self._before_retry(failure, retries, is_last=is_last)
@@ -211,7 +213,7 @@ class Attempts:
 
     def _broken(self, failure: CarError) -> bool:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""
-        breaks = failure.retryable and failure.kind in _BREAKS_STREAM
+        breaks = _passes(failure) and failure.kind in _BREAKS_STREAM
         return breaks and self._accumulator.streamed
 
     def _may_retry(self, failure: CarError, retries: int) -> bool:
@@ -219,7 +221,7 @@ class Attempts:
             self._note_crash(failure)
         return (
             self._level != "none"
-            and failure.retryable
+            and _passes(failure)
             and retries < self._parts.retry_policy.max_retries
         )
 
@@ -228,7 +230,7 @@ class Attempts:
         if self._crashes >= _SUSPECT_AFTER_CRASHES:
             raise CarError(failure.kind, failure.detail, **{**failure.extra, "suspect": True})
 
-    async def _save(self, failure: CarError) -> bool:
+    async def _save(self, failure: CarError, model: ModelSchema) -> bool:
         """Go on after a stream broke; tells whether the answer is complete as it is.
 
         Raises:
@@ -246,14 +248,18 @@ class Attempts:
             raise CarError("stream_interrupted", text, cause=cause, snapshot=snapshot)
         delay_ms = self._parts.retry_policy.delay_ms(failure, self.recoveries)
         self.recoveries += 1
-        complete = await self._carry_out(snapshot, cause)
+        complete = await self._carry_out(snapshot, cause, model)
         if not complete:
             self._reason = f"recovery: {cause}"
             await self._wait(delay_ms, failure)
         return complete
 
-    async def _carry_out(self, snapshot: InterruptSnapshot, cause: str) -> bool:
+    async def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
         chosen = plan(snapshot)
+        if isinstance(chosen, ContinueText | TruncateBeforeTool) and self._too_short(
+            chosen.assistant_prefix, model
+        ):
+            chosen = WholeRestart()
         name = PLAN_NAMES[type(chosen)]
         self._output.recovers(Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1))
         self._recorder.note("recovery", cause=cause, plan=name)
@@ -269,7 +275,7 @@ class Attempts:
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
         return False
 
-    async def _replayed(self) -> bool:
+    async def _replayed(self, model: ModelSchema) -> bool:
         """Show what an earlier request had got; tells whether that is a complete answer."""
         snapshot, self._resumed = self._resumed, None
         if snapshot is None:
@@ -278,7 +284,12 @@ class Attempts:
             await self._output.push(ReasoningDelta(text=snapshot.reasoning))
         text = snapshot.text if isinstance(snapshot.text, str) else ""
         await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
-        return await self._carry_out(snapshot, "resumed_from_checkpoint")
+        return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
+
+    def _too_short(self, text: str, model: ModelSchema) -> bool:
+        """Whether nobody could tell what the model repeats of so little."""
+        exact = self._parts.backend_of(model).continues_turns(model)
+        return not exact and len(text) < MIN_OVERLAP_CHARS
 
     async def _restart(self, cause: str) -> None:
         self._continuation = None
@@ -296,7 +307,7 @@ class Attempts:
         )
         outcome = "success"
         try:
-            if await self._replayed():
+            if await self._replayed(model):
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
@@ -323,8 +334,7 @@ class Attempts:
         request, raw = asked.request, asked.raw
         may_repeat = False
         if continuation is not None and not backend.continues_turns(model):
-            if len(continuation.text) < MIN_OVERLAP_CHARS:
-                # Nobody could tell what the model repeats of so little.
+            if self._too_short(continuation.text, model):
                 await self._restart("too short to continue")
             else:
                 request, raw = ask_to_continue(asked.raw, continuation.text)
@@ -353,6 +363,11 @@ class Attempts:
         if left_ms is not None and delay_ms >= left_ms:
             raise failure.with_data(retry_after_ms=delay_ms)
         await self._parts.clock.sleep_ms(delay_ms)
+
+
+def _passes(failure: CarError) -> bool:
+    """Whether another attempt may work; after a deadline there is no time for one."""
+    return failure.retryable and failure.extra.get("cause") != "deadline"
 
 
 def cause_of(failure: CarError) -> str:

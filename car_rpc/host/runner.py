@@ -173,7 +173,7 @@ class RunnerHost:
         self._kick()
         # A timer, and not asyncio.timeout around the loop: that would cancel whoever reads the run.
         late = f"the runner did not finish within {params.deadline_ms} ms"
-        overdue = CarError("timeout", late, cause="deadline", retryable=False)
+        overdue = CarError("timeout", late, cause="deadline")
         loop = asyncio.get_running_loop()
         timer = loop.call_later(params.deadline_ms / 1000, self._give_up, run, overdue)
         try:
