@@ -1,5 +1,7 @@
 """The core is killed in the middle of an answer; another one gives the whole answer."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ def test_an_answer_goes_on_after_kill_9_of_the_core(
             )
         )
         trace_id = core.stream(stream)[0]["event"]["trace_id"]
-        core.kill()
+        os.kill(core.pid, signal.SIGKILL)
+        core.wait()
 
         core = start_core(state_dir=state_dir)
         core.initialize()
