@@ -14,6 +14,9 @@ LOCKED := $(PIP) --require-hashes --requirement
 LOCKFILE := $(PY) tools/setup/lockfile.py
 LLAMA := llama-cpp-python
 
+# Only the binding for Node and the demo need it; where there is none, that is said.
+HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null
+
 SOURCE_MODEL := car_rpc/data/demo/tiny-chat-F16.gguf
 DERIVE := tools/demo_model/derive.py
 PACKAGE_INPUTS := pyproject.toml hatch_build.py car_rpc/__init__.py $(wildcard $(SOURCE_MODEL) $(DERIVE))
@@ -31,8 +34,10 @@ help: ## Show this list
 setup: $(STAMPS)/package $(STAMPS)/llama ## Build .venv/bin/car-rpc with llama.cpp for this CPU
 	@echo "Ready: $(VENV)/bin/car-rpc"
 
-demo: setup ## Drive car-rpc from Python with the model that ships with it
-	$(PY) examples/python-client/main.py
+demo: setup ## Show a Node app at work with a local model and a provider's (without Node: a Python app)
+	@if $(HAS_NODE); then node examples/demo.js; else \
+	  echo "Node 20 or newer is not here; this is the example in Python."; \
+	  $(PY) examples/python-client/main.py; fi
 
 models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them
 	$(PY) $(DERIVE)
@@ -45,9 +50,6 @@ test-setup: setup $(STAMPS)/dev $(STAMPS)/clients ## Add everything the checks a
 test: check ## Run the checks, then all tests; skipped tests are listed with their reason
 	$(PY) -m pytest $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory node-test
-
-# Node is not needed for anything else; where there is none, that is said.
-HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null
 
 node-test: setup $(STAMPS)/node ## Check and test the binding for Node and its examples
 	@if $(HAS_NODE); then npm --prefix bindings/node run check && npm --prefix bindings/node test; \

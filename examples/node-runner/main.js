@@ -1,6 +1,6 @@
 /**
- * An app that runs the models of a provider itself: car-rpc asks it to, and never sees the key. The
- * provider is a small server in this folder. After `make setup`, run it with
+ * An app that uses a local model, and runs the models of a provider itself: car-rpc asks it to, and
+ * never sees the key. The provider is a small server in this folder. After `make setup`, run it with
  * `node examples/node-runner/main.js`.
  */
 
@@ -44,17 +44,52 @@ async function register(car, hint) {
   return id;
 }
 
-/** @param {Car} car */
-async function streamText(car) {
-  console.log('Text, streamed through the app:');
-  const model = await register(car, 'storyteller');
-  const stream = car.generate({ model, prompt: 'Tell me a story.' }, interrupted);
+/**
+ * Shows an answer as it comes.
+ *
+ * @param {Car} car
+ * @param {import('../../bindings/node/src/wire/index.js').GenerateRequest} request
+ * @param {number} [most] Words after which the loop is left.
+ */
+async function show(car, request, most = Infinity) {
+  const stream = car.generate(request, interrupted);
+  let words = 0;
   process.stdout.write('  ');
   for await (const event of stream) {
-    if (event.type === 'text_delta') process.stdout.write(event.text);
+    if (event.type !== 'text_delta') continue;
+    process.stdout.write(event.text);
+    words += 1;
+    // Leaving the loop cancels the request, and waits until that is confirmed.
+    if (words === most) break;
   }
-  const { stop_reason, usage } = await stream.result;
+  return stream.result;
+}
+
+/** @param {Car} car */
+async function useLocalModel(car) {
+  console.log('The local model, in a process of its own:');
+  const prompt = 'Tell me a short story.';
+  const { model_used } = await show(car, { prompt, params: { temperature: 0 } });
+  console.log(`\n  (${model_used})`);
+  console.log('Left in the middle:');
+  const params = { temperature: 0, ignore_eos: true };
+  await report(show(car, { prompt, params }, 8), '...\n');
+}
+
+/** @param {Car} car */
+async function streamText(car) {
+  console.log("A provider's model, streamed through the app:");
+  const model = await register(car, 'storyteller');
+  const { stop_reason, usage } = await show(car, { model, prompt: 'Tell me a story.' });
   console.log(`\n  (${stop_reason}, ${usage?.total_tokens} tokens)`);
+}
+
+/** @param {Car} car */
+async function survive(car) {
+  console.log('A stream that the provider breaks off, and whose text is whole all the same:');
+  const model = await register(car, 'flaky');
+  const { recoveries } = await show(car, { model, prompt: 'Tell me a story.' });
+  console.log(`\n  (continued ${recoveries} time)`);
 }
 
 /** @param {Car} car */
@@ -73,17 +108,10 @@ async function callTool(car) {
 async function cancel(car, clientLeft) {
   console.log('An answer without end, left after some words:');
   const model = await register(car, 'endless');
-  let words = 0;
-  process.stdout.write('  ');
-  for await (const event of car.generate({ model, prompt: 'Go on.' }, interrupted)) {
-    if (event.type !== 'text_delta') continue;
-    process.stdout.write(event.text);
-    words += 1;
-    // Leaving the loop cancels the request, whose runner then gives up its call.
-    if (words === 5) break;
-  }
+  // The runner of a request that is cancelled gives up its call.
+  await report(show(car, { model, prompt: 'Go on.' }, 5), '...\n');
   await clientLeft;
-  console.log('...\n  (and the provider has seen its client hang up)');
+  console.log('  (and the provider has seen its client hang up)');
 }
 
 /** @param {Car} car */
@@ -91,20 +119,27 @@ async function fail(car) {
   console.log('Refusals of the provider, with their kinds:');
   for (const hint of ['busy', 'broken']) {
     const model = await register(car, hint);
-    await report(car.generate({ model, prompt: 'Hello' }, interrupted).result);
+    // Without this, car-rpc waits as long as the provider wishes and tries again.
+    const recovery = 'none';
+    await report(car.generate({ model, prompt: 'Hello', recovery }, interrupted).result);
   }
 }
 
-/** @param {Promise<unknown>} result */
-async function report(result) {
+/**
+ * @param {Promise<unknown>} result
+ * @param {string} [before] Written before the failure.
+ */
+async function report(result, before = '') {
   try {
     await result;
   } catch (error) {
     if (interrupted.signal.aborted) throw error;
+    process.stdout.write(before);
     const { kind, message, data, retryable } =
       /** @type {import('../../bindings/node/index.js').CarError} */ (error);
     const after = data.retry_after_ms === undefined ? '' : ` after ${data.retry_after_ms} ms`;
-    console.log(`  ${kind} (${message}): ${retryable ? `try again${after}` : 'give up'}`);
+    const advice = kind === 'cancelled' ? 'as wished' : retryable ? `try again${after}` : 'give up';
+    console.log(`  ${kind} (${message}): ${advice}`);
   }
 }
 
@@ -125,8 +160,11 @@ try {
   const runner = chatRunner({ baseUrl: server.url, apiKey: API_KEY });
   const car = await Car.start({ command, stateDir, runner, signal: interrupted.signal });
   try {
+    console.log(`car-rpc runs as process ${car.pid}`);
+    await useLocalModel(car);
     await streamText(car);
     await callTool(car);
+    await survive(car);
     await cancel(car, server.clientLeft);
     await fail(car);
     await useWrongKey(car, server.url);

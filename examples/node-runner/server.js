@@ -16,6 +16,8 @@ const PAUSE_MS = 20;
 const words = (text) => text.split(/(?<= )/).map((word) => ({ content: word }));
 
 /** What the models say: the deltas, and how it ends. */
+const STORY = 'Once upon a time, a bird carried a letter over seven hills and never dropped it. ';
+
 const MODELS = /** @type {Record<string, { deltas: object[], finish: string }>} */ ({
   storyteller: { deltas: words('Once upon a time, a model ran far away. '), finish: 'stop' },
   'weather-caller': {
@@ -74,11 +76,13 @@ async function answer(request, response) {
     refuse(response, 401, 'the key is not valid');
     return;
   }
-  const { model } = JSON.parse(text);
+  const { model, messages } = JSON.parse(text);
   const spoken = MODELS[model];
   if (model === 'busy') {
     response.setHeader('retry-after', '2');
     refuse(response, 429, 'too many requests');
+  } else if (model === 'flaky') {
+    await breakOff(response, messages);
   } else if (spoken) {
     await stream(response, spoken);
   } else {
@@ -97,6 +101,21 @@ function refuse(response, status, message) {
 }
 
 /**
+ * Breaks off in the middle; asked to continue, it first repeats some of what it had said.
+ *
+ * @param {import('node:http').ServerResponse} response
+ * @param {{ role: string, content: string }[]} messages
+ */
+async function breakOff(response, messages) {
+  const said = messages.find(({ role }) => role === 'assistant')?.content;
+  if (said) {
+    await stream(response, { deltas: words(STORY.slice(said.length - 30)), finish: 'stop' });
+    return;
+  }
+  await stream(response, { deltas: words(STORY).slice(0, 9), finish: '' });
+}
+
+/**
  * @param {import('node:http').ServerResponse} response
  * @param {{ deltas: object[], finish: string }} answer
  */
@@ -108,6 +127,10 @@ async function stream(response, { deltas, finish }) {
     if (response.destroyed) return;
     send({ choices: [{ index: 0, delta, finish_reason: null }] });
     await pause(PAUSE_MS);
+  }
+  if (!finish) {
+    response.destroy();
+    return;
   }
   send({ choices: [{ index: 0, delta: {}, finish_reason: finish }] });
   const completion_tokens = deltas.length;

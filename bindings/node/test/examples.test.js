@@ -56,7 +56,9 @@ test('node-runner streams, calls a tool, cancels, and maps errors', bounded, asy
   for (const expected of [
     '  Once upon a time, a model ran far away. \n  (end_turn, 16 tokens)\n',
     '  get_weather({"city":"Paris"})\n',
-    '  on and on and on and on and on and ...\n  (and the provider has seen its client hang up)\n',
+    'a letter over seven hills and never dropped it. \n  (continued 1 time)\n',
+    '  on and on and on and on and on and ...\n  cancelled (cancelled): as wished\n',
+    '  (and the provider has seen its client hang up)\n',
     '  rate_limited (rate limited: too many requests): try again after 2000 ms\n',
     '  provider_error (provider error: something went wrong): try again\n',
     '  unauthorized (unauthorized: the key is not valid): give up\n',
@@ -64,6 +66,17 @@ test('node-runner streams, calls a tool, cancels, and maps errors', bounded, asy
   ]) {
     assert.ok(output.includes(expected), `${expected} in\n${output}`);
   }
+});
+
+test('the demo leaves no process behind when its app is killed', bounded, async () => {
+  const env = { ...process.env, ...(COMMAND && { CAR_RPC_COMMAND: COMMAND }) };
+  const demo = spawn(process.execPath, [join(REPOSITORY, 'examples', 'demo.js')], { env });
+  let output = '';
+  demo.stdout.setEncoding('utf8').on('data', (text) => (output += text));
+  demo.stderr.pipe(process.stderr);
+  const [exitCode] = await once(demo, 'close');
+  assert.equal(exitCode, 0, output);
+  assert.match(output, /all [2-9] processes of car-rpc were gone \d+ ms later\n$/);
 });
 
 const posix = { ...bounded, skip: process.platform === 'win32' && 'signals of POSIX' };
