@@ -237,6 +237,8 @@ export interface InferenceResult {
   reasoning?: string;
   /** All attempts, when there was more than one. */
   attempts?: AttemptReport[];
+  /**  */
+  recoveries?: number;
   /** Opaque items that must go back to the same provider in the next turn. */
   provider_output_items?: unknown[];
   /** The request's own `client_ref`. */

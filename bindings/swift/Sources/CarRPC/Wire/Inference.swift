@@ -550,6 +550,8 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     public var reasoning: String?
     /// All attempts, when there was more than one.
     public var attempts: [AttemptReport]?
+    ///
+    public var recoveries: Int?
     /// Opaque items that must go back to the same provider in the next turn.
     public var providerOutputItems: [JSONValue]?
     /// The request's own `client_ref`.
@@ -566,6 +568,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         stopReason: StopReason? = nil,
         reasoning: String? = nil,
         attempts: [AttemptReport]? = nil,
+        recoveries: Int? = nil,
         providerOutputItems: [JSONValue]? = nil,
         clientRef: String? = nil
     ) {
@@ -579,6 +582,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         self.stopReason = stopReason
         self.reasoning = reasoning
         self.attempts = attempts
+        self.recoveries = recoveries
         self.providerOutputItems = providerOutputItems
         self.clientRef = clientRef
     }
@@ -594,6 +598,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         case stopReason = "stop_reason"
         case reasoning
         case attempts
+        case recoveries
         case providerOutputItems = "provider_output_items"
         case clientRef = "client_ref"
     }

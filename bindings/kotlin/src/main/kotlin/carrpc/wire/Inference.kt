@@ -361,6 +361,8 @@ data class InferenceResult(
     val reasoning: String? = null,
     /** All attempts, when there was more than one. */
     val attempts: List<AttemptReport>? = null,
+    /**  */
+    val recoveries: Long? = null,
     /** Opaque items that must go back to the same provider in the next turn. */
     @SerialName("provider_output_items")
     val providerOutputItems: JsonArray? = null,
