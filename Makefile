@@ -35,7 +35,7 @@ setup: $(STAMPS)/package $(STAMPS)/llama ## Build .venv/bin/car-rpc with llama.c
 	@echo "Ready: $(VENV)/bin/car-rpc"
 
 demo: setup ## Show a Node app at work with a local model and a provider's (without Node: a Python app)
-	@if $(HAS_NODE); then node examples/demo.js; else \
+	@if $(HAS_NODE); then node examples/node-demo/main.js; else \
 	  echo "Node 20 or newer is not here; this is the example in Python."; \
 	  $(PY) examples/python-client/main.py; fi
 

@@ -70,7 +70,9 @@ test('node-runner streams, calls a tool, cancels, and maps errors', bounded, asy
 
 test('the demo leaves no process behind when its app is killed', bounded, async () => {
   const env = { ...process.env, ...(COMMAND && { CAR_RPC_COMMAND: COMMAND }) };
-  const demo = spawn(process.execPath, [join(REPOSITORY, 'examples', 'demo.js')], { env });
+  const demo = spawn(process.execPath, [join(REPOSITORY, 'examples', 'node-demo', 'main.js')], {
+    env,
+  });
   let output = '';
   demo.stdout.setEncoding('utf8').on('data', (text) => (output += text));
   demo.stderr.pipe(process.stderr);

@@ -1,5 +1,5 @@
 /**
- * Runs the app in `node-runner`, then runs it again, kills it in the middle of an answer, and looks
+ * Runs the app in `../node-runner`, then runs it again, kills it in the middle of an answer, and looks
  * whether anything is left. `make demo` calls it.
  */
 
@@ -12,7 +12,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-const APP = fileURLToPath(new URL('node-runner/main.js', import.meta.url));
+const APP = fileURLToPath(new URL('../node-runner/main.js', import.meta.url));
 
 /** How long the processes of an app that died may take to go, in milliseconds. */
 const GONE_MS = 2000;
@@ -21,30 +21,31 @@ const GONE_MS = 2000;
 const folder = await mkdtemp(join(tmpdir(), 'car-rpc-demo-'));
 const env = { ...process.env, TMPDIR: folder };
 
-/** The processes of this machine that have not ended, as pairs of their id and their parent's. */
-function processTable() {
+/** The processes of this machine that have not ended: each one's parent, by its id. */
+function parents() {
   const table = execFileSync('ps', ['-A', '-o', 'pid=,ppid=,stat='], { encoding: 'utf8' });
   const rows = table
     .trim()
     .split('\n')
     .map((row) => row.trim().split(/\s+/));
   // One that ended stays in the table, as a zombie, until it is asked how it ended.
-  return rows.filter(([, , state]) => !state.startsWith('Z')).map((row) => row.map(Number));
+  const alive = rows.filter(([, , state]) => !state?.startsWith('Z'));
+  return new Map(alive.map(([pid, parent]) => [Number(pid), Number(parent)]));
 }
 
 /** @param {number} pid Of a process; the result has those of all that it started, too. */
 function withDescendants(pid) {
-  const rows = processTable();
+  const table = parents();
   const found = [pid];
   for (const parent of found) {
-    for (const [child, itsParent] of rows) if (itsParent === parent) found.push(child);
+    for (const [child, itsParent] of table) if (itsParent === parent) found.push(child);
   }
   return found;
 }
 
 /** @param {number[]} pids */
 function living(pids) {
-  const table = new Set(processTable().map(([pid]) => pid));
+  const table = parents();
   return pids.filter((pid) => table.has(pid));
 }
 
