@@ -177,8 +177,9 @@ class Recovery(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="rec
     """An interrupted stream goes on.
 
     Attributes:
-        cause: What interrupted it.
-        plan: How it goes on.
+        cause: What interrupted it, such as ``connection_reset`` or ``worker_crashed``.
+        plan: How it goes on: ``continue_text``, ``truncate_before_tool``,
+            ``synthesize_tool_use`` or ``whole_restart``.
         attempt: Number of the attempt that goes on.
         overlap_removed: Characters that were repeated and dropped.
     """

@@ -124,10 +124,13 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
         client_ref: Opaque to the core; echoed in events and result.
         conversation_id: Groups the requests of one conversation in the log.
         timeout_ms: Total time limit in milliseconds.
-        recovery: What may be done when a stream breaks.
+        recovery: How far the core may go when an attempt fails: ``none``, ``retry`` (the same
+            model), ``fallback`` (other models, too) or ``resume``, the default, which also
+            continues an answer that broke in its middle.
         overflow: What to do with a prompt that does not fit.
         privacy: How much of this request the event log keeps.
-        resume_trace_id: An interrupted request to go on with.
+        resume_trace_id: A request that did not get its result: go on from what the event log
+            holds of it. What is not given here is as it was there.
         keep_alive_ms: How long the model stays loaded afterwards, in milliseconds.
         prefix_cache: Whether a local model may reuse the beginning of an earlier prompt.
         progress_token: Asks for ``$/progress`` notifications that carry it.
@@ -185,7 +188,7 @@ class AttemptReport(WireStruct, frozen=True, kw_only=True):
     Attributes:
         attempt: Number of the attempt, from 1.
         model: Id of the model.
-        outcome: How it ended.
+        outcome: ``success``, or the kind of its failure.
         latency_ms: How long it took, in milliseconds.
     """
 
@@ -212,6 +215,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         stop_reason: Why the model stopped.
         reasoning: The model's reasoning.
         attempts: All attempts, when there was more than one.
+        recoveries: How often a stream that had broken went on, when it did.
         provider_output_items: Opaque items that must go back to the same provider in the next
             turn.
         client_ref: The request's own ``client_ref``.

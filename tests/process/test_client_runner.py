@@ -101,7 +101,7 @@ async def test_a_runner_that_raises_fails_its_run_and_tells_only_its_own_program
         async with started(tmp_path, runner) as car:
             for _ in range(2):
                 with pytest.raises(RemoteError) as caught:
-                    await car.generate(model="t/app:1", prompt="")
+                    await car.generate(model="t/app:1", prompt="", recovery="none")
                 assert caught.value.message == "runner failed: ValueError"
     assert "the key is" in caplog.text
 
@@ -115,7 +115,7 @@ async def test_an_answer_that_is_no_json_fails_its_run_alone(tmp_path: Path) -> 
     async with started(tmp_path, runner) as car:
         for _ in range(2):
             with pytest.raises(RemoteError) as caught:
-                await car.generate(model="t/app:1", prompt="")
+                await car.generate(model="t/app:1", prompt="", recovery="none")
             assert caught.value.kind == "runner_failed"
         assert (await car.generate(model="t/app:1", prompt="")).text == "fine"
 

@@ -355,7 +355,7 @@ def test_streams_at_once_keep_their_own_order(core: Core, place: str) -> None:
 
 
 def test_a_failing_stream_ends_with_the_error_of_its_response(core: Core) -> None:
-    stream = core.generate("t/fail:core")
+    stream = core.generate("t/fail:core", recovery="none")
     error = core.response(stream)["error"]
     events = core.stream(stream)
     check_stream(events, "error")

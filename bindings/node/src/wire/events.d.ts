@@ -128,9 +128,12 @@ export interface ReasoningDelta {
 /** An interrupted stream goes on. */
 export interface Recovery {
   type: 'recovery';
-  /** What interrupted it. */
+  /** What interrupted it, such as `connection_reset` or `worker_crashed`. */
   cause: string;
-  /** How it goes on. */
+  /**
+   * How it goes on: `continue_text`, `truncate_before_tool`, `synthesize_tool_use` or
+   * `whole_restart`.
+   */
   plan: string;
   /** Number of the attempt that goes on. */
   attempt: number;

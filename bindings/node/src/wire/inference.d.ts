@@ -31,7 +31,7 @@ export interface AttemptReport {
   attempt: number;
   /** Id of the model. */
   model: string;
-  /** How it ended. */
+  /** `success`, or the kind of its failure. */
   outcome: string;
   /** How long it took, in milliseconds. */
   latency_ms: number;
@@ -171,7 +171,11 @@ export interface GenerateRequest {
   conversation_id?: string;
   /** Total time limit in milliseconds. */
   timeout_ms?: number;
-  /** What may be done when a stream breaks. */
+  /**
+   * How far the core may go when an attempt fails: `none`, `retry` (the same model), `fallback`
+   * (other models, too) or `resume`, the default, which also continues an answer that broke in its
+   * middle.
+   */
   recovery?: 'fallback' | 'none' | 'resume' | 'retry';
   /**
    * What to do with a prompt that does not fit.
@@ -180,7 +184,10 @@ export interface GenerateRequest {
   overflow?: 'error' | 'truncate';
   /** How much of this request the event log keeps. */
   privacy?: 'full' | 'metadata' | 'redacted';
-  /** An interrupted request to go on with. */
+  /**
+   * A request that did not get its result: go on from what the event log holds of it. What is not
+   * given here is as it was there.
+   */
   resume_trace_id?: string;
   /** How long the model stays loaded afterwards, in milliseconds. */
   keep_alive_ms?: number;
@@ -237,7 +244,7 @@ export interface InferenceResult {
   reasoning?: string;
   /** All attempts, when there was more than one. */
   attempts?: AttemptReport[];
-  /**  */
+  /** How often a stream that had broken went on, when it did. */
   recoveries?: number;
   /** Opaque items that must go back to the same provider in the next turn. */
   provider_output_items?: unknown[];

@@ -251,9 +251,10 @@ public struct ReasoningDelta: Codable, Sendable, Hashable {
 
 /// An interrupted stream goes on.
 public struct Recovery: Codable, Sendable, Hashable {
-    /// What interrupted it.
+    /// What interrupted it, such as `connection_reset` or `worker_crashed`.
     public var cause: String
-    /// How it goes on.
+    /// How it goes on: `continue_text`, `truncate_before_tool`, `synthesize_tool_use` or
+    /// `whole_restart`.
     public var plan: String
     /// Number of the attempt that goes on.
     public var attempt: Int

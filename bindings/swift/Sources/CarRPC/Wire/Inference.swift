@@ -70,7 +70,9 @@ public struct EmbedParamsEncoding: RawRepresentable, Codable, Sendable, Hashable
     }
 }
 
-/// What may be done when a stream breaks.
+/// How far the core may go when an attempt fails: `none`, `retry` (the same model), `fallback`
+/// (other models, too) or `resume`, the default, which also continues an answer that broke in its
+/// middle.
 public struct GenerateRequestRecovery: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
@@ -127,7 +129,7 @@ public struct AttemptReport: Codable, Sendable, Hashable {
     public var attempt: Int
     /// Id of the model.
     public var model: String
-    /// How it ended.
+    /// `success`, or the kind of its failure.
     public var outcome: String
     /// How long it took, in milliseconds.
     public var latencyMs: Double
@@ -415,14 +417,17 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
     public var conversationId: String?
     /// Total time limit in milliseconds.
     public var timeoutMs: Int?
-    /// What may be done when a stream breaks.
+    /// How far the core may go when an attempt fails: `none`, `retry` (the same model), `fallback`
+    /// (other models, too) or `resume`, the default, which also continues an answer that broke in
+    /// its middle.
     public var recovery: GenerateRequestRecovery?
     /// What to do with a prompt that does not fit.
     /// Default: `"error"`.
     public var overflow: GenerateRequestOverflow?
     /// How much of this request the event log keeps.
     public var privacy: GenerateRequestPrivacy?
-    /// An interrupted request to go on with.
+    /// A request that did not get its result: go on from what the event log holds of it. What is
+    /// not given here is as it was there.
     public var resumeTraceId: String?
     /// How long the model stays loaded afterwards, in milliseconds.
     public var keepAliveMs: Int?
@@ -550,7 +555,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     public var reasoning: String?
     /// All attempts, when there was more than one.
     public var attempts: [AttemptReport]?
-    ///
+    /// How often a stream that had broken went on, when it did.
     public var recoveries: Int?
     /// Opaque items that must go back to the same provider in the next turn.
     public var providerOutputItems: [JSONValue]?

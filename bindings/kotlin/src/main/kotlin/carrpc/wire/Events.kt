@@ -157,9 +157,12 @@ data class ReasoningDelta(
 /** An interrupted stream goes on. */
 @Serializable
 data class Recovery(
-    /** What interrupted it. */
+    /** What interrupted it, such as `connection_reset` or `worker_crashed`. */
     val cause: String,
-    /** How it goes on. */
+    /**
+     * How it goes on: `continue_text`, `truncate_before_tool`, `synthesize_tool_use` or
+     * `whole_restart`.
+     */
     val plan: String,
     /** Number of the attempt that goes on. */
     val attempt: Long,

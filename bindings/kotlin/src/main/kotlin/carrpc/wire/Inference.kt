@@ -64,7 +64,11 @@ value class EmbedParamsEncoding(val value: String) {
     }
 }
 
-/** What may be done when a stream breaks. */
+/**
+ * How far the core may go when an attempt fails: `none`, `retry` (the same model), `fallback`
+ * (other models, too) or `resume`, the default, which also continues an answer that broke in its
+ * middle.
+ */
 @Serializable
 @JvmInline
 value class GenerateRequestRecovery(val value: String) {
@@ -114,7 +118,7 @@ data class AttemptReport(
     val attempt: Long,
     /** Id of the model. */
     val model: String,
-    /** How it ended. */
+    /** `success`, or the kind of its failure. */
     val outcome: String,
     /** How long it took, in milliseconds. */
     @SerialName("latency_ms")
@@ -284,7 +288,11 @@ data class GenerateRequest(
     /** Total time limit in milliseconds. */
     @SerialName("timeout_ms")
     val timeoutMs: Long? = null,
-    /** What may be done when a stream breaks. */
+    /**
+     * How far the core may go when an attempt fails: `none`, `retry` (the same model), `fallback`
+     * (other models, too) or `resume`, the default, which also continues an answer that broke in
+     * its middle.
+     */
     val recovery: GenerateRequestRecovery? = null,
     /**
      * What to do with a prompt that does not fit.
@@ -293,7 +301,10 @@ data class GenerateRequest(
     val overflow: GenerateRequestOverflow = GenerateRequestOverflow("error"),
     /** How much of this request the event log keeps. */
     val privacy: GenerateRequestPrivacy? = null,
-    /** An interrupted request to go on with. */
+    /**
+     * A request that did not get its result: go on from what the event log holds of it. What is not
+     * given here is as it was there.
+     */
     @SerialName("resume_trace_id")
     val resumeTraceId: String? = null,
     /** How long the model stays loaded afterwards, in milliseconds. */
@@ -361,7 +372,7 @@ data class InferenceResult(
     val reasoning: String? = null,
     /** All attempts, when there was more than one. */
     val attempts: List<AttemptReport>? = null,
-    /**  */
+    /** How often a stream that had broken went on, when it did. */
     val recoveries: Long? = null,
     /** Opaque items that must go back to the same provider in the next turn. */
     @SerialName("provider_output_items")
