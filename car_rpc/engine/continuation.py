@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from car_rpc.engine.interruption import CONTINUE_PROMPT
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import GenerateRequest
 
 
@@ -33,7 +34,7 @@ def ask_to_continue(raw_request: bytes, text: str) -> tuple[GenerateRequest, byt
         raw_request: The client's own JSON.
         text: The answer so far.
     """
-    params: dict[str, Any] = msgspec.json.decode(raw_request)
+    params = decode_object(raw_request)
     messages = [*(params.get("messages") or ()), *_last_turn(params)]
     messages.append({"role": "assistant", "content": text})
     messages.append({"role": "user", "content": CONTINUE_PROMPT})

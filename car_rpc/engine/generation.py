@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -22,7 +22,7 @@ from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.wire.base import RequestId
+from car_rpc.wire.base import RequestId, decode_object
 from car_rpc.wire.events import Done, ErrorEvent
 from car_rpc.wire.inference import AttemptReport, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
@@ -127,7 +127,7 @@ class Generation:
         checkpoint: Checkpoint | None = None
         if isinstance(resumed := self._request.resume_trace_id, str):
             checkpoint = checkpoint_of(resumed, await self._recorder.story(resumed))
-            given = msgspec.json.decode(raw, type=dict[str, Any])
+            given = decode_object(raw)
             del given["resume_trace_id"]
             raw = msgspec.json.encode({**checkpoint.params, **given})
             self._request = msgspec.json.decode(raw, type=GenerateRequest)

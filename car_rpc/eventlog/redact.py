@@ -10,9 +10,11 @@ Each event is looked at alone: a secret that is split over two deltas is not fou
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
+
+from car_rpc.wire.base import decode_object
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
@@ -132,7 +134,7 @@ def redact_json(text: bytes) -> bytes:
         UnicodeDecodeError: The text is not UTF-8.
         RecursionError: It is nested too deeply to be searched.
     """
-    value: JsonObject = msgspec.json.decode(text, type=dict[str, Any])
+    value: JsonObject = decode_object(text)
     lowered = text.lower()
     if not any(hint in lowered for hint in _HINTS):
         return text

@@ -16,11 +16,11 @@ import sqlite3
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
 from car_rpc.eventlog.times import bound_to_text
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult, LogEvent
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _read_page(rows: Iterator[Any], limit: int) -> tuple[list[LogEvent], bool]:
                 trace_id=trace_id,
                 attempt=UNSET if attempt is None else attempt,
                 type=type_,
-                data=msgspec.json.decode(data),
+                data=decode_object(data),
             )
         )
         size_bytes += len(data)

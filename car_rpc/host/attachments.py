@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.content import PathSource, ToolResultBlock
 from car_rpc.wire.inference import GenerateRequest
 
@@ -53,7 +54,7 @@ async def inline(
 
 
 def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
-    params = msgspec.json.decode(raw)
+    params = decode_object(raw)
     room = MAX_ATTACHED_BYTES
     for block in _blocks(params):
         source: dict[str, Any] = block.get("source") or {}

@@ -6,12 +6,12 @@ import base64
 import binascii
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from car_rpc.engine.ports import Recording
 from car_rpc.errors import invalid_params
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.speech import TranscribeParams
 
 
@@ -43,7 +43,7 @@ def received(params: TranscribeParams, raw: bytes) -> tuple[Recording, bytes]:
 
 def _without_audio(raw: bytes, audio: bytes) -> bytes:
     """The same parameters with the size and the hash of the audio in its place."""
-    params: dict[str, Any] = msgspec.json.decode(raw)
+    params = decode_object(raw)
     digest = hashlib.sha256(audio).hexdigest()
     params["audio_b64"] = {"bytes": len(audio), "sha256": digest}
     return msgspec.json.encode(params)

@@ -261,7 +261,8 @@ class Session:
             # One cancel is enough; a second would interrupt the tidying up after the first.
             if request_id not in self._cancelled:
                 self._cancelled.add(request_id)
-                task.cancel()
+                # Behind its first step: a task that never began could not end its stream.
+                asyncio.get_running_loop().call_soon(task.cancel)
             return
         for request in self._backlog:
             if request.id == request_id:

@@ -158,3 +158,15 @@ def test_a_database_that_is_none_is_said(start_core: StartCore, tmp_path: Path) 
     assert error["data"]["kind"] == "io_error"
     assert "car.db" in error["message"]
     core.ping()
+
+
+def test_a_number_that_no_double_holds_is_logged_with_all_around_it(start_core: StartCore) -> None:
+    core = start_core()
+    core.initialize()
+    core.fake("t/echo:1", {"echo": True})
+    params = b'{"model":"t/echo:1","prompt":"p","x":1e400}'
+    core.send_raw(b'{"jsonrpc":"2.0","id":"n","method":"generate","params":%b}\n' % params)
+    trace_id = core.response("n")["result"]["trace_id"]
+    query = {"trace_id": trace_id, "types": ["request"]}
+    (row,) = core.call("eventlog.query", query)["events"]
+    assert row["data"]["params"]["prompt"] == "p"

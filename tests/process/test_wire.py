@@ -488,3 +488,13 @@ def test_garbage_before_the_first_message_is_answered(start_core: StartCore) -> 
     core.send_raw(b"\x00\x01garbage\n")
     core.ping()
     assert core.messages[0]["error"]["data"]["kind"] == "parse_error"
+
+
+def test_a_cancel_before_the_first_step_still_ends_the_stream(core: Core) -> None:
+    core.fake("t/stall:first", {"stall": True})
+    params = {"model": "t/stall:first", "prompt": "", "stream": True}
+    cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": "first"}}
+    core.send(request("first", "generate", params), cancel)
+    error = core.response("first")["error"]
+    check_stream(core.stream("first"), "error")
+    assert error["data"]["partial"]["text"] == ""

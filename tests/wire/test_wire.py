@@ -10,7 +10,7 @@ from car_rpc import wire
 from car_rpc.errors import KINDS, CarError, invalid_params, unsupported_mode
 from car_rpc.testing import scripted_model
 from car_rpc.wire import content, events, inference, lifecycle, log, models, runner
-from car_rpc.wire.base import MAX_SAFE_INTEGER, WireStruct
+from car_rpc.wire.base import MAX_SAFE_INTEGER, WireStruct, decode_object
 from car_rpc.wire.content import ImageBlock, Message, TextBlock, UrlSource
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent
 from car_rpc.wire.inference import GenerateParams, GenerateRequest
@@ -221,3 +221,14 @@ def test_the_last_user_turn_is_what_an_echo_repeats() -> None:
     assert last_user_text(turns) == "first"
     assert last_user_text([*turns, Message(role="user", content=blocks)]) == "ab"
     assert last_user_text(turns[1:]) == ""
+
+
+@pytest.mark.parametrize("number", ["1e400", "1.50", "0.1234567890123456789", "-0.0", "1E2"])
+def test_what_is_patched_and_passed_on_keeps_its_numbers(number: str) -> None:
+    text = f'{{"a":[{number}]}}'.encode()
+
+    assert msgspec.json.encode(decode_object(text)) == text
+
+
+def test_numbers_of_our_own_are_numbers_again() -> None:
+    assert decode_object(msgspec.json.encode({"a": 12.375})) == {"a": 12.375}
