@@ -9,7 +9,13 @@ import pytest
 
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
-from car_rpc.engine.ports import Availability, EmbeddingBatch, GenerateCall
+from car_rpc.engine.ports import (
+    Availability,
+    EmbeddingBatch,
+    GenerateCall,
+    Recording,
+    Transcript,
+)
 from car_rpc.errors import CarError
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
@@ -54,6 +60,9 @@ class Backend:
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         self.embedded = list(texts)
         return EmbeddingBatch(bytes(8 * len(texts)), 2, len(texts))
+
+    async def transcribe(self, model: ModelSchema, recording: Recording) -> Transcript:
+        raise CarError("unsupported_mode", "this double hears nothing")
 
     async def tokenize(self, model: ModelSchema, text: str) -> list[int]:
         return [ord(char) for char in text]
