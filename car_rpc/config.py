@@ -29,6 +29,7 @@ class Settings(NamedTuple):
         max_message_bytes: Longest message accepted, in bytes.
         drain_ms: How long work may still finish after the input ended or ``shutdown``.
         log_level: Least severe level that goes to standard error.
+        trace: File that gets a trace of the connection.
     """
 
     state_dir: Path
@@ -39,6 +40,7 @@ class Settings(NamedTuple):
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     drain_ms: int = DEFAULT_DRAIN_MS
     log_level: LogLevel = "info"
+    trace: Path | None = None
 
 
 def car_home(environ: dict[str, str] | None = None) -> Path:

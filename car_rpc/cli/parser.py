@@ -80,6 +80,12 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
         default="info",
         help="least severe level on stderr (default %(default)s)",
     )
+    add(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write down both directions, with times, as a conformance dialogue",
+    )
 
 
 def _add_state(command: argparse.ArgumentParser) -> None:
@@ -109,6 +115,7 @@ def settings(options: argparse.Namespace) -> Settings:
         max_message_bytes=options.max_message_bytes,
         drain_ms=options.drain_ms,
         log_level=options.log_level,
+        trace=options.trace,
     )
 
 

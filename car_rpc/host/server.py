@@ -30,6 +30,7 @@ from car_rpc.wire.lifecycle import InitializeParams, LogParams
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher
+    from car_rpc.host.trace import Trace
     from car_rpc.host.wiring import App
 
 logger = logging.getLogger(__name__)
@@ -100,9 +101,10 @@ class _Server:
         self._connection: Connection[Run] = Connection(
             self._settings.max_message_bytes, self._settings.framing
         )
+        self._trace = self._open_trace()
         self._writer = self._layer.open_writer(
             self._claimed.writer_fd,
-            self._connection.take_output,
+            self._take_output,
             self._written,
             lambda: self._end(Ending("the client reads no more", READER_GONE)),
         )
@@ -133,10 +135,27 @@ class _Server:
     # Input and output
 
     def _received(self, data: bytes) -> None:
+        if self._trace is not None:
+            self._trace.received(data)
         self._session.receive(data)
         if not self._connection.wants_input:
             self._reading = False
             self._reader.pause()
+
+    def _take_output(self, limit_bytes: int) -> bytes:
+        data = self._connection.take_output(limit_bytes)
+        if self._trace is not None:
+            self._trace.sent(data)
+        return data
+
+    def _open_trace(self) -> Trace | None:
+        if self._settings.trace is None:
+            return None
+        from car_rpc.host.trace import open_trace  # noqa: PLC0415 - only for who wants one
+
+        return open_trace(
+            self._settings.trace, self._settings.max_message_bytes, self._settings.framing
+        )
 
     def _written(self) -> None:
         self._session.output_taken()
@@ -237,6 +256,8 @@ class _Server:
             await self._session.answered(CANCEL_S)
             await self._app.close(ending.reason, LOG_S)
         written = await self._writer.flush(FLUSH_S)
+        if self._trace is not None:
+            self._trace.ended(ending.exit_code)
         # In the reverse order of opening: both may be one description, whose first state counts.
         self._reader.close()
         self._writer.close()

@@ -45,12 +45,13 @@ class Step:
         line: Where it is written, for reports.
         times: How often it is said.
         within_s: How long it may take, in seconds.
+        examples: Values of variables that it says first.
     """
 
     def __init__(self, raw: Any, line: int) -> None:
         if not isinstance(raw, dict):
             raise FormatError(f"line {line}: a step is an object")
-        names = sorted(set(raw) - {"within_ms", "times"})
+        names = sorted(set(raw) - {"within_ms", "times", "at_ms", "examples"})
         if len(names) != 1 or names[0] not in _STEPS:
             raise FormatError(f"line {line}: not a step: {names}")
         if "times" in raw and names[0] not in SIDES:
@@ -60,6 +61,7 @@ class Step:
         self.line = line
         self.times: int = raw.get("times", 1)
         self.within_s: float = raw.get("within_ms", STEP_S * 1000) / 1000
+        self.examples: dict[str, Any] = raw.get("examples", {})
         if self.kind == "unordered":
             entries = [entry if isinstance(entry, list) else [entry] for entry in self.value]
             self.value = [[Step(each, line) for each in lane] for lane in entries]
@@ -101,6 +103,8 @@ class Dialogue:
         self.sides: list[str] = head.pop("sides", [*SIDES])
         self.framings: list[str] = head.pop("framings", [*FRAMINGS])
         self.steps = [Step(raw, line) for line, raw in enumerate(steps, start=2)]
+        for step in self.steps:
+            self.examples |= step.examples
         self._check(os.path.basename(path), head)  # noqa: PTH119 - as above
 
     def _check(self, file_name: str, unknown: dict[str, Any]) -> None:
