@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -15,7 +16,8 @@ import anyio
 import msgspec
 
 from car_rpc.cli.doctor import report
-from car_rpc.client import CarClient, ProcessEnded, RemoteError
+from car_rpc.cli.wire_check import check_wire
+from car_rpc.client import SERVE, CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
@@ -93,7 +95,10 @@ async def doctor(options: argparse.Namespace) -> int:
         if car.server is None:
             return FAILED
         print("\n".join(report(car.server, await car.models(), options.state_dir or car_home())))
-    return 0
+    with tempfile.TemporaryDirectory() as state_dir:
+        wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
+    print(f"wire\n  {wire}")
+    return 0 if wire.startswith("ok") else FAILED
 
 
 async def log(options: argparse.Namespace) -> int:

@@ -10,12 +10,13 @@ Everything is cancelled in the usual way of anyio: leaving a ``stream`` block ea
 cancelling the scope around a call, cancels the request in the core.
 """
 
-from car_rpc.client.api import CarClient
+from car_rpc.client.api import SERVE, CarClient
 from car_rpc.client.errors import ProcessEnded, RemoteError, RunnerFailure
 from car_rpc.client.runner import Runner, RunnerRun
 from car_rpc.client.stream import GenerateStream
 
 __all__ = [
+    "SERVE",
     "CarClient",
     "GenerateStream",
     "ProcessEnded",

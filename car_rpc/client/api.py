@@ -39,6 +39,9 @@ from car_rpc.wire.speech import TranscribeResult
 
 T = TypeVar("T")
 
+#: What starts this Python's own car-rpc.
+SERVE = (sys.executable, "-P", "-m", "car_rpc", "serve")
+
 
 class CarClient:
     """A running car-rpc process. Use :meth:`start`."""
@@ -61,7 +64,7 @@ class CarClient:
         cls,
         *,
         arguments: Sequence[str] = (),
-        command: Sequence[str] = (sys.executable, "-P", "-m", "car_rpc", "serve"),
+        command: Sequence[str] = SERVE,
         env: dict[str, str] | None = None,
         stderr: int | None = subprocess.PIPE,
         allowed_paths: Sequence[str] = (),
