@@ -232,7 +232,7 @@ def test_the_client_player_takes_what_is_expected_and_nothing_else(
     if expected:
         play(heard, command)
     else:
-        with pytest.raises(Mismatch, match=r"case.*expected"):
+        with pytest.raises(Mismatch, match="case"):
             play(heard, command)
 
 
