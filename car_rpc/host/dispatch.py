@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeAlias
+from inspect import signature
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from jsonrpcserver import Error, Result, Success
@@ -22,10 +23,13 @@ from car_rpc.errors import CarError
 from car_rpc.host.handlers import HANDLERS, Handler, Scope, Services
 from car_rpc.host.params import decode_params
 from car_rpc.wire.methods import METHODS, Method
+from car_rpc.wire.runner import RunnerEventParams
 
 logger = logging.getLogger(__name__)
 
 Outcome: TypeAlias = bytes | CarError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: What the library hands to a method: the whole request, its parameters raw.
 _NO_ARGUMENTS: list[Any] = []
@@ -44,6 +48,7 @@ class Dispatcher:
     """
 
     def __init__(self, services: Services) -> None:
+        self._services = services
         self._inline: dict[str, Callable[[_Call], Result]] = {}
         # The library types its table for plain functions and awaits what these return.
         self._async: dict[str, Callable[..., Any]] = {}
@@ -66,6 +71,16 @@ class Dispatcher:
         _, result = dispatch_inline(self._inline, _Call(scope, raw_params), request)
         return _outcome(result, method)
 
+    def take_runner_event(self, raw_params: bytes) -> None:
+        """Take a ``runner.event`` that is a notification: nobody waits for what comes of it."""
+        try:
+            params = decode_params(raw_params, RunnerEventParams)
+            self._services.runner.event(params, wants_reply=False)
+        except CarError as error:
+            logger.debug("a runner event is ignored: %s", error)
+        except Exception:
+            logger.exception("a runner event failed unexpectedly")
+
     async def call(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
         """Call any method, also one that takes time. An unknown one is ``method_not_found``."""
         if method in self._inline:
@@ -87,7 +102,7 @@ def _inline_method(
         except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
             return _failure(error)
 
-    return call
+    return _with_signature(call)
 
 
 def _async_method(
@@ -100,6 +115,12 @@ def _async_method(
         except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
             return _failure(error)
 
+    return _with_signature(call)
+
+
+def _with_signature(call: F) -> F:
+    # The library asks for it with every call, and to find it out takes longer than the call.
+    call.__signature__ = signature(call)  # type: ignore[attr-defined]  # as `inspect` documents
     return call
 
 

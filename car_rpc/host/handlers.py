@@ -76,13 +76,11 @@ class Scope(NamedTuple):
         origin: Where it came from.
         notify: Sends a notification of it, before its response: method and encoded params.
         open_stream: Opens its stream; takes the client's own reference to the request.
-        wants_reply: Whether it is a request; a notification gets no reply.
     """
 
     origin: Origin
     notify: Callable[[str, bytes], None]
     open_stream: Callable[[str | UnsetType], Listener]
-    wants_reply: bool
 
 
 Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
@@ -227,10 +225,10 @@ async def runner_unregister(
 
 
 def runner_event(
-    services: Services, scope: Scope, params: RunnerEventParams
+    services: Services, _: Scope, params: RunnerEventParams
 ) -> RunnerEventResult | asyncio.Future[bytes]:
     """Take one event of a run; the reply waits until there is room for more."""
-    return services.runner.event(params, wants_reply=scope.wants_reply)
+    return services.runner.event(params, wants_reply=True)
 
 
 async def eventlog_query(

@@ -45,7 +45,7 @@ CANCEL_TIMEOUT_S = 1.0
 _decode_event: Callable[[bytes], RunnerEvent] = msgspec.json.Decoder(RunnerEvent).decode
 _decode_tag = msgspec.json.Decoder(RunnerEventTag).decode
 _decode_result = msgspec.json.Decoder(RunnerResult).decode
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode
 
 
 class Run:

@@ -48,7 +48,7 @@ SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
 #: What changes the registry, in a thread. What arrives after one of them waits for its end.
 REGISTRY_CHANGES = frozenset({"models.register", "models.unregister"})
 
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode
 
 
 class SessionHost(Protocol):
@@ -113,6 +113,7 @@ class Session:
         self._cancelled: set[RequestId] = set()
         self._shutdowns: set[asyncio.Future[Any]] = set()
         self._drained = asyncio.Event()
+        self._lifecycle = {"initialize": self._initialize, "ping": self._ping}
 
     # Input
 
@@ -179,7 +180,7 @@ class Session:
         self._kick()
 
     def _handle_request(self, request: Request) -> None:
-        lifecycle = {"initialize": self._initialize, "ping": self._ping}.get(request.method)
+        lifecycle = self._lifecycle.get(request.method)
         if lifecycle is not None:
             self._respond(request.id, _guarded(lifecycle, request))
         elif request.method == "shutdown":
@@ -197,9 +198,7 @@ class Session:
             self._host.exit(0 if self._connection.state == "draining" else 1)
         elif notification.method == "runner.event":
             if self._dispatcher is not None:
-                unanswered = Request("", notification.method, notification.params)
-                scope = self._scope(unanswered, wants_reply=False)
-                self._dispatcher.call_inline(notification.method, scope, notification.params)
+                self._dispatcher.take_runner_event(notification.params)
         elif not notification.method.startswith("$/"):
             logger.info("the notification %r is unknown and ignored", notification.method)
 
@@ -220,7 +219,7 @@ class Session:
         if method in REGISTRY_CHANGES:
             self._registry_changes.add(task)
 
-    def _scope(self, request: Request, *, wants_reply: bool = True) -> Scope:
+    def _scope(self, request: Request) -> Scope:
         # Loaded by now, and not at start-up.
         from car_rpc.engine.generation import Origin  # noqa: PLC0415 - see above
         from car_rpc.host.handlers import Scope  # noqa: PLC0415 - see above
@@ -228,7 +227,7 @@ class Session:
         origin = Origin(request.id, request.method, compact(request.params))
         notify = partial(self.notify, request.id)
         room = partial(self.room, request.id)
-        return Scope(origin, notify, partial(Stream, request.id, notify, room), wants_reply)
+        return Scope(origin, notify, partial(Stream, request.id, notify, room))
 
     # Tasks and answers
 

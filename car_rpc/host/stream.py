@@ -12,6 +12,9 @@ from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateEventParams
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class Stream:
     """Numbers events and sends them as ``generate.event``.
 
@@ -46,4 +49,4 @@ class Stream:
             request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
         )
         self._seq += 1
-        self._notify("generate.event", msgspec.json.encode(params))
+        self._notify("generate.event", _encode(params))

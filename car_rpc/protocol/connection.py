@@ -16,7 +16,7 @@ from msgspec import Struct
 from car_rpc.config import DEFAULT_MAX_MESSAGE_BYTES
 from car_rpc.errors import CarError
 from car_rpc.protocol.calls import BatchState, InFlight, Pending
-from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap
+from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap_all
 from car_rpc.protocol.lifecycle import ALLOWED_REQUESTS, REFUSAL, TRANSITIONS, State, Step
 from car_rpc.protocol.limits import MAX_IN_FLIGHT
 from car_rpc.protocol.messages import (
@@ -133,53 +133,46 @@ class Connection(Generic[T]):
 
     def _accept_frames(self, frames: list[FrameEvent]) -> Iterator[Event[T]]:
         for frame in frames:
-            if isinstance(frame, Frame):
-                yield from self._accept_frame(frame.data)
-            else:
+            if not isinstance(frame, Frame):
                 self._answer_violation(self._broken(frame), None)
+                continue
+            decoded = decode(frame.data)
+            batch = BatchState(len(decoded.messages)) if isinstance(decoded, Batch) else None
+            for message in decoded.messages if isinstance(decoded, Batch) else (decoded,):
+                event = self._accept(message, batch)
+                if event is not None:
+                    yield event
+                if batch is not None and isinstance(message, Response | Notification):
+                    self._reply(batch, None)
 
     def _broken(self, broken: Broken) -> Violation:
         return Violation(recover_id(broken.prefix), CarError(broken.kind, broken.detail))
 
-    def _accept_frame(self, data: bytes) -> Iterator[Event[T]]:
-        decoded = decode(data)
-        if isinstance(decoded, Batch):
-            batch = BatchState(len(decoded.messages))
-            for message in decoded.messages:
-                yield from self._accept(message, batch)
-        else:
-            yield from self._accept(decoded, None)
-
-    def _accept(self, message: Message, batch: BatchState | None) -> Iterator[Event[T]]:
+    def _accept(self, message: Message, batch: BatchState | None) -> Event[T] | None:
+        """Judge a message; returns what is to be acted on, if anything."""
         match message:
             case Request():
                 refusal = self._refusal(message, batch)
-                if refusal:
-                    self._reply(batch, write_error(message.id, refusal))
-                else:
+                if refusal is None:
                     self.in_flight.begin(message.id, batch)
-                    yield message
-            case Violation():
-                self._answer_violation(message, batch)
+                    return message
+                self._reply(batch, write_error(message.id, refusal))
+            case Notification():
+                is_cancel = message.method == "$/cancelRequest"
+                return self._cancel_requested(message) if is_cancel else message
             case Response():
                 waiting = self.pending.resolve(message.id)
-                if waiting is not None:
-                    yield Answered(waiting, message)
-                self._reply(batch, None)
-            case Notification():
-                yield from self._accept_notification(message)
-                self._reply(batch, None)
+                return None if waiting is None else Answered(waiting, message)
+            case Violation():
+                self._answer_violation(message, batch)
+        return None
 
-    def _accept_notification(self, message: Notification) -> Iterator[Event[T]]:
-        if message.method != "$/cancelRequest":
-            yield message
-            return
+    def _cancel_requested(self, message: Notification) -> CancelRequested | None:
         try:
             target = msgspec.json.decode(message.params, type=_CancelParams).id
         except msgspec.DecodeError:
-            return
-        if target in self.in_flight:
-            yield CancelRequested(target)
+            return None
+        return CancelRequested(target) if target in self.in_flight else None
 
     def _refusal(self, request: Request, batch: BatchState | None) -> CarError | None:
         if request.id in self.in_flight:
@@ -223,8 +216,7 @@ class Connection(Generic[T]):
             payload = write_error(request_id, result)
         else:
             payload = write_result(request_id, result)
-        streamed = self._outbox.lane_bytes(request_id) > 0
-        self._outbox.finish_lane(request_id)
+        streamed = self._outbox.finish_lane(request_id)
         self._reply(batch, payload, after_streams=streamed)
 
     def _reply(
@@ -265,4 +257,4 @@ class Connection(Generic[T]):
     def take_output(self, limit_bytes: int) -> bytes:
         """The next bytes to write: whole messages, at least one, up to about the limit."""
         framing: Framing = self._splitter.framing or "ndjson"
-        return b"".join(wrap(payload, framing) for payload in self._outbox.take(limit_bytes))
+        return wrap_all(self._outbox.take(limit_bytes), framing)

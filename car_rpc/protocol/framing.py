@@ -57,6 +57,13 @@ def wrap(payload: bytes, framing: Framing) -> bytes:
     return payload + b"\n"
 
 
+def wrap_all(payloads: list[bytes], framing: Framing) -> bytes:
+    """Messages as they go on the wire, one behind the other."""
+    if framing == "lsp":
+        return b"".join([wrap(payload, framing) for payload in payloads])
+    return b"\n".join([*payloads, b""])
+
+
 class Splitter:
     """Turns chunks of a byte stream into :class:`Frame` and :class:`Broken` events.
 
@@ -134,7 +141,7 @@ class Splitter:
         return events
 
     def _line(self, line: bytes) -> list[FrameEvent]:
-        if len(line) > self._max + line.endswith(b"\r"):
+        if len(line) > self._max and len(line) > self._max + line.endswith(b"\r"):
             return [self._oversize(line)]
         return [Frame(line)] if line.strip() else []
 

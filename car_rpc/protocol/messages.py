@@ -87,7 +87,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[Raw]).decode
 _decode_members = msgspec.json.Decoder(_Members).decode
 _check = msgspec.json.Decoder(Raw).decode
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode
 
 
 def decode(frame: bytes, max_depth: int = MAX_DEPTH) -> Message | Batch:

@@ -41,14 +41,22 @@ class Outbox:
 
     def put_in_lane(self, lane: Hashable, payload: bytes) -> None:
         """Queue an event of a stream."""
-        self._lanes.setdefault(lane, deque()).append(payload)
-        self._lane_bytes[lane] = self.lane_bytes(lane) + len(payload)
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+            self._lane_bytes[lane] = 0
+        queue.append(payload)
+        self._lane_bytes[lane] += len(payload)
 
-    def finish_lane(self, lane: Hashable) -> None:
-        """A stream ended: what is left of it goes before the lanes of other streams."""
-        for payload in self._lanes.pop(lane, ()):
+    def finish_lane(self, lane: Hashable) -> bool:
+        """A stream ended: what is left of it, if anything, goes before the lanes of others."""
+        left = self._lanes.pop(lane, None)
+        if left is None:
+            return False
+        del self._lane_bytes[lane]
+        for payload in left:
             self._put_finishing(payload)
-        self._lane_bytes.pop(lane, None)
+        return True
 
     def put_response(self, payload: bytes, *, after_streams: bool) -> None:
         """Queue a response; ``after_streams`` keeps it behind every lane finished so far."""
