@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-#: Bytes read at once. A pipe of Linux holds 64 KiB; sockets and larger pipes give more.
-READ_BYTES = 256 * 1024
+#: Bytes read at once: what a pipe of Linux holds, and little enough that the C library takes the
+#: memory from its heap. Larger reads would map and unmap pages for the smallest message.
+READ_BYTES = 64 * 1024
 
 #: Chunks that a reader's thread may be ahead of the event loop.
 MAX_UNDELIVERED = 4
