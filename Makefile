@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # More words for pytest, for example: make test PYTEST_ARGS="-k framing -x"
 PYTEST_ARGS ?=
+# For example: make bench-wire BENCH_ARGS="--rounds 3"
+BENCH_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +26,7 @@ CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test node-test soak check format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check bench-wire format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +60,9 @@ node-test: setup $(STAMPS)/node ## Check and test the binding for Node and its e
 soak: test-setup ## Run the tests with their full counts (long)
 	CAR_RPC_SOAK=1 $(PY) -m pytest --timeout=3600 $(PYTEST_ARGS)
 
+bench-wire: test-setup ## Measure the wire beside its peers, which this installs (needs node)
+	$(PY) -m benchmarks.wire $(BENCH_ARGS)
+
 check: test-setup ## Check format, lint, types, architecture and generated files
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/ruff check $(CODE)
@@ -84,6 +89,7 @@ lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK
 	  -o requirements/dev.lock
 	$(UV_COMPILE) --extra llama -c requirements/dev.lock -o requirements/llama.lock
 	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock
+	$(UV_COMPILE:pyproject.toml=benchmarks/wire/requirements.in) -o benchmarks/wire/requirements.lock
 
 clean: ## Remove .venv, caches and derived models (the cache of the llama.cpp wheel stays)
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

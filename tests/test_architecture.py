@@ -163,7 +163,12 @@ def test_what_a_build_requires_is_what_gets_locked() -> None:
     assert settings["dependency-groups"]["build"][: len(required)] == required
 
 
-@pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.lock")), ids=name)
+LOCKS = sorted(
+    {*(ROOT / "requirements").glob("*.lock"), ROOT / "benchmarks/wire/requirements.lock"}
+)
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=name)
 def test_a_lock_names_hashes_and_no_index(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
     assert "://" not in text

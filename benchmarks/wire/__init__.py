@@ -1,0 +1,1 @@
+"""How fast the wire is, measured beside its peers: ``python -m benchmarks.wire``."""
