@@ -21,6 +21,7 @@ from car_rpc.engine.interruption import (
     SynthesizeToolUse,
     TruncateBeforeTool,
     WholeRestart,
+    interrupted,
     plan,
 )
 from car_rpc.engine.output import Output
@@ -40,6 +41,9 @@ Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
 #: Longest wait for the same model while another one could be asked, in milliseconds.
 SOON_MS = 2000
 
+#: Longest wait at all, in milliseconds; beyond it the client hears how long it would be.
+PATIENCE_MS = 60_000
+
 #: What no other model is asked after: the app's own wish, or an answer that is one.
 _FINAL = frozenset({"cancelled", "content_filtered", "policy_denied", "spend_limit_exceeded"})
 
@@ -55,17 +59,6 @@ _BREAKS_STREAM = frozenset(
         "worker_crashed",
     }
 )
-
-#: Causes of an interruption, and the executor contract's text for each.
-CAUSES = {
-    "connection_reset": "connection reset",
-    "goaway": "goaway",
-    "idle_stall": "idle stall",
-    "provider_5xx": "provider 503 mid-stream",
-    "resumed_from_checkpoint": "resumed from checkpoint",
-    "runner_failed": "runner failed",
-    "worker_crashed": "worker crashed",
-}
 
 #: Crashes of a worker during one request after which the request is the suspect.
 _SUSPECT_AFTER_CRASHES = 2
@@ -129,7 +122,10 @@ class Attempts:
         self._continuation: Continuation | None = None
         self._resumed: InterruptSnapshot | None = None
         self._crashes = 0
+        self._cause = ""
         self._reason = ""
+        #: Whether the attempt at hand counts for its model's breaker.
+        self._counts = False
 
     def resume(self, snapshot: InterruptSnapshot) -> None:
         """The first attempt goes on from what an earlier request had got."""
@@ -149,7 +145,7 @@ class Attempts:
             try:
                 await self._ask(model, is_last=is_last)
             except CarError as error:
-                failure = error.with_data(model=model.id)
+                failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in _FINAL:
                     break
                 if self._level in ("none", "retry"):
@@ -161,10 +157,19 @@ class Attempts:
                 return model
         raise failure
 
+    def _told(self, failure: CarError) -> CarError:
+        """A failure as it is told: with what there was, when a broken stream could not go on."""
+        if not self.recoveries or "snapshot" in failure.extra or failure.kind in _FINAL:
+            return failure
+        snapshot = self._accumulator.snapshot()
+        if failure.kind in _BREAKS_STREAM and "suspect" not in failure.extra:
+            return interrupted(self._cause, snapshot=snapshot)
+        return failure.with_data(cause=self._cause, snapshot=snapshot)
+
     def _admitted(self, model: ModelSchema) -> bool:
         # Who wants no recovery asks this very model, whatever is known of it.
-        admitted = self._parts.breakers.of(model.id).admit(self._parts.clock.now_ms())
-        return admitted or self._level == "none"
+        self._counts = self._parts.breakers.of(model.id).admit(self._parts.clock.now_ms())
+        return self._counts or self._level == "none"
 
     def _unavailable(self, candidates: Sequence[ModelSchema]) -> CarError:
         now_ms = self._parts.clock.now_ms()
@@ -179,10 +184,12 @@ class Attempts:
             try:
                 await self._attempt(model)
             except CarError as error:
-                breaker.failed(error, self._parts.clock.now_ms())
+                if self._counts:
+                    breaker.failed(error, self._parts.clock.now_ms())
                 failure = error
             except BaseException:
-                breaker.abandoned()
+                if self._counts:
+                    breaker.abandoned()
                 raise
             else:
                 breaker.succeeded()
@@ -206,7 +213,8 @@ class Attempts:
         if not self._may_retry(failure, retries):
             raise failure
         delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
-        if delay_ms > SOON_MS and not is_last and self._level != "retry":
+        other_model = not is_last and self._level != "retry"
+        if delay_ms > (SOON_MS if other_model else PATIENCE_MS):
             raise failure
         self._reason = f"retry: {failure.kind}"
         await self._wait(delay_ms, failure)
@@ -238,14 +246,17 @@ class Attempts:
         """
         if self._level != "resume":
             raise failure
+        if self._accumulator.stop_reason is not None:
+            # All had been said.
+            await self._output.close()
+            return True
         if failure.kind == "worker_crashed":
             self._note_crash(failure)
-        cause = cause_of(failure)
+        self._cause = cause = cause_of(failure)
         snapshot = self._accumulator.snapshot()
         self._recorder.note("interruption", cause=cause, bytes_received=snapshot.bytes_received)
         if self.recoveries >= self._parts.retry_policy.max_stream_retries:
-            text = CAUSES.get(cause, cause)
-            raise CarError("stream_interrupted", text, cause=cause, snapshot=snapshot)
+            raise interrupted(cause, snapshot=snapshot)
         delay_ms = self._parts.retry_policy.delay_ms(failure, self.recoveries)
         self.recoveries += 1
         complete = await self._carry_out(snapshot, cause, model)
@@ -256,18 +267,22 @@ class Attempts:
 
     async def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
         chosen = plan(snapshot)
-        if isinstance(chosen, ContinueText | TruncateBeforeTool) and self._too_short(
+        if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self._joins(
             chosen.assistant_prefix, model
         ):
             chosen = WholeRestart()
+        continues = isinstance(chosen, ContinueText | TruncateBeforeTool)
         name = PLAN_NAMES[type(chosen)]
-        self._output.recovers(Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1))
         self._recorder.note("recovery", cause=cause, plan=name)
+        if continues:
+            await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
+        recovery = Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1)
+        await self._output.recovers(recovery, may_repeat=continues)
         if isinstance(chosen, WholeRestart):
             await self._restart(cause)
             return False
-        await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
         if isinstance(chosen, SynthesizeToolUse):
+            await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
             await self._output.push(Stop(reason="tool_use"))
             await self._output.close()
             return True
@@ -286,10 +301,16 @@ class Attempts:
         await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
         return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
 
-    def _too_short(self, text: str, model: ModelSchema) -> bool:
-        """Whether nobody could tell what the model repeats of so little."""
-        exact = self._parts.backend_of(model).continues_turns(model)
-        return not exact and len(text) < MIN_OVERLAP_CHARS
+    def _joins(self, text: str, model: ModelSchema) -> bool:
+        """Whether what the model goes on with makes one whole with what there is.
+
+        A model that is only asked to go on may repeat itself, which nobody could tell of very
+        little, and gives an answer in a form of its own.
+        """
+        if self._parts.backend_of(model).continues_turns(model):
+            return True
+        has_form = self._asked.request.response_format is not UNSET
+        return len(text) >= MIN_OVERLAP_CHARS and not has_form
 
     async def _restart(self, cause: str) -> None:
         self._continuation = None
@@ -334,11 +355,11 @@ class Attempts:
         request, raw = asked.request, asked.raw
         may_repeat = False
         if continuation is not None and not backend.continues_turns(model):
-            if self._too_short(continuation.text, model):
-                await self._restart("too short to continue")
-            else:
+            if self._joins(continuation.text, model):
                 request, raw = ask_to_continue(asked.raw, continuation.text)
                 may_repeat = True
+            else:
+                await self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
         return GenerateCall(
@@ -371,7 +392,7 @@ def _passes(failure: CarError) -> bool:
 
 
 def cause_of(failure: CarError) -> str:
-    """Why a stream broke: a key of :data:`CAUSES`, or what the backend called it."""
+    """Why a stream broke, by the names of :func:`interrupted`."""
     cause = failure.extra.get("cause")
     if isinstance(cause, str):
         return cause
@@ -385,5 +406,5 @@ def cause_of(failure: CarError) -> str:
     ):
         return "goaway"
     if "502" in text or "503" in text:
-        return "provider_5xx"
+        return "provider_503"
     return "connection_reset"

@@ -16,15 +16,20 @@ from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.log import LogEvent
 
+#: What belongs to a request and not to what it asks.
+_NOT_INHERITED = frozenset({"client_ref", "progress_token", "stream"})
+
 
 class Checkpoint(NamedTuple):
     """An interrupted request.
 
     Attributes:
+        trace_id: Its trace.
         params: What was asked, as the client's own JSON object.
         snapshot: What had arrived.
     """
 
+    trace_id: str
     params: dict[str, Any]
     snapshot: InterruptSnapshot
 
@@ -43,7 +48,7 @@ def checkpoint_of(trace_id: str, story: Iterable[LogEvent]) -> Checkpoint:
     params: Any = None
     accumulator = Accumulator()
     for event in story:
-        if event.type == "resumed" or event.data.get("method") == "generate":
+        if event.type == "request" and event.data.get("method") == "generate":
             params = event.data.get("params")
         elif event.type == "deltas":
             for delta in _deltas(trace_id, event):
@@ -55,7 +60,14 @@ def checkpoint_of(trace_id: str, story: Iterable[LogEvent]) -> Checkpoint:
         raise CarError("not_found", f"the event log has no `generate` of trace {trace_id!r}")
     if not isinstance(params, dict) or not {"prompt", "messages"} & params.keys():
         raise _metadata_only(trace_id)
-    return Checkpoint(params, accumulator.snapshot())
+    return Checkpoint(trace_id, params, accumulator.snapshot())
+
+
+def resumed(request: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """A request that resumes another, with all that the other one asked and this one does not."""
+    inherited = {n: value for n, value in checkpoint.params.items() if n not in _NOT_INHERITED}
+    given = {name: value for name, value in request.items() if name != "resume_trace_id"}
+    return {**inherited, **given}
 
 
 def _deltas(trace_id: str, event: LogEvent) -> list[StreamEvent]:

@@ -35,22 +35,23 @@ def ask_to_continue(raw_request: bytes, text: str) -> tuple[GenerateRequest, byt
         text: The answer so far.
     """
     params = decode_object(raw_request)
-    messages = [*(params.get("messages") or ()), *_last_turn(params)]
+    messages = _turns(params)
     messages.append({"role": "assistant", "content": text})
     messages.append({"role": "user", "content": CONTINUE_PROMPT})
     raw = msgspec.json.encode({**params, "messages": messages})
     return msgspec.json.decode(raw, type=GenerateRequest), raw
 
 
-def _last_turn(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes ``prompt`` and ``images``, which belong to the last user turn, as a turn of their own.
-
-    With messages alone, the images stay where they are: they belong to the last user turn there.
-    """
-    if "prompt" not in params:
-        return []
-    prompt: str = params.pop("prompt")
+def _turns(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Takes all that was asked as turns; ``images`` belong to the last one of the user."""
+    turns: list[dict[str, Any]] = [*(params.get("messages") or ())]
+    if "prompt" in params:
+        turns.append({"role": "user", "content": params.pop("prompt")})
     images: list[Any] = params.pop("images", None) or []
-    if not images:
-        return [{"role": "user", "content": prompt}]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
+    for position, turn in reversed([*enumerate(turns)]):
+        if images and turn.get("role") == "user":
+            content = turn.get("content") or ""
+            text = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            turns[position] = {**turn, "content": [*images, *text]}
+            break
+    return turns

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from car_rpc.engine.breaker import BreakerPolicy, Breakers
+from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of, resumed
 from car_rpc.engine.generation import (
     Generation,
     Origin,
@@ -33,6 +34,7 @@ from car_rpc.engine.retry import RetryPolicy
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
@@ -64,6 +66,8 @@ class Engine:
         self.clock = clock
         self.breakers = Breakers(BreakerPolicy())
         self.retry_policy = RetryPolicy()
+        #: Traces of the ``generate`` requests that are under way.
+        self._running: set[str] = set()
         self._registry = registry
         self._sink = sink
         self._ids = ids
@@ -74,10 +78,31 @@ class Engine:
         now = msgspec.structs.replace(model, available=available, weights_ready=weights_ready)
         return shown(now)
 
+    async def resumed(
+        self, request: GenerateRequest, raw: bytes
+    ) -> tuple[GenerateRequest, bytes, Checkpoint | None]:
+        """A request with all that the one it resumes had asked, and what that one had got.
+
+        Raises:
+            CarError: As :func:`checkpoint_of`, and ``conflict`` while that one still runs.
+        """
+        trace_id = request.resume_trace_id
+        if not isinstance(trace_id, str):
+            return request, raw, None
+        if trace_id in self._running:
+            raise CarError("conflict", f"{trace_id} still runs", trace_id=trace_id)
+        checkpoint = checkpoint_of(trace_id, await self._sink.story(trace_id))
+        raw = msgspec.json.encode(resumed(decode_object(raw), checkpoint))
+        return msgspec.json.decode(raw, type=GenerateRequest), raw, checkpoint
+
     async def generate(
-        self, request: GenerateRequest, origin: Origin, listener: Listener | None
+        self,
+        request: GenerateRequest,
+        origin: Origin,
+        listener: Listener | None,
+        checkpoint: Checkpoint | None = None,
     ) -> InferenceResult:
-        """Run a ``generate`` request.
+        """Run a ``generate`` request, from the start or from a checkpoint.
 
         Raises:
             CarError: The one error that the request ends with; ``data`` names the trace and,
@@ -90,7 +115,11 @@ class Engine:
             conversation if isinstance(conversation, str) else None,
             metadata_only=request.privacy == "metadata",
         )
-        return await Generation(self, request, origin, listener, recorder).result()
+        self._running.add(recorder.trace_id)
+        try:
+            return await Generation(self, request, origin, listener, recorder, checkpoint).result()
+        finally:
+            self._running.discard(recorder.trace_id)
 
     async def embed(
         self, params: EmbedParams, origin: Origin

@@ -12,17 +12,16 @@ import asyncio
 import logging
 from typing import NamedTuple, Protocol
 
-import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from car_rpc.engine.attempts import Asked, Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
-from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of
+from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.wire.base import RequestId, decode_object
+from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent
 from car_rpc.wire.inference import AttemptReport, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
@@ -69,6 +68,7 @@ class Generation:
         origin: Origin,
         listener: Listener | None,
         recorder: Recorder,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._parts = parts
         self._request = request
@@ -78,8 +78,7 @@ class Generation:
         self._started_ms = parts.clock.now_ms()
         self._accumulator = Accumulator()
         self._output = Output(self._accumulator, recorder, listener, parts.clock)
-        timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
-        self._timeout_ms = timeout_ms
+        self._checkpoint = checkpoint
         self._reports: list[AttemptReport] = []
 
     async def result(self) -> InferenceResult:
@@ -98,7 +97,6 @@ class Generation:
         return result
 
     async def _run(self) -> InferenceResult:
-        attempts = await self._prepared()
         request = self._request
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
@@ -110,7 +108,15 @@ class Generation:
             reason=route.reason,
             fallbacks=[model.id for model in others],
         )
-        timeout_ms = self._timeout_ms
+        timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
+        deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
+        asked = Asked(request, self._origin.raw_params, self._origin.request_id, deadline_ms)
+        attempts = Attempts(
+            self._parts, asked, self._accumulator, self._output, self._recorder, self._reports
+        )
+        if self._checkpoint is not None:
+            self._recorder.note("resumed", resumed_trace_id=self._checkpoint.trace_id)
+            attempts.resume(self._checkpoint.snapshot)
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
@@ -120,28 +126,6 @@ class Generation:
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model, attempts.recoveries)
-
-    async def _prepared(self) -> Attempts:
-        """The attempts to come, with what an earlier request had got where one is resumed."""
-        raw = self._origin.raw_params
-        checkpoint: Checkpoint | None = None
-        if isinstance(resumed := self._request.resume_trace_id, str):
-            checkpoint = checkpoint_of(resumed, await self._recorder.story(resumed))
-            given = decode_object(raw)
-            del given["resume_trace_id"]
-            raw = msgspec.json.encode({**checkpoint.params, **given})
-            self._request = msgspec.json.decode(raw, type=GenerateRequest)
-            # With all that is asked, so that this request can be resumed in its turn.
-            self._recorder.note("resumed", resumed_trace_id=resumed, params=Raw(raw))
-        timeout_ms = self._timeout_ms
-        deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
-        asked = Asked(self._request, raw, self._origin.request_id, deadline_ms)
-        attempts = Attempts(
-            self._parts, asked, self._accumulator, self._output, self._recorder, self._reports
-        )
-        if checkpoint is not None:
-            attempts.resume(checkpoint.snapshot)
-        return attempts
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)

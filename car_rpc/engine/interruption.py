@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from car_rpc.errors import CarError
 from car_rpc.wire.content import ToolCall
 
 #: What the model is asked after its own prefix, where it cannot simply go on.
@@ -133,6 +134,21 @@ def plan(snapshot: InterruptSnapshot) -> Plan:
     if in_flight is not None:
         return TruncateBeforeTool(snapshot.text, in_flight.id, in_flight.name)
     return ContinueText(snapshot.text)
+
+
+def interrupted(cause: str, **data: Any) -> CarError:
+    """The error of a stream that broke.
+
+    Args:
+        cause: ``connection_reset``, ``goaway``, ``idle_stall``, ``provider_503`` (or another
+            status), ``worker_crashed``, ``runner_failed`` or ``resumed_from_checkpoint``. The
+            display text says it in the executor contract's words.
+        data: Further members of ``error.data``.
+    """
+    text = cause.replace("_", " ")
+    if text.startswith("provider "):
+        text = f"{text} mid-stream"
+    return CarError("stream_interrupted", text, cause=cause, **data)
 
 
 def cut_tool_note(tool_name: str) -> str:

@@ -56,12 +56,21 @@ class Output:
 
     async def begin_attempt(self, attempt: Attempt) -> None:
         """Another attempt begins."""
+        if self._recovery is not None:
+            self._recovery = msgspec.structs.replace(self._recovery, attempt=attempt.attempt)
         if self._listener is not None:
             await self._listener.send(attempt)
 
-    def recovers(self, recovery: Recovery) -> None:
-        """The stream goes on; it is told as soon as it is known what the attempt repeats."""
-        self._recovery = recovery
+    async def recovers(self, recovery: Recovery, *, may_repeat: bool) -> None:
+        """The stream goes on.
+
+        With ``may_repeat`` the next attempt may say the end of the text again, and this is told
+        as soon as it is known how much.
+        """
+        if may_repeat:
+            self._recovery = recovery
+        else:
+            await self._tell(recovery)
 
     async def push(self, event: StreamEvent | RunnerEvent) -> None:
         """Take an event of the backend.
@@ -77,13 +86,13 @@ class Output:
 
     async def pass_on(self, events: Iterable[StreamEvent]) -> None:
         """Tell the log and the client what the accumulator has taken."""
+        removed = self._accumulator.overlap_removed
+        if self._recovery is not None and removed is not None:
+            recovery, self._recovery = self._recovery, None
+            if removed:
+                recovery = msgspec.structs.replace(recovery, overlap_removed=removed)
+            await self._tell(recovery)
         for event in events:
-            if self._recovery is not None:
-                recovery, self._recovery = self._recovery, None
-                removed = self._accumulator.overlap_removed
-                if removed:
-                    recovery = msgspec.structs.replace(recovery, overlap_removed=removed)
-                await self._tell(recovery)
             if self.first_token_at_ms is None and isinstance(
                 event, TextDelta | ReasoningDelta | ToolCallStart
             ):

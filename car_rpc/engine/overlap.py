@@ -11,6 +11,10 @@ from __future__ import annotations
 MIN_OVERLAP_CHARS = 24
 
 
+#: How far back a repetition is looked for, in characters, apart from one of all the text.
+MAX_OVERLAP_CHARS = 4096
+
+
 class OverlapRemover:
     """Passes a continuation on without what it repeats at its beginning.
 
@@ -23,46 +27,36 @@ class OverlapRemover:
     def __init__(self, prefix: str) -> None:
         #: Characters that were removed so far.
         self.removed = 0
+        #: Whether it is known what is repeated.
+        self.decided = not prefix
         self._prefix = prefix
         self._held = ""
-        #: Where in the prefix the repetition may begin; ``None`` once that is decided.
-        self._starts: list[int] | None = None
-        self._decided = not prefix
-
-    @property
-    def holding(self) -> bool:
-        """Whether some text is held back."""
-        return bool(self._held)
+        first = max(1, len(prefix) - MAX_OVERLAP_CHARS)
+        #: Where in the prefix the repetition may begin.
+        self._starts = [0, *range(first, len(prefix) - MIN_OVERLAP_CHARS + 1)]
 
     def push(self, text: str) -> str:
         """Take the next piece; returns what can be passed on."""
-        if self._decided or not text:
+        if self.decided or not text:
             return text
+        known = len(self._held)
         self._held += text
-        alive = self._alive()
+        self._starts = [start for start in self._starts if self._goes_on(start + known, text)]
         # The longest repetition wins, so a shorter one that is complete waits for the longer.
-        complete = [start for start in alive if len(self._prefix) - start <= len(self._held)]
-        if len(complete) < len(alive):
-            self._starts = alive
+        if any(len(self._prefix) - start > len(self._held) for start in self._starts):
             return ""
-        return self._decide(min(complete, default=len(self._prefix)))
+        return self.close()
 
     def close(self) -> str:
         """The continuation ended; returns what was held back and is no repetition."""
-        if self._decided:
+        if self.decided:
             return ""
-        complete = [s for s in self._alive() if len(self._prefix) - s <= len(self._held)]
-        return self._decide(min(complete, default=len(self._prefix)))
-
-    def _alive(self) -> list[int]:
-        """Starts that everything held back still agrees with."""
-        prefix, held = self._prefix, self._held
-        if self._starts is None:
-            self._starts = [0, *range(1, len(prefix) - MIN_OVERLAP_CHARS + 1)]
-        return [s for s in self._starts if held.startswith(prefix[s : s + len(held)])]
-
-    def _decide(self, start: int) -> str:
-        self._decided = True
-        self.removed = len(self._prefix) - start
+        self.decided = True
+        whole = [s for s in self._starts if len(self._prefix) - s <= len(self._held)]
+        self.removed = len(self._prefix) - min(whole, default=len(self._prefix))
         held, self._held = self._held, ""
         return held[self.removed :]
+
+    def _goes_on(self, position: int, text: str) -> bool:
+        """Whether the prefix goes on like the text at a position, as far as it goes."""
+        return self._prefix.startswith(text[: max(0, len(self._prefix) - position)], position)

@@ -9,7 +9,6 @@ import msgspec
 
 from car_rpc.engine.ports import EventSink, LogEntry
 from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.log import LogEvent
 
 #: How long a delta may wait for others before it goes to the log, in seconds. Together with
 #: the log's own group commit it must stay below the 100 ms that the protocol promises.
@@ -91,10 +90,6 @@ class Recorder:
     async def room(self) -> None:
         """Wait while the log is behind."""
         await self._sink.room()
-
-    async def story(self, trace_id: str) -> list[LogEvent]:
-        """What the log holds of a request."""
-        return await self._sink.story(trace_id)
 
     def flush(self) -> None:
         """Hand waiting deltas to the log."""

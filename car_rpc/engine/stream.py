@@ -48,6 +48,11 @@ Indexed = TypeVar(
 MAX_ARGUMENTS_DEPTH = 100
 
 
+#: Longest answer, in characters of text, reasoning and arguments together: nothing that a model
+#: says, and far below what would hurt.
+MAX_ANSWER_CHARS = 64 * 1024 * 1024
+
+
 class _OpenCall:
     """A tool call whose arguments are still coming."""
 
@@ -65,17 +70,23 @@ class Accumulator:
         self._reasoning: list[str] = []
         self._calls: dict[int, _OpenCall] = {}
         self._usage: dict[str, int] = {}
+        self._room = MAX_ANSWER_CHARS
         self.provider_output_items: list[Any] = []
-        self.stop_reason: StopReason | None = None
+        self.streamed = False
+        self._items_before = 0
         self.begin_attempt()
 
     def begin_attempt(self, *, may_repeat: bool = False) -> None:
-        """Another attempt adds to what is there.
+        """Another attempt adds to what is there, of which one that gave nothing is no part.
 
         Args:
             may_repeat: Whether it may begin with the end of the text so far, which is then
                 left out.
         """
+        if not self.streamed:
+            del self.provider_output_items[self._items_before :]
+        self._items_before = len(self.provider_output_items)
+        self.stop_reason: StopReason | None = None
         self._overlap = OverlapRemover(self.text if may_repeat else "")
         self._said_text = False
         self._called_tools = False
@@ -85,9 +96,9 @@ class Accumulator:
         self.streamed = False
 
     @property
-    def overlap_removed(self) -> int:
-        """Characters that the attempt said again and that were left out."""
-        return self._overlap.removed
+    def overlap_removed(self) -> int | None:
+        """Characters that the attempt said again; ``None`` while that is not known."""
+        return self._overlap.removed if self._overlap.decided else None
 
     @property
     def text(self) -> str:
@@ -105,8 +116,10 @@ class Accumulator:
         if not self._usage:
             return None
         counts = dict(self._usage)
-        if "total_tokens" not in counts and {"prompt_tokens", "completion_tokens"} <= set(counts):
-            counts["total_tokens"] = counts["prompt_tokens"] + counts["completion_tokens"]
+        if {"prompt_tokens", "completion_tokens"} <= set(counts):
+            parts = counts["prompt_tokens"] + counts["completion_tokens"]
+            # Counts of several attempts come together here, so their totals may be too low.
+            counts["total_tokens"] = max(parts, counts.get("total_tokens", 0))
         return Usage(**counts)
 
     def push(self, event: StreamEvent | RunnerEvent) -> list[StreamEvent]:
@@ -117,9 +130,8 @@ class Accumulator:
                 (``inference_failed``).
         """
         match event:
-            case Heartbeat():
-                return []
             case TextDelta():
+                self._said_text = self._said_text or bool(event.text)
                 return self._push_text(self._overlap.push(event.text))
             case ReasoningDelta():
                 return self._push_reasoning(event)
@@ -130,7 +142,7 @@ class Accumulator:
             case ErrorEvent():
                 raise error_of(event)
             case _:
-                return [self._noted(event)]
+                return self._noted(event)
 
     def snapshot(self) -> InterruptSnapshot:
         """What has arrived, after a stream broke."""
@@ -142,10 +154,10 @@ class Accumulator:
         return InterruptSnapshot.from_partials(self.text, self.reasoning, calls)
 
     def cancel_open_calls(self, reason: str) -> list[StreamEvent]:
-        """Withdraw the tool calls whose arguments are not whole; returns the events of it."""
+        """Withdraw the tool calls that a break has cut; returns the events of it."""
         events: list[StreamEvent] = []
         for index, call in self._calls.items():
-            if not call.cancelled and _arguments(call) is None:
+            if not call.cancelled and _is_cut(call):
                 call.cancelled = True
                 events.append(ToolCallCancel(index=index, id=call.start.id, reason=reason))
         return events
@@ -155,7 +167,6 @@ class Accumulator:
         self._reasoning.clear()
         self._calls.clear()
         self.provider_output_items.clear()
-        self.stop_reason = None
         self.begin_attempt()
 
     def close(self) -> list[StreamEvent]:
@@ -195,13 +206,15 @@ class Accumulator:
     def _push_text(self, text: str) -> list[StreamEvent]:
         if not text:
             return []
+        self._take_room(text)
         self._text.append(text)
-        self._said_text = self.streamed = True
+        self.streamed = True
         return [TextDelta(text=text)]
 
     def _push_reasoning(self, event: ReasoningDelta) -> list[StreamEvent]:
         if not event.text:
             return []
+        self._take_room(event.text)
         self._reasoning.append(event.text)
         self.streamed = True
         return [event]
@@ -220,29 +233,39 @@ class Accumulator:
         elif call is None:
             raise CarError("inference_failed", f"tool call {event.index} was never started")
         elif isinstance(event, ToolCallDelta):
+            self._take_room(event.arguments_delta)
             call.arguments.append(event.arguments_delta)
         else:
             call.cancelled = True
         return [*events, event]
 
+    def _take_room(self, text: str) -> None:
+        self._room -= len(text)
+        if self._room < 0:
+            detail = f"the answer is longer than {MAX_ANSWER_CHARS} characters"
+            raise CarError("inference_failed", detail)
+
     def _counted_on(self, event: Indexed) -> Indexed:
         return msgspec.structs.replace(event, index=event.index + self._first_index)
 
-    def _noted(self, event: StreamEvent) -> StreamEvent:
+    def _noted(self, event: StreamEvent | Heartbeat) -> list[StreamEvent]:
         match event:
+            case Heartbeat():
+                return []
+            case Stop():
+                self.stop_reason = event.reason
+                return [*self._push_text(self._overlap.close()), event]
             case UsageEvent():
                 self._merge_usage(event)
             case ProviderOutputItem():
                 self.provider_output_items.append(event.item)
-            case Stop():
-                self.stop_reason = event.reason
             case StreamReset():
                 self._reset()
             case ContentBlockStop() | ToolParseError():
-                return self._counted_on(event)
+                return [self._counted_on(event)]
             case _:
                 pass
-        return event
+        return [event]
 
     def _merge_usage(self, event: UsageEvent) -> None:
         for field in event.__struct_fields__:
@@ -253,7 +276,7 @@ class Accumulator:
     def _fill(self, done: Done) -> list[StreamEvent]:
         """Events for what only the end of the stream tells; deltas win over it."""
         events: list[StreamEvent] = []
-        if not self._said_text and not self._overlap.holding:
+        if not self._said_text:
             events += self.push(TextDelta(text=done.text))
         if not self._called_tools:
             for index, call in enumerate(done.tool_calls):
@@ -273,6 +296,11 @@ def error_of(event: ErrorEvent) -> CarError:
         return CarError(event.kind, event.message)
     except KeyError:
         return CarError("inference_failed", event.message)
+
+
+def _is_cut(call: _OpenCall) -> bool:
+    """Whether a call is not whole, by the rule of :class:`InterruptSnapshot`."""
+    return not (call.start.name and call.arguments and _arguments(call) is not None)
 
 
 def _arguments(call: _OpenCall) -> dict[str, Any] | None:

@@ -90,6 +90,7 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     """Run a model; with ``stream`` its events go to the client first."""
     raw = scope.origin.raw_params
     try:
+        params, raw, checkpoint = await services.engine.resumed(params, raw)
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
     except CarError as error:
         metadata_only = params.privacy == "metadata"
@@ -98,7 +99,7 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
-        return await services.engine.generate(params, origin, listener)
+        return await services.engine.generate(params, origin, listener, checkpoint)
 
 
 async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:

@@ -11,12 +11,13 @@ from typing import Any, cast
 import msgspec
 
 from car_rpc.backends.delegated import RunItem, runner_error
+from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import KINDS, CarError
 from car_rpc.host.params import located
 from car_rpc.protocol.connection import Connection
 from car_rpc.protocol.limits import RUNNER_BUFFER_BYTES
 from car_rpc.protocol.messages import ErrorObject, Response
-from car_rpc.wire.base import RequestId
+from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent, RunnerEventTag
 from car_rpc.wire.lifecycle import RunnerStatus
 from car_rpc.wire.runner import (
@@ -243,7 +244,7 @@ class RunnerHost:
         """
         timer = None
         if run.begun:
-            stalled = CarError("stream_interrupted", "idle stall", cause="idle_stall")
+            stalled = interrupted("idle_stall")
             loop = asyncio.get_running_loop()
             timer = loop.call_later(IDLE_TIMEOUT_S, self._give_up, run, stalled)
         try:
@@ -302,6 +303,8 @@ def _error_of(error: ErrorObject) -> CarError:
         for name, kind in (("status", int), ("retry_after_ms", int), ("retryable", bool))
         if type(data.get(name)) is kind  # not isinstance: true is an int, too
     }
+    if extra.get("retry_after_ms", 0) > MAX_SAFE_INTEGER:
+        del extra["retry_after_ms"]
     unknown_method = error.code == KINDS["method_not_found"].code
     otherwise = "no_runner" if unknown_method else "runner_failed"
     return runner_error(data.get("kind"), error.message, otherwise=otherwise, **extra)

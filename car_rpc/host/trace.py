@@ -86,11 +86,15 @@ class Trace:
 
     def received(self, data: bytes) -> None:
         """The client sent these bytes."""
+        if self._file.closed:
+            return
         for event in self._client.receive(data):
             self._note("client", event)
 
     def sent(self, data: bytes) -> None:
         """The core wrote these bytes."""
+        if self._file.closed:
+            return
         if self._core is None:
             self._core = Splitter(MAX_TRACE_BYTES, self._client.framing or "ndjson")
         for event in self._core.receive(data):
@@ -185,15 +189,21 @@ class Trace:
             return {"base64": base64.b64encode(raw).decode()}
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._written_bytes > MAX_TRACE_BYTES or self._file.closed:
+        if self._file.closed:
             return
-        data = msgspec.json.encode(line) + b"\n"
+        data = memoryview(msgspec.json.encode(line) + b"\n")
         self._written_bytes += len(data)
         try:
-            self._file.write(data)
+            while data:
+                data = data[self._file.write(data) :]
         except OSError as error:
-            self._file.close()
-            logger.warning("the trace ends here, because it cannot be written: %s", error.strerror)
+            self._end(f"it cannot be written: {error.strerror}")
+        if self._written_bytes > MAX_TRACE_BYTES:
+            self._end(f"it has {MAX_TRACE_BYTES} bytes")
+
+    def _end(self, reason: str) -> None:
+        self._file.close()
+        logger.warning("the trace ends here, because %s", reason)
 
 
 def open_trace(path: Path, max_message_bytes: int, framing: Framing | None) -> Trace | None:

@@ -15,8 +15,10 @@ from car_rpc.wire.events import (
     Attempt,
     Done,
     ErrorEvent,
+    ProviderOutputItem,
     ReasoningDelta,
     Recovery,
+    Stop,
     StreamEvent,
     StreamReset,
     TextDelta,
@@ -402,6 +404,102 @@ async def test_another_model_continues_what_the_first_cannot(
     assert (result.text, result.model_used) == (TEXT, "test/three:a")
 
 
+async def test_a_call_that_had_only_begun_is_withdrawn(world: Any, attempts: Any) -> None:
+    begun = ToolCallStart(index=0, id="c1", name="rm")
+    attempts([[*words(TEXT), begun, BUSY], [TextDelta(text=" So."), *WHOLE_CALL]])
+
+    result = await world.generate()
+
+    assert [call.arguments for call in result.tool_calls] == [{"q": 1}]
+    assert [event.id for event in of_type(world, ToolCallCancel)] == ["c1"]
+
+
+async def test_an_answer_of_a_form_starts_again_where_it_cannot_go_on_exactly(
+    world: Any, attempts: Any
+) -> None:
+    begun, whole = '{"city": "Berlin", "country": "Germ', '{"city": "Berlin"}'
+    attempts([[*words(begun), BUSY], words(whole)])
+
+    result = await world.generate(response_format={"type": "json_object"})
+
+    assert result.text == shown(world.listener.events) == whole
+
+
+async def test_an_ending_that_says_all_again_adds_nothing(world: Any, attempts: Any) -> None:
+    attempts([[*words(TEXT), BUSY], [TextDelta(text=TEXT[-40:]), Done(text=TEXT[-40:])]])
+
+    assert (await world.generate()).text == TEXT
+
+
+async def test_an_answer_that_had_its_stop_was_complete(world: Any, attempts: Any) -> None:
+    attempts([[*words(TEXT), Stop(reason="max_tokens"), BUSY]])
+
+    result = await world.generate()
+
+    assert (result.text, result.stop_reason) == (TEXT, "max_tokens")
+    assert len(world.backend.calls) == 1
+
+
+async def test_an_attempt_that_gave_nothing_leaves_no_items(world: Any, attempts: Any) -> None:
+    attempts(
+        [[ProviderOutputItem(item=1), BUSY], [ProviderOutputItem(item=2), TextDelta(text="ok")]]
+    )
+
+    assert (await world.generate()).provider_output_items == [2]
+
+
+async def test_when_it_cannot_go_on_the_failure_says_what_there_was(
+    world: Any, attempts: Any
+) -> None:
+    attempts([[*words(TEXT), BUSY], [BUSY]])
+
+    failure = await world.failure()
+
+    assert (failure.kind, failure.data["cause"]) == ("stream_interrupted", "connection_reset")
+    assert failure.data["snapshot"].text == TEXT
+
+
+async def test_what_is_repeated_is_counted_behind_reasoning_and_after_a_failed_try(
+    world: Any, attempts: Any
+) -> None:
+    again: list[StreamEvent | CarError] = [ReasoningDelta(text="hm"), *words(TEXT[9:])]
+    attempts([[*words(TEXT[:49]), *CUT_CALL, BUSY], [BUSY], again])
+
+    result = await world.generate()
+
+    assert result.text == shown(world.listener.events) == TEXT
+    (recovery,) = of_type(world, Recovery)
+    assert (recovery.overlap_removed, recovery.attempt) == (40, 3)
+
+
+async def test_text_that_was_held_back_comes_before_the_stop(world: Any, attempts: Any) -> None:
+    held = TEXT[-40:-20]
+    attempts([[*words(TEXT), BUSY], [TextDelta(text=held), Stop(reason="end_turn")]])
+
+    result = await world.generate()
+
+    assert result.text == f"{TEXT}{held}"
+    assert world.listener.events[-1] == Stop(reason="end_turn")
+
+
+async def test_a_wait_beyond_all_patience_is_left_to_the_client(world: Any, attempts: Any) -> None:
+    attempts([[CarError("rate_limited", "later", retry_after_ms=86_400_000)]])
+
+    assert (await world.failure()).data["retry_after_ms"] == 86_400_000
+    assert world.clock.slept_ms == []
+
+
+async def test_images_stay_with_what_the_user_said(world: Any, attempts: Any) -> None:
+    attempts([[*words(TEXT), BUSY], [TextDelta(text=".")]])
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+
+    await world.generate(images=[image])
+
+    asked = msgspec.json.decode(world.backend.calls[1].raw_request)
+    assert asked["messages"][0]["content"] == [image, {"type": "text", "text": "hi"}]
+    assert "images" not in asked
+
+
 async def test_a_request_that_runs_at_two_crashes_is_the_suspect(world: Any, attempts: Any) -> None:
     attempts([[*words(TEXT), CarError("worker_crashed", "gone")]])
 
@@ -455,7 +553,7 @@ async def test_wherever_a_stream_breaks_the_text_is_whole(
         (CarError("provider_error", "HTTP/2 GOAWAY received"), "goaway"),
         (CarError("provider_error", "Connection: close"), "goaway"),
         (CarError("provider_error", "ECONNRESET"), "connection_reset"),
-        (CarError("provider_error", "upstream HTTP 502"), "provider_5xx"),
+        (CarError("provider_error", "upstream HTTP 502"), "provider_503"),
         (CarError("provider_error", "whatever"), "connection_reset"),
         (CarError("timeout", "silent"), "idle_stall"),
         (CarError("worker_crashed", "x"), "worker_crashed"),

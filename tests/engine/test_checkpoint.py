@@ -53,7 +53,9 @@ async def resume(world: Any, trace_id: str, **fields: Any) -> Any:
 
     raw = msgspec.json.encode({"resume_trace_id": trace_id, **fields})
     request = msgspec.json.decode(raw, type=GenerateRequest)
-    return await world.engine.generate(request, Origin(8, "generate", raw), world.listener)
+    request, raw, checkpoint = await world.engine.resumed(request, raw)
+    origin = Origin(8, "generate", raw)
+    return await world.engine.generate(request, origin, world.listener, checkpoint)
 
 
 async def test_the_text_is_shown_again_and_goes_on(world: Any, play: Any) -> None:
@@ -161,3 +163,38 @@ async def test_of_metadata_nothing_can_be_resumed(world: Any) -> None:
     with pytest.raises(CarError) as caught:
         await resume(world, trace_id)
     assert caught.value.kind == "not_replayable"
+
+
+async def test_a_request_that_still_runs_is_not_resumed(world: Any) -> None:
+    reached = asyncio.Event()
+
+    async def play(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        yield TextDelta(text=BEGUN)
+        reached.set()
+        await asyncio.Event().wait()
+
+    world.backend.play = play
+    task = asyncio.ensure_future(world.generate())
+    await reached.wait()
+
+    with pytest.raises(CarError) as caught:
+        await resume(world, "tr_1")
+    assert caught.value.kind == "conflict"
+    task.cancel()
+    with pytest.raises(CarError):
+        await task
+
+
+async def test_all_that_was_asked_then_holds_but_for_what_is_the_requests_own(
+    world: Any, play: Any
+) -> None:
+    trace_id = await die_after(
+        world, TextDelta(text=BEGUN), timeout_ms=5000, conversation_id="talk", client_ref="old"
+    )
+    world.backend.play = play(TextDelta(text="."))
+
+    result = await resume(world, trace_id)
+
+    assert world.backend.calls[0].deadline_ms == 5000
+    assert world.sink.entries[-1].conversation_id == "talk"
+    assert result.client_ref is msgspec.UNSET

@@ -88,7 +88,7 @@ async def play(app: App, events: list[Any], end: dict[str, Any], *, as_requests:
     app.loaded.set()
     await app.call("first", "initialize", protocol_version=1)
     await app.call("slot", "runner.register")
-    app.request("work", "generate", prompt="x", stream=True)
+    app.request("work", "generate", prompt="x", stream=True, recovery="none")
     run = await app.method("runner.run")
     for index, event in enumerate(events):
         params = {"call_id": run["params"]["call_id"], "event": event}

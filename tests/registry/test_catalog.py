@@ -89,6 +89,7 @@ def test_speech_of_the_system_is_chosen_after_every_other_model_and_before_a_toy
     ids = ["demo/hear:1", "z/hear:1"]
     hearing = [scripted_model(model_id, [], ["speech_to_text"]) for model_id in ids]
     models = Catalog([*builtin_models(), *hearing])
-    assert models.default_for("speech_to_text", lambda _: True).id == "z/hear:1"
-    without = models.default_for("speech_to_text", lambda m: m.id != "z/hear:1")
-    assert without.id == "system/pocketsphinx:en-us"
+    ids = [model.id for model in models.available_for("speech_to_text", lambda _: True)]
+    assert ids == ["z/hear:1", "system/pocketsphinx:en-us"]
+    toys = models.available_for("speech_to_text", lambda m: m.provider == "demo")
+    assert [model.id for model in toys] == ["demo/hear:1"]

@@ -12,6 +12,7 @@ from car_rpc.backends.openai_compat import failures
 from car_rpc.backends.openai_compat.chunks import ChunkReader
 from car_rpc.backends.openai_compat.client import Deadline, Response, Timeouts
 from car_rpc.backends.openai_compat.sse import EventParser, ServerEvent
+from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
 
@@ -87,7 +88,7 @@ class Answer:
         if not self._reader.finished:
             # `[DONE]` alone is no end: llama-cpp-python's server sends it when it drops a request
             # for the next one.
-            raise failures.interrupted("connection reset")
+            raise interrupted("connection_reset")
 
     async def _pieces(self, response: Response) -> AsyncGenerator[bytes, None]:
         """The response's bytes. When the answer is all there, it no longer matters how they end."""
@@ -124,7 +125,7 @@ class Answer:
             raise self._failure(server_event.data)
         if self._reader.started:
             self._deadline.clear("first_token")
-            self._deadline.set_patience(self._timeouts.idle, failures.interrupted("idle stall"))
+            self._deadline.set_patience(self._timeouts.idle, interrupted("idle_stall"))
         return events
 
     async def _whole(self, response: Response) -> list[StreamEvent]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from car_rpc.backends.openai_compat import failures
 from car_rpc.backends.openai_compat.credentials import Headers
+from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import CarError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Response:
                     async with self._deadline():
                         piece = await anext(pieces, None)
                 except httpx.HTTPError as error:
-                    raise failures.interrupted(failures.cause_of(str(error))) from error
+                    raise interrupted(failures.cause_of(str(error))) from error
                 if piece is None:
                     return
                 yield piece

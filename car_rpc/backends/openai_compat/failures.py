@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from car_rpc.backends.openai_compat import loose
+from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import MAX_SAFE_INTEGER
 
@@ -144,15 +145,10 @@ def of_stream(data: bytes, *, started: bool, secrets: Sequence[str] = ()) -> Car
     status = next((cause.status for cause in reversed(causes) if cause.status), None)
     extra = {} if status is None else {"status": status}
     if started and kind == "provider_error":
-        cause = cause_of(text) if status is None else f"provider {status} mid-stream"
-        return CarError("stream_interrupted", cause, cause=cause, **extra)
+        cause = cause_of(text) if status is None else f"provider_{status}"
+        return interrupted(cause, **extra)
     said = (causes[0].message if causes else "") or text
     return CarError(kind, f"the server ended the stream: {cut(redacted(said, secrets))}", **extra)
-
-
-def interrupted(cause: str) -> CarError:
-    """A stream that broke, for a cause of the executor contract."""
-    return CarError("stream_interrupted", cause, cause=cause)
 
 
 def cause_of(text: str) -> str:
@@ -160,7 +156,7 @@ def cause_of(text: str) -> str:
     text = text.lower()
     if any(hint in text for hint in ("goaway", "go_away", "going away", "connection: close")):
         return "goaway"
-    return "connection reset"
+    return "connection_reset"
 
 
 def causes_of(body: bytes) -> Iterator[Cause]:

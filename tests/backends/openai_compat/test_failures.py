@@ -188,16 +188,16 @@ def test_an_error_inside_a_stream_is_read_like_a_response(body: Any, kind: str) 
 
 
 @pytest.mark.parametrize(
-    ("body", "cause"),
+    ("body", "cause", "text"),
     [
-        (error("bad gateway", code=502), "provider 502 mid-stream"),
-        (error("received GOAWAY"), "goaway"),
-        (error("http/2 going away"), "goaway"),
-        (error("who knows"), "connection reset"),
+        (error("bad gateway", code=502), "provider_502", "provider 502 mid-stream"),
+        (error("received GOAWAY"), "goaway", "goaway"),
+        (error("http/2 going away"), "goaway", "goaway"),
+        (error("who knows"), "connection_reset", "connection reset"),
     ],
 )
 def test_a_failure_of_the_server_within_the_answer_is_an_interruption(
-    body: Any, cause: str
+    body: Any, cause: str, text: str
 ) -> None:
     failure = failures.of_stream(json.dumps(body).encode(), started=True)
-    assert (failure.message, failure.data["cause"]) == (f"stream interrupted ({cause})", cause)
+    assert (failure.message, failure.data["cause"]) == (f"stream interrupted ({text})", cause)
