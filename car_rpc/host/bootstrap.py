@@ -28,7 +28,14 @@ from car_rpc.wire.announced import PROTOCOL_VERSION
 READ_BYTES = 64 * 1024
 
 #: What the session is made of, in an order that spreads the time between looks evenly.
-CORE_MODULES = ("logging", "ssl", "asyncio", "msgspec", "car_rpc.protocol", "car_rpc.host.server")
+CORE_MODULES = (
+    "logging",
+    "ssl",
+    "asyncio",
+    "msgspec",
+    "car_rpc.host.runner",
+    "car_rpc.host.server",
+)
 
 #: Options of ``serve`` whose values cannot be wrong, or are one of these.
 _PLAIN_OPTIONS = {

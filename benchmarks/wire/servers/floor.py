@@ -119,6 +119,8 @@ class Floor:
             self.loop.add_writer(1, self.write)
         else:
             self.loop.remove_writer(1)
+            if self.output:
+                self.loop.call_soon(self.write)
 
 
 async def main() -> None:
