@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import select
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -198,9 +200,23 @@ def _running(
     command: Sequence[str], stderr: IO[bytes], env: Mapping[str, str] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process with pipes, gone when the block is left."""
-    with subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=env
-    ) as process:
+    start = partial(
+        subprocess.Popen[bytes],
+        command,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=env,
+    )
+    try:
+        started = start()
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        # A kernel that is moving pages may fail to read the arguments, once in thousands of starts.
+        started = start()
+    with started as process:
         try:
             yield process
         finally:
