@@ -238,7 +238,7 @@ test('a runner may use the core itself', bounded, async (t) => {
 test('a runner fails with its kind, or with its name alone', bounded, async (t) => {
   const car = await startCar(t);
   const model = await registerDelegated(car);
-  const request = { model, prompt: 'x' };
+  const request = { model, prompt: 'x', recovery: 'none' };
   await assert.rejects(car.generate(request).result, { kind: 'no_runner' });
 
   await car.registerRunner(() => {
