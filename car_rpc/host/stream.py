@@ -11,7 +11,6 @@ from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateEventParams
 
-
 _encode = msgspec.json.Encoder().encode
 
 
