@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.wire import report
 from benchmarks.wire.client import PeerFailed
 from benchmarks.wire.install import install
-from benchmarks.wire.measure import measure
+from benchmarks.wire.measure import latencies, measure
 from benchmarks.wire.peers import Peer, all_peers, own_peers
 
 HERE = Path(__file__).parent
@@ -25,9 +25,10 @@ LARGE_ROUNDS = 3
 TEXT = """# How fast the wire is
 
 Written by `make bench-wire` on {date}: {machine}, {versions}.
-{rounds} rounds. In each round every peer runs once, one after the other, in a process of its own.
-Figures are medians over the rounds; a ratio is taken within a round, so that what else the machine
-does falls on both sides. The load of the machine was {load} at the end.
+{rounds} rounds. In each round every peer runs once, one after the other, in a process of its own;
+only for the latency of a ping do all of them run at once, and take short turns. Figures are medians
+over the rounds; a ratio is taken within a round, so that what else the machine does falls on both
+sides. The load of the machine was {load} at the end.
 
 {table}
 
@@ -65,13 +66,12 @@ def run(peers: list[Peer], count: int, seconds: float) -> list[report.Round]:
     """Measure every peer in every round."""
     rounds: list[report.Round] = []
     for number in range(count):
-        rounds.append({})
+        rounds.append(latencies(peers, seconds))
         for peer in peers:
             try:
-                figures = measure(peer, seconds, large=number < LARGE_ROUNDS)
+                rounds[-1][peer.title] |= measure(peer, seconds, large=number < LARGE_ROUNDS)
             except PeerFailed as error:
                 sys.exit(f"{peer.title}: {error}")
-            rounds[-1][peer.title] = figures
             print(f"{number + 1}/{count} {peer.title}", file=sys.stderr)
     return rounds
 

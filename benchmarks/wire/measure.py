@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from benchmarks.wire.client import Wire
 from benchmarks.wire.peers import PIECE, Peer, Streaming, notification
 
 #: Requests that are in flight together in the measurement of throughput.
 WINDOW = 64
+
+#: Turns of each peer in the measurement of latency.
+TURNS = 10
 
 LARGE_BYTES = 32 * 1024 * 1024
 
@@ -38,17 +41,16 @@ def running(peer: Peer) -> Iterator[tuple[Wire, float]]:
 
 
 def measure(peer: Peer, budget_s: float, *, large: bool) -> Figures:
-    """All figures of one round.
+    """All figures of one round but those of :func:`latencies`.
 
     Args:
         peer: Whom to measure.
-        budget_s: How long each of the two measurements of requests lasts, in seconds.
+        budget_s: How long the measurement of throughput lasts, in seconds.
         large: Whether to send the large message, too.
     """
     figures: Figures = {}
     with running(peer) as (wire, started_s):
         figures["start_ms"] = started_s * 1000
-        figures |= latency(wire, peer, budget_s)
         figures |= throughput(wire, peer, budget_s)
         figures["memory_mb"] = wire.memory_bytes() / 1e6
     for name, streaming in peer.streams.items():
@@ -65,15 +67,30 @@ def measure(peer: Peer, budget_s: float, *, large: bool) -> Figures:
     return figures
 
 
-def latency(wire: Wire, peer: Peer, budget_s: float) -> Figures:
-    """One request after the other."""
+def latencies(peers: Sequence[Peer], budget_s: float) -> dict[str, Figures]:
+    """One request after the other, by title: all peers run, and take short turns.
+
+    A reply takes so little that what else the machine does in a moment decides about it.
+    """
+    with ExitStack() as stack:
+        wires = [(peer, stack.enter_context(running(peer))[0]) for peer in peers]
+        times: dict[str, list[float]] = {peer.title: [] for peer in peers}
+        for _ in range(TURNS):
+            for peer, wire in wires:
+                times[peer.title] += _latency(wire, peer, budget_s / TURNS)
+    cuts = {title: statistics.quantiles(each, n=100) for title, each in times.items()}
+    return {
+        title: {"p50_us": cut[49] * 1e6, "p99_us": cut[98] * 1e6} for title, cut in cuts.items()
+    }
+
+
+def _latency(wire: Wire, peer: Peer, budget_s: float) -> list[float]:
     times: list[float] = []
     end = time.perf_counter() + budget_s
-    while (before := time.perf_counter()) < end:
+    while (before := time.perf_counter()) < end or not times:
         wire.ask(peer.ping(10 + len(times)))
         times.append(time.perf_counter() - before)
-    cuts = statistics.quantiles(times, n=100)
-    return {"p50_us": cuts[49] * 1e6, "p99_us": cuts[98] * 1e6}
+    return times
 
 
 def throughput(wire: Wire, peer: Peer, budget_s: float) -> Figures:
