@@ -21,7 +21,10 @@ from car_rpc.engine.interruption import (
     SynthesizeToolUse,
     TruncateBeforeTool,
     WholeRestart,
+    breaks_stream,
+    cause_of,
     interrupted,
+    passes,
     plan,
 )
 from car_rpc.engine.output import Output
@@ -46,19 +49,6 @@ PATIENCE_MS = 60_000
 
 #: What no other model is asked after: the app's own wish, or an answer that is one.
 _FINAL = frozenset({"cancelled", "content_filtered", "policy_denied", "spend_limit_exceeded"})
-
-#: Failures that break a stream in its middle; any other one is the answer.
-_BREAKS_STREAM = frozenset(
-    {
-        "overloaded",
-        "provider_error",
-        "rate_limited",
-        "runner_failed",
-        "stream_interrupted",
-        "timeout",
-        "worker_crashed",
-    }
-)
 
 #: Crashes of a worker during one request after which the request is the suspect.
 _SUSPECT_AFTER_CRASHES = 2
@@ -162,7 +152,7 @@ class Attempts:
         if not self.recoveries or "snapshot" in failure.extra or failure.kind in _FINAL:
             return failure
         snapshot = self._accumulator.snapshot()
-        if failure.kind in _BREAKS_STREAM and "suspect" not in failure.extra:
+        if breaks_stream(failure) and "suspect" not in failure.extra:
             return interrupted(self._cause, snapshot=snapshot)
         return failure.with_data(cause=self._cause, snapshot=snapshot)
 
@@ -221,15 +211,14 @@ class Attempts:
 
     def _broken(self, failure: CarError) -> bool:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""
-        breaks = _passes(failure) and failure.kind in _BREAKS_STREAM
-        return breaks and self._accumulator.streamed
+        return self._accumulator.streamed and passes(failure) and breaks_stream(failure)
 
     def _may_retry(self, failure: CarError, retries: int) -> bool:
         if failure.kind == "worker_crashed":
             self._note_crash(failure)
         return (
             self._level != "none"
-            and _passes(failure)
+            and passes(failure)
             and retries < self._parts.retry_policy.max_retries
         )
 
@@ -384,27 +373,3 @@ class Attempts:
         if left_ms is not None and delay_ms >= left_ms:
             raise failure.with_data(retry_after_ms=delay_ms)
         await self._parts.clock.sleep_ms(delay_ms)
-
-
-def _passes(failure: CarError) -> bool:
-    """Whether another attempt may work; after a deadline there is no time for one."""
-    return failure.retryable and failure.extra.get("cause") != "deadline"
-
-
-def cause_of(failure: CarError) -> str:
-    """Why a stream broke, by the names of :func:`interrupted`."""
-    cause = failure.extra.get("cause")
-    if isinstance(cause, str):
-        return cause
-    if failure.kind == "timeout":
-        return "idle_stall"
-    if failure.kind in ("worker_crashed", "runner_failed"):
-        return failure.kind
-    text = failure.detail.lower()
-    if any(
-        word in text for word in ("goaway", "go_away", "http/2 going away", "connection: close")
-    ):
-        return "goaway"
-    if "502" in text or "503" in text:
-        return "provider_503"
-    return "connection_reset"

@@ -27,6 +27,20 @@ _CUT_TOOL_NOTE = (
 )
 
 
+#: Failures that break a stream in its middle; any other one is the answer.
+_BREAKS_STREAM = frozenset(
+    {
+        "overloaded",
+        "provider_error",
+        "rate_limited",
+        "runner_failed",
+        "stream_interrupted",
+        "timeout",
+        "worker_crashed",
+    }
+)
+
+
 class InFlightTool(Struct, frozen=True, kw_only=True):
     """A tool call that was cut; its name may be empty when not even that had come."""
 
@@ -149,6 +163,35 @@ def interrupted(cause: str, **data: Any) -> CarError:
     if text.startswith("provider "):
         text = f"{text} mid-stream"
     return CarError("stream_interrupted", text, cause=cause, **data)
+
+
+def breaks_stream(failure: CarError) -> bool:
+    """Whether a failure in the middle of a stream is a break of it; any other is the answer."""
+    return failure.kind in _BREAKS_STREAM
+
+
+def passes(failure: CarError) -> bool:
+    """Whether another attempt may work; after a deadline there is no time for one."""
+    return failure.retryable and failure.extra.get("cause") != "deadline"
+
+
+def cause_of(failure: CarError) -> str:
+    """Why a stream broke, by the names of :func:`interrupted`."""
+    cause = failure.extra.get("cause")
+    if isinstance(cause, str):
+        return cause
+    if failure.kind == "timeout":
+        return "idle_stall"
+    if failure.kind in ("worker_crashed", "runner_failed"):
+        return failure.kind
+    text = failure.detail.lower()
+    if any(
+        word in text for word in ("goaway", "go_away", "http/2 going away", "connection: close")
+    ):
+        return "goaway"
+    if "502" in text or "503" in text:
+        return "provider_503"
+    return "connection_reset"
 
 
 def cut_tool_note(tool_name: str) -> str:

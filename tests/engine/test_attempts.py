@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from car_rpc.engine.attempts import cause_of
-from car_rpc.engine.interruption import CONTINUE_PROMPT
+from car_rpc.engine.interruption import CONTINUE_PROMPT, cause_of
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.errors import CarError
 from car_rpc.wire.events import (
