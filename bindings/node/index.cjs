@@ -2,14 +2,28 @@
 
 const { CarError, CarProcessError, RunnerError } = require('./src/errors.cjs');
 
-/** @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).StartOptions} StartOptions */
+/**
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Car} Car
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Emit} Emit
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).LogEntry} LogEntry
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Runner} Runner
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).StartOptions} StartOptions
+ */
+
+/** @type {Function & { start(options?: StartOptions): Promise<Car> } | undefined} */
+let CarClass;
 
 // `require` of an ES module needs Node 20.19, so it is imported when it is first needed.
 const Car = {
   /** @param {StartOptions} [options] */
   async start(options) {
     const car = await import('./index.js');
-    return car.Car.start(options);
+    CarClass = car.Car;
+    return CarClass.start(options);
+  },
+  /** @param {unknown} value */
+  [Symbol.hasInstance](value) {
+    return CarClass !== undefined && value instanceof CarClass;
   },
 };
 

@@ -91,7 +91,7 @@ export class Car {
    * @returns {EventStream<StreamEvent, InferenceResult>} Its events, and `result`.
    */
   generate(request, { signal } = {}) {
-    const params = { stream: true, ...request };
+    const params = { ...request, stream: request.stream ?? true };
     return new EventStream(this.#session.connection, 'generate', params, signal);
   }
 
@@ -105,11 +105,11 @@ export class Car {
   }
 
   /**
-   * Turns speech into text. Cores without it reject with the kind `method_not_found`.
+   * Turns speech into text.
    *
-   * @param {Record<string, unknown>} params
+   * @param {import('./wire/index.js').TranscribeParams} params
    * @param {CallOptions} [options]
-   * @returns {Promise<any>}
+   * @returns {Promise<import('./wire/index.js').TranscribeResult>}
    */
   transcribe(params, options) {
     return this.request('transcribe', params, options);
@@ -165,8 +165,11 @@ export class Car {
    * @returns {Promise<import('./wire/index.js').RunnerUnregisterResult>}
    */
   async unregisterRunner() {
+    const { runs } = this.#session;
+    const unregistered = runs.runner;
     const result = await this.request('runner.unregister');
-    this.#session.runs.runner = undefined;
+    // Another one may have been registered meanwhile.
+    if (runs.runner === unregistered) runs.runner = undefined;
     return result;
   }
 

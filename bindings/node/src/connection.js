@@ -3,6 +3,8 @@
  * `receive`, lines go out through the `Output`.
  */
 
+import { setMaxListeners } from 'node:events';
+
 import { CarError } from './errors.js';
 import { LineSplitter, encode } from './framing.js';
 
@@ -81,8 +83,10 @@ function ignore() {}
 export class Connection {
   /** @type {Map<RequestId, Call>} Our requests without an answer. */
   #calls = new Map();
-  /** @type {Set<Call>} Streams whose reader is behind. */
-  #behind = new Set();
+  /** @type {Map<Call, (() => void)[]>} Streams whose reader is behind, and who waits for it. */
+  #behind = new Map();
+  /** Runs of ours that the core may cancel at any time, so that reading goes on. */
+  #runs = 0;
   #wantsInput = true;
   #nextId = 1;
   /** @type {CarError | undefined} */
@@ -193,13 +197,41 @@ export class Connection {
    * @param {boolean} behind
    */
   setBehind(call, behind) {
-    if (behind && !call.settled && !call.cancelled) this.#behind.add(call);
-    else this.#behind.delete(call);
+    if (behind && !call.settled && !call.cancelled) {
+      if (!this.#behind.has(call)) this.#behind.set(call, []);
+    } else {
+      const waiting = this.#behind.get(call) ?? [];
+      this.#behind.delete(call);
+      for (const resolve of waiting) resolve();
+    }
     this.#updateWanted();
   }
 
+  /**
+   * Resolves when the reader of a request's stream has caught up; at once when there is none.
+   *
+   * @param {RequestId} id
+   * @returns {Promise<void>}
+   */
+  caughtUp(id) {
+    const call = this.#calls.get(id);
+    const waiting = call && this.#behind.get(call);
+    return waiting ? new Promise((resolve) => void waiting.push(resolve)) : Promise.resolve();
+  }
+
+  /** A run of ours began; returns what tells that it is over. */
+  beginRun() {
+    this.#runs += 1;
+    this.#updateWanted();
+    return () => {
+      this.#runs -= 1;
+      this.#updateWanted();
+    };
+  }
+
   #updateWanted() {
-    const wanted = this.#behind.size === 0 || this.#behind.size < this.#calls.size;
+    const isIdle = this.#runs === 0 && this.#behind.size >= this.#calls.size;
+    const wanted = this.#behind.size === 0 || !isIdle;
     if (wanted !== this.#wantsInput) {
       this.#wantsInput = wanted;
       this.#output.wantInput(wanted);
@@ -214,6 +246,7 @@ export class Connection {
    * @param {Uint8Array} chunk
    */
   receive(chunk) {
+    if (this.#lost) return;
     for (const line of this.#splitter.receive(chunk)) this.#acceptLine(line);
   }
 
@@ -248,6 +281,8 @@ export class Connection {
    */
   #cancelOnAbort(call, signal) {
     const onAbort = () => this.cancel(call, signal.reason);
+    // One signal may well belong to many requests.
+    setMaxListeners(0, signal);
     signal.addEventListener('abort', onAbort, { once: true });
     call.answered.then(() => signal.removeEventListener('abort', onAbort));
   }

@@ -9,6 +9,8 @@ import { within } from './within.js';
  */
 const CANCEL_GRACE_MS = 500;
 
+const TOO_FAR_AHEAD = 'the runner is too far ahead of the core; await its `emit`';
+
 const NOBODY_LISTENS = Object.freeze({ emitted: false, closed: true });
 
 /**
@@ -29,8 +31,8 @@ const NOBODY_LISTENS = Object.freeze({ emitted: false, closed: true });
  */
 
 /**
- * Sends an event of a run and waits for nothing. Beyond `limits.runner_buffer_bytes` of unread
- * events the core fails the run.
+ * Sends an event of a run and waits for nothing. Too far ahead, the run fails: beyond
+ * `limits.runner_buffer_bytes` of events that the core has not passed on, or what it has not read.
  *
  * @callback EmitNowait
  * @param {RunnerEvent} event
@@ -81,10 +83,10 @@ export class RunnerRuns {
     }
     const controller = new AbortController();
     this.#runs.set(id, controller);
+    const endRun = this.#connection.beginRun();
     const outcome = await this.#outcome(this.runner, run, controller);
+    endRun();
     this.#runs.delete(id);
-    // Whatever the runner still does, its run is over.
-    controller.abort(new CarError('the run has ended', { kind: 'closed', local: true }));
     this.#respond(id, outcome);
   }
 
@@ -113,8 +115,14 @@ export class RunnerRuns {
    * @param {AbortController} controller
    * @returns {Promise<{ result: unknown } | { error: object }>}
    */
-  async #outcome(runner, run, { signal }) {
-    const emit = this.#emitter(run.call_id, signal);
+  async #outcome(runner, run, controller) {
+    const { signal } = controller;
+    const state = { isOver: false, isTooFarAhead: false };
+    const tooFarAhead = () => {
+      state.isTooFarAhead = true;
+      controller.abort(new CarError(TOO_FAR_AHEAD, { kind: 'overloaded', local: true }));
+    };
+    const emit = this.#emitter(run, signal, state, tooFarAhead);
     const running = (async () => runner(run, { emit, signal }))().then(
       (result) => this.#success(result),
       (error) => this.#failure(error, signal),
@@ -123,20 +131,42 @@ export class RunnerRuns {
       signal.addEventListener('abort', () => resolve(within(running, CANCEL_GRACE_MS)));
     });
     await Promise.race([running, aborted]);
+    state.isOver = true;
+    if (state.isTooFarAhead) {
+      return failure('runner_failed', TOO_FAR_AHEAD, 1023, { retryable: false });
+    }
     return Promise.race([running, failure('cancelled', 'cancelled', -32800)]);
   }
 
   /**
-   * @param {string} callId
+   * @param {RunnerRun} run
    * @param {AbortSignal} signal
+   * @param {{ isOver: boolean }} state
+   * @param {() => void} tooFarAhead Fails the run, since what is not sent would be missing.
    * @returns {Emit}
    */
-  #emitter(callId, signal) {
+  #emitter(run, signal, state, tooFarAhead) {
+    const isSendable = () => {
+      if (state.isOver || signal.aborted) return false;
+      if (this.#connection.isFull) tooFarAhead();
+      return !signal.aborted;
+    };
+    /** @type {Promise<typeof NOBODY_LISTENS>} */
+    const givenUp = new Promise((resolve) => {
+      signal.addEventListener('abort', () => resolve(NOBODY_LISTENS), { once: true });
+    });
+    /** @param {RunnerEvent} event */
+    const send = async (event) => {
+      const { call_id, parent_id } = run;
+      const answer = await this.#connection.begin('runner.event', { call_id, event }).result;
+      // The core has room, and so must whoever reads the stream in this program.
+      await this.#connection.caughtUp(parent_id);
+      return answer;
+    };
     /** @type {EmitAndWait} */
     const emit = (event) => {
-      if (signal.aborted) return Promise.resolve(NOBODY_LISTENS);
-      const { result } = this.#connection.begin('runner.event', { call_id: callId, event });
-      const answer = result.catch((error) => {
+      if (!isSendable()) return Promise.resolve(NOBODY_LISTENS);
+      const answer = Promise.race([send(event), givenUp]).catch((error) => {
         if (signal.aborted || error.local) return NOBODY_LISTENS;
         throw error;
       });
@@ -146,8 +176,8 @@ export class RunnerRuns {
     };
     /** @type {EmitNowait} */
     const nowait = (event) => {
-      if (signal.aborted || this.#connection.isFull) return false;
-      this.#connection.notify('runner.event', { call_id: callId, event });
+      if (!isSendable()) return false;
+      this.#connection.notify('runner.event', { call_id: run.call_id, event });
       return true;
     };
     return Object.assign(emit, { nowait });

@@ -1,5 +1,7 @@
 /** One core: its process, the connection with it, and how both begin and end. */
 
+import { inspect } from 'node:util';
+
 import { resolveCommand } from './command.js';
 import { Connection } from './connection.js';
 import { CarError, CarProcessError } from './errors.js';
@@ -163,8 +165,7 @@ export class Session {
 
   /** @param {unknown} error */
   #logThrown(error) {
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    this.#log('error', text, 'runner');
+    this.#log('error', inspect(error), 'runner');
   }
 
   /**
@@ -177,7 +178,7 @@ export class Session {
       this.#onLog?.({ level, message, source });
     } catch (error) {
       // Whoever listens to the log must not be able to break the connection.
-      process.emitWarning(error instanceof Error ? error : String(error));
+      process.emitWarning(error instanceof Error ? error : inspect(error));
     }
   }
 

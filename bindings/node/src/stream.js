@@ -159,8 +159,9 @@ export class EventStream {
 
   #overflow() {
     const message = `more than ${STREAM_MAX_BYTES} bytes of events were not read`;
-    this.#end(new CarError(message, { kind: 'stream_overflow', local: true }));
-    if (!this.#resultWanted) this.#connection.cancel(this.#call);
+    const error = new CarError(message, { kind: 'stream_overflow', local: true });
+    this.#end(error);
+    if (!this.#resultWanted) this.#connection.cancel(this.#call, error);
   }
 
   /** @param {unknown} error */

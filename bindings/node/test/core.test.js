@@ -235,10 +235,30 @@ test('a runner may use the core itself', bounded, async (t) => {
   assert.equal((await car.generate(request).result).text, 'one two three');
 });
 
+test('a runner that awaits its events is held while nobody reads them', bounded, async (t) => {
+  const [count, text] = [300, 'x'.repeat(65_536)];
+  const car = await startCar(t);
+  const model = await registerDelegated(car);
+  let sent = 0;
+  await car.registerRunner(async (_, { emit }) => {
+    for (; sent < count; sent += 1) await emit({ type: 'text_delta', text });
+  });
+  const stream = car.generate({ model, prompt: 'x' });
+  let before;
+  do {
+    before = sent;
+    for (let pings = 0; pings < 20; pings += 1) await car.request('ping', {});
+  } while (sent === 0 || sent !== before);
+  assert.ok(sent < count, `${sent} were sent to nobody`);
+  let length = 0;
+  for await (const event of stream) if (event.type === 'text_delta') length += event.text.length;
+  assert.equal(length, count * text.length);
+});
+
 test('a runner fails with its kind, or with its name alone', bounded, async (t) => {
   const car = await startCar(t);
   const model = await registerDelegated(car);
-  const request = { model, prompt: 'x', recovery: 'none' };
+  const request = /** @type {const} */ ({ model, prompt: 'x', recovery: 'none' });
   await assert.rejects(car.generate(request).result, { kind: 'no_runner' });
 
   await car.registerRunner(() => {

@@ -120,11 +120,13 @@ test('emit waits for the core, and tells whether anybody listens', async () => {
   ]);
 });
 
-test('emit.nowait sends a notification and waits for nothing', async () => {
-  const { runs, sent, output } = makeRuns((_, { emit }) => {
+test('emit.nowait sends a notification, and fails the run when too much is not sent', async () => {
+  const { runs, sent, output } = makeRuns((_, { emit, signal }) => {
     const taken = emit.nowait({ type: 'text_delta', text: 'a' });
     output.full = true;
-    return JSON.stringify([taken, emit.nowait({ type: 'text_delta', text: 'b' })]);
+    assert.deepEqual([taken, emit.nowait({ type: 'text_delta', text: 'b' })], [true, false]);
+    assert.ok(signal.aborted);
+    return 'all of it';
   });
   await runs.start('car-1', RUN);
   assert.deepEqual(sent[0], {
@@ -132,7 +134,8 @@ test('emit.nowait sends a notification and waits for nothing', async () => {
     method: 'runner.event',
     params: { call_id: 'call_1', event: { type: 'text_delta', text: 'a' } },
   });
-  assert.deepEqual(sent[1].result, { text: '[true,false]' });
+  const { kind, retryable } = sent[1].error.data;
+  assert.deepEqual([kind, retryable], ['runner_failed', false]);
 });
 
 test('a cancel aborts the signal, and the run is answered once', async () => {

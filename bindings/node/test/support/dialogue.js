@@ -38,6 +38,7 @@ const CALLS = /** @type {Record<string, (car: Car, params: any) => Promise<unkno
  * @property {Json} params
  * @property {import('../../index.js').Emit} emit
  * @property {AbortSignal} signal
+ * @property {boolean} [isAnswered] Whether the dialogue has answered it.
  * @property {ReturnType<typeof deferred<any>>} outcome
  */
 
@@ -209,6 +210,7 @@ export class Dialogue {
   #answerRun({ id, result, error }) {
     const run = this.#runs.get(id);
     assert.ok(run, `a run ${id}`);
+    run.isAnswered = true;
     if (!error) run.outcome.resolve(this.#fill(result));
     else if (run.signal.aborted) run.outcome.reject(run.signal.reason);
     else {
@@ -257,8 +259,9 @@ export class Dialogue {
 
   /** @param {string} id */
   async #hearCancel(id) {
-    const { signal } = /** @type {Run} */ (this.#runs.get(id));
-    if (!signal.aborted) await once(signal, 'abort');
+    const { signal, isAnswered } = /** @type {Run} */ (this.#runs.get(id));
+    // What comes for a run that is over is ignored.
+    if (!signal.aborted && !isAnswered) await once(signal, 'abort');
   }
 
   /** @param {Json} message */
