@@ -25,7 +25,7 @@ process.once('SIGTERM', () => interrupted.abort());
 /** @param {Car} car */
 async function readToTheEnd(car) {
   const request = { prompt: 'Tell me a short story.', params: { temperature: 0 } };
-  const stream = car.generate(request, interrupted);
+  const stream = car.generate(request, { signal: interrupted.signal });
   process.stdout.write('The whole answer: ');
   for await (const event of stream) {
     if (event.type === 'text_delta') process.stdout.write(event.text);
@@ -40,7 +40,10 @@ async function readToTheEnd(car) {
 async function stopInTheMiddle(car) {
   // Without ignore_eos the model might end before anybody can stop it.
   const params = { temperature: 0, ignore_eos: true };
-  const stream = car.generate({ prompt: 'Tell me a short story.', params }, interrupted);
+  const stream = car.generate(
+    { prompt: 'Tell me a short story.', params },
+    { signal: interrupted.signal },
+  );
   process.stdout.write('The first words: ');
   let length = 0;
   for await (const event of stream) {

@@ -52,7 +52,7 @@ async function register(car, hint) {
  * @param {number} [most] Words after which the loop is left.
  */
 async function show(car, request, most = Infinity) {
-  const stream = car.generate(request, interrupted);
+  const stream = car.generate(request, { signal: interrupted.signal });
   let words = 0;
   process.stdout.write('  ');
   for await (const event of stream) {
@@ -97,7 +97,7 @@ async function callTool(car) {
   console.log('A tool call, streamed in pieces and whole in the result:');
   const model = await register(car, 'weather-caller');
   const request = { model, prompt: 'What is the weather in Paris?', tools: [WEATHER_TOOL] };
-  const { tool_calls } = await car.generate(request, interrupted).result;
+  const { tool_calls } = await car.generate(request, { signal: interrupted.signal }).result;
   for (const call of tool_calls) console.log(`  ${call.name}(${JSON.stringify(call.arguments)})`);
 }
 
@@ -121,7 +121,9 @@ async function fail(car) {
     const model = await register(car, hint);
     // Without this, car-rpc waits as long as the provider wishes and tries again.
     const recovery = 'none';
-    await report(car.generate({ model, prompt: 'Hello', recovery }, interrupted).result);
+    await report(
+      car.generate({ model, prompt: 'Hello', recovery }, { signal: interrupted.signal }).result,
+    );
   }
 }
 
@@ -150,7 +152,7 @@ async function report(result, before = '') {
 async function useWrongKey(car, baseUrl) {
   await car.registerRunner(chatRunner({ baseUrl, apiKey: 'wrong' }));
   const model = 'provider/storyteller:cloud';
-  await report(car.generate({ model, prompt: 'Hello' }, interrupted).result);
+  await report(car.generate({ model, prompt: 'Hello' }, { signal: interrupted.signal }).result);
 }
 
 // An app keeps its state where it keeps everything else; an example leaves nothing behind.
