@@ -123,17 +123,22 @@ export class RunnerRuns {
       controller.abort(new CarError(TOO_FAR_AHEAD, { kind: 'overloaded', local: true }));
     };
     const emit = this.#emitter(run, signal, state, tooFarAhead);
+    // Before the runner begins, which may be too far ahead in its first step.
+    const unwanted = new Promise((resolve) => {
+      signal.addEventListener('abort', () => resolve(undefined), { once: true });
+    });
     const running = (async () => runner(run, { emit, signal }))().then(
       (result) => this.#success(result),
       (error) => this.#failure(error, signal),
     );
-    const aborted = new Promise((resolve) => {
-      signal.addEventListener('abort', () => resolve(within(running, CANCEL_GRACE_MS)));
-    });
+    const aborted = unwanted.then(() => within(running, CANCEL_GRACE_MS));
     await Promise.race([running, aborted]);
     state.isOver = true;
     if (state.isTooFarAhead) {
-      return failure('runner_failed', TOO_FAR_AHEAD, 1023, { retryable: false });
+      return failure('runner_failed', TOO_FAR_AHEAD, 1023, {
+        cause: 'backpressure',
+        retryable: false,
+      });
     }
     return Promise.race([running, failure('cancelled', 'cancelled', -32800)]);
   }
@@ -204,8 +209,7 @@ export class RunnerRuns {
     if (signal?.aborted) return failure('cancelled', 'cancelled', -32800);
     this.#onError(error);
     // The text of a foreign error may hold a key or a path: it stays in this program.
-    const name = error instanceof Error ? error.name : typeof error;
-    return failure('runner_failed', `the runner threw ${name}`, 1023);
+    return failure('runner_failed', `the runner threw ${nameOf(error)}`, 1023);
   }
 
   /**
@@ -230,4 +234,13 @@ export class RunnerRuns {
  */
 function failure(kind, message, code, data) {
   return { error: { code, message, data: { kind, ...data } } };
+}
+
+/** @param {unknown} error Anything, with getters that throw. */
+function nameOf(error) {
+  try {
+    return error instanceof Error ? String(error.name) : typeof error;
+  } catch {
+    return 'something without a name';
+  }
 }

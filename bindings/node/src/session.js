@@ -165,7 +165,7 @@ export class Session {
 
   /** @param {unknown} error */
   #logThrown(error) {
-    this.#log('error', inspect(error), 'runner');
+    this.#log('error', shown(error), 'runner');
   }
 
   /**
@@ -178,7 +178,7 @@ export class Session {
       this.#onLog?.({ level, message, source });
     } catch (error) {
       // Whoever listens to the log must not be able to break the connection.
-      process.emitWarning(error instanceof Error ? error : inspect(error));
+      process.emitWarning(error instanceof Error ? error : shown(error));
     }
   }
 
@@ -208,4 +208,13 @@ export function startAborted(signal) {
 
 function closed() {
   return new CarError('this car-rpc was closed', { kind: 'closed', local: true });
+}
+
+/** @param {unknown} thrown Anything, with an `inspect` of its own that throws. */
+function shown(thrown) {
+  try {
+    return inspect(thrown);
+  } catch {
+    return 'something that cannot be shown';
+  }
 }

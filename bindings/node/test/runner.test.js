@@ -138,6 +138,31 @@ test('emit.nowait sends a notification, and fails the run when too much is not s
   assert.deepEqual([kind, retryable], ['runner_failed', false]);
 });
 
+test('a runner that is too far ahead at once, and hangs, is answered for', async () => {
+  const { runs, sent, output } = makeRuns((_, { emit }) => {
+    output.full = true;
+    emit.nowait({ type: 'text_delta', text: 'a' });
+    return new Promise(() => {});
+  });
+  await runs.start('car-1', RUN);
+  assert.equal(sent[0].error.data.cause, 'backpressure');
+});
+
+test('whatever a runner throws, its run is answered', async () => {
+  const hostile = Object.create(Error.prototype, {
+    name: {
+      get() {
+        throw new Error('no name');
+      },
+    },
+  });
+  const { runs, sent } = makeRuns(() => {
+    throw hostile;
+  });
+  await runs.start('car-1', RUN);
+  assert.equal(sent[0].error.data.kind, 'runner_failed');
+});
+
 test('a cancel aborts the signal, and the run is answered once', async () => {
   const { runs, sent } = makeRuns(async (_, { signal }) => {
     const aborted = deferred();
