@@ -4,10 +4,18 @@ const { CarError, CarProcessError, RunnerError } = require('./src/errors.cjs');
 
 /**
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Car} Car
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).CallOptions} CallOptions
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Emit} Emit
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).LogEntry} LogEntry
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Runner} Runner
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).RunnerRun} RunnerRun
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).StartOptions} StartOptions
+ */
+
+/**
+ * @template Event
+ * @template Result
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).EventStream<Event, Result>} EventStream
  */
 
 /** @type {Function & { start(options?: StartOptions): Promise<Car> } | undefined} */

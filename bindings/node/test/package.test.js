@@ -62,6 +62,8 @@ test('require gives what import gives, with the same classes of errors', bounded
   const car = await cjs.Car.start({ command: COMMAND, stateDir: temporaryFolder(t) });
   t.after(() => car.close());
   assert.ok(car instanceof esm.Car);
+  assert.ok(car instanceof cjs.Car);
+  assert.equal({} instanceof cjs.Car, false);
   await assert.rejects(car.request('no.such.method'), cjs.CarError);
 });
 
