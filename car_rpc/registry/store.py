@@ -6,17 +6,12 @@ database goes up with each one.
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from car_rpc.errors import CarError
+from car_rpc.database import Database
 from car_rpc.wire.models import ModelSchema
-
-#: How long another process may hold the database, in seconds.
-BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, model TEXT NOT NULL) STRICT;
@@ -35,24 +30,15 @@ class ModelStore:
     """Persisted models.
 
     Args:
-        path: The database file. The event log has opened it before, which makes it private
-            and sets its journal mode.
+        path: The database file.
 
     Raises:
-        CarError: ``io_error`` when the database cannot be used.
+        CarError: ``io_error`` when the database cannot be used; so do all methods.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._database = Database(path, _SCHEMA)
         self._seen_revision = -1
-        try:
-            # Made in a thread at start-up, then used by the event loop alone.
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
 
     def changed(self) -> bool:
         """Whether the models may differ from what :meth:`load` last returned."""
@@ -62,9 +48,9 @@ class ModelStore:
         """All models. A row that this version cannot read is left alone and not returned."""
         models: list[ModelSchema] = []
         self._seen_revision = self._revision()
-        for (text,) in self._execute("SELECT model FROM models ORDER BY id"):
+        for (text,) in self._database.read("SELECT model FROM models ORDER BY id"):
             try:
-                models.append(msgspec.json.decode(text, type=ModelSchema))
+                models.append(msgspec.json.decode(str(text), type=ModelSchema))
             except msgspec.DecodeError:
                 continue
         return models
@@ -72,40 +58,18 @@ class ModelStore:
     def put(self, model: ModelSchema) -> None:
         """Store a model under its id. May wait for other processes: not for the event loop."""
         text = msgspec.json.encode(model).decode()
-        self._write("INSERT OR REPLACE INTO models VALUES (?, ?)", model.id, text)
+        with self._database.transaction() as writer:
+            writer.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model.id, text))
 
     def delete(self, model_id: str) -> bool:
         """Forget a model; tells whether it was there. May wait, as :meth:`put` may."""
-        return self._write("DELETE FROM models WHERE id = ?", model_id) > 0
+        with self._database.transaction() as writer:
+            return writer.execute("DELETE FROM models WHERE id = ?", (model_id,)).rowcount > 0
 
     def close(self) -> None:
         """Close the database."""
-        self._db.close()
+        self._database.close()
 
     def _revision(self) -> int:
-        (revision,) = self._execute("SELECT revision FROM registry").fetchone()
-        return int(revision)
-
-    def _write(self, statement: str, *values: str) -> int:
-        # A connection of its own: one that waits for a lock would hold up the readers' one.
-        try:
-            with closing(
-                sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            ) as db:
-                return db.execute(statement, values).rowcount
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-
-    def _execute(self, statement: str, *values: str) -> sqlite3.Cursor:
-        try:
-            return self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: sqlite3.Error) -> CarError:
-        return CarError(
-            "io_error",
-            f"the database {self._path} cannot be used ({error});"
-            " move it away or choose another --state-dir",
-            path=str(self._path),
-        )
+        ((revision,),) = self._database.read("SELECT revision FROM registry")
+        return int(revision or 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import NonNegative, Positive, WireStruct
+from car_rpc.wire.base import NonNegative, NonNegativeFloat, Positive, WireStruct
 from car_rpc.wire.events import RunnerEvent
 
 Capability: TypeAlias = Literal[
@@ -185,6 +185,63 @@ ModelId: TypeAlias = Annotated[
 ]
 
 
+class Performance(WireStruct, frozen=True, kw_only=True):
+    """Measured or claimed speed of a model.
+
+    Attributes:
+        latency_p50_ms: Median time of an answer, in milliseconds.
+        latency_p95_ms: Time that 95 of 100 answers take at most, in milliseconds.
+        ttft_p50_ms: Median time to the first token, in milliseconds.
+        tokens_per_second: Tokens generated in a second.
+    """
+
+    latency_p50_ms: NonNegativeFloat | UnsetType = UNSET
+    latency_p95_ms: NonNegativeFloat | UnsetType = UNSET
+    ttft_p50_ms: NonNegativeFloat | UnsetType = UNSET
+    tokens_per_second: NonNegativeFloat | UnsetType = UNSET
+
+
+class PricingTier(WireStruct, frozen=True, kw_only=True):
+    """Prices of long prompts: those that it names go before the model's own.
+
+    Attributes:
+        min_prompt_tokens: The shortest prompt that it is for; of several tiers, the one with
+            the highest such number counts.
+        input_per_mtok_usd: A million tokens of the prompt.
+        output_per_mtok_usd: A million tokens of the answer.
+        cache_read_per_mtok_usd: A million tokens of the prompt that came from a cache.
+        cache_write_per_mtok_usd: A million tokens of the prompt that were put into a cache.
+    """
+
+    min_prompt_tokens: NonNegative
+    input_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    output_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    cache_read_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    cache_write_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+
+
+class Cost(WireStruct, frozen=True, kw_only=True):
+    """What a model costs: money, or room on this machine. An absent price is unknown, not 0.
+
+    Attributes:
+        input_per_mtok_usd: A million tokens of the prompt.
+        output_per_mtok_usd: A million tokens of the answer.
+        cache_read_per_mtok_usd: A million tokens of the prompt that came from a cache.
+        cache_write_per_mtok_usd: A million tokens of the prompt that were put into a cache.
+        pricing_tiers: Prices of long prompts.
+        size_bytes: Size of the weights' files.
+        ram_bytes: Memory that it takes while it is loaded.
+    """
+
+    input_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    output_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    cache_read_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    cache_write_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
+    pricing_tiers: list[PricingTier] = msgspec.field(default_factory=list[PricingTier])
+    size_bytes: NonNegative | UnsetType = UNSET
+    ram_bytes: NonNegative | UnsetType = UNSET
+
+
 class ModelSchema(WireStruct, frozen=True, kw_only=True):
     """What the registry knows of a model.
 
@@ -203,8 +260,8 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
         max_output_tokens: Most tokens of one answer.
         param_count: Number of parameters, for example ``4B``.
         quantization: For example ``Q4_K_M``.
-        performance: Measured or claimed figures.
-        cost: Prices, in USD.
+        performance: Measured or claimed speed.
+        cost: Prices and sizes.
         tags: Words to find it by.
         supported_params: Sampling parameters that it honours; empty when unknown.
         trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
@@ -224,8 +281,8 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     max_output_tokens: Positive | UnsetType = UNSET
     param_count: str | UnsetType = UNSET
     quantization: str | UnsetType = UNSET
-    performance: dict[str, Any] | UnsetType = UNSET
-    cost: dict[str, Any] | UnsetType = UNSET
+    performance: Performance | UnsetType = UNSET
+    cost: Cost | UnsetType = UNSET
     tags: list[str] = msgspec.field(default_factory=list[str])
     supported_params: list[str] = msgspec.field(default_factory=list[str])
     trust_tier: Literal["curated", "community"] = "community"

@@ -2,7 +2,7 @@
 
 import type { ErrorKind } from './error.js';
 import type { RunnerEvent } from './events.js';
-import type { JsonObject, UnknownMember } from './open.js';
+import type { UnknownMember } from './open.js';
 
 /** Something that a model can do: what this version knows. */
 export type KnownCapability =
@@ -49,6 +49,27 @@ export type KnownPooling =
 
 /** How token embeddings become one vector. */
 export type Pooling = KnownPooling | (string & {});
+
+/** What a model costs: money, or room on this machine. An absent price is unknown, not 0. */
+export interface Cost {
+  /** A million tokens of the prompt. */
+  input_per_mtok_usd?: number;
+  /** A million tokens of the answer. */
+  output_per_mtok_usd?: number;
+  /** A million tokens of the prompt that came from a cache. */
+  cache_read_per_mtok_usd?: number;
+  /** A million tokens of the prompt that were put into a cache. */
+  cache_write_per_mtok_usd?: number;
+  /**
+   * Prices of long prompts.
+   * @defaultValue `[]`
+   */
+  pricing_tiers?: PricingTier[];
+  /** Size of the weights' files. */
+  size_bytes?: number;
+  /** Memory that it takes while it is loaded. */
+  ram_bytes?: number;
+}
 
 /** A model that the app runs itself; `hint` tells its runner which one. */
 export interface DelegatedSource {
@@ -153,10 +174,10 @@ export interface ModelSchema {
   param_count?: string;
   /** For example `Q4_K_M`. */
   quantization?: string;
-  /** Measured or claimed figures. */
-  performance?: JsonObject;
-  /** Prices, in USD. */
-  cost?: JsonObject;
+  /** Measured or claimed speed. */
+  performance?: Performance;
+  /** Prices and sizes. */
+  cost?: Cost;
   /**
    * Words to find it by.
    * @defaultValue `[]`
@@ -239,6 +260,35 @@ export interface OpenAICompatSource {
   api_key_envs?: string[];
   /** Sent with every request. The values are secrets: shown as `***`. */
   headers?: Record<string, string | EnvironmentValue>;
+}
+
+/** Measured or claimed speed of a model. */
+export interface Performance {
+  /** Median time of an answer, in milliseconds. */
+  latency_p50_ms?: number;
+  /** Time that 95 of 100 answers take at most, in milliseconds. */
+  latency_p95_ms?: number;
+  /** Median time to the first token, in milliseconds. */
+  ttft_p50_ms?: number;
+  /** Tokens generated in a second. */
+  tokens_per_second?: number;
+}
+
+/** Prices of long prompts: those that it names go before the model's own. */
+export interface PricingTier {
+  /**
+   * The shortest prompt that it is for; of several tiers, the one with the highest such number
+   * counts.
+   */
+  min_prompt_tokens: number;
+  /** A million tokens of the prompt. */
+  input_per_mtok_usd?: number;
+  /** A million tokens of the answer. */
+  output_per_mtok_usd?: number;
+  /** A million tokens of the prompt that came from a cache. */
+  cache_read_per_mtok_usd?: number;
+  /** A million tokens of the prompt that were put into a cache. */
+  cache_write_per_mtok_usd?: number;
 }
 
 /**

@@ -102,6 +102,53 @@ public struct SystemSourceEngine: RawRepresentable, Codable, Sendable, Hashable 
     }
 }
 
+/// What a model costs: money, or room on this machine. An absent price is unknown, not 0.
+public struct Cost: Codable, Sendable, Hashable {
+    /// A million tokens of the prompt.
+    public var inputPerMtokUsd: Double?
+    /// A million tokens of the answer.
+    public var outputPerMtokUsd: Double?
+    /// A million tokens of the prompt that came from a cache.
+    public var cacheReadPerMtokUsd: Double?
+    /// A million tokens of the prompt that were put into a cache.
+    public var cacheWritePerMtokUsd: Double?
+    /// Prices of long prompts.
+    /// Default: `[]`.
+    public var pricingTiers: [PricingTier]?
+    /// Size of the weights' files.
+    public var sizeBytes: Int?
+    /// Memory that it takes while it is loaded.
+    public var ramBytes: Int?
+
+    public init(
+        inputPerMtokUsd: Double? = nil,
+        outputPerMtokUsd: Double? = nil,
+        cacheReadPerMtokUsd: Double? = nil,
+        cacheWritePerMtokUsd: Double? = nil,
+        pricingTiers: [PricingTier]? = nil,
+        sizeBytes: Int? = nil,
+        ramBytes: Int? = nil
+    ) {
+        self.inputPerMtokUsd = inputPerMtokUsd
+        self.outputPerMtokUsd = outputPerMtokUsd
+        self.cacheReadPerMtokUsd = cacheReadPerMtokUsd
+        self.cacheWritePerMtokUsd = cacheWritePerMtokUsd
+        self.pricingTiers = pricingTiers
+        self.sizeBytes = sizeBytes
+        self.ramBytes = ramBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case inputPerMtokUsd = "input_per_mtok_usd"
+        case outputPerMtokUsd = "output_per_mtok_usd"
+        case cacheReadPerMtokUsd = "cache_read_per_mtok_usd"
+        case cacheWritePerMtokUsd = "cache_write_per_mtok_usd"
+        case pricingTiers = "pricing_tiers"
+        case sizeBytes = "size_bytes"
+        case ramBytes = "ram_bytes"
+    }
+}
+
 /// A model that the app runs itself; `hint` tells its runner which one.
 public struct DelegatedSource: Codable, Sendable, Hashable {
     /// Forwarded to the runner; tells it which provider or model is meant.
@@ -267,10 +314,10 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     public var paramCount: String?
     /// For example `Q4_K_M`.
     public var quantization: String?
-    /// Measured or claimed figures.
-    public var performance: [String: JSONValue]?
-    /// Prices, in USD.
-    public var cost: [String: JSONValue]?
+    /// Measured or claimed speed.
+    public var performance: Performance?
+    /// Prices and sizes.
+    public var cost: Cost?
     /// Words to find it by.
     /// Default: `[]`.
     public var tags: [String]?
@@ -302,8 +349,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         maxOutputTokens: Int? = nil,
         paramCount: String? = nil,
         quantization: String? = nil,
-        performance: [String: JSONValue]? = nil,
-        cost: [String: JSONValue]? = nil,
+        performance: Performance? = nil,
+        cost: Cost? = nil,
         tags: [String]? = nil,
         supportedParams: [String]? = nil,
         trustTier: ModelSchemaTrustTier? = nil,
@@ -467,6 +514,74 @@ public struct OpenAICompatSource: Codable, Sendable, Hashable {
         case apiKeyEnv = "api_key_env"
         case apiKeyEnvs = "api_key_envs"
         case headers
+    }
+}
+
+/// Measured or claimed speed of a model.
+public struct Performance: Codable, Sendable, Hashable {
+    /// Median time of an answer, in milliseconds.
+    public var latencyP50Ms: Double?
+    /// Time that 95 of 100 answers take at most, in milliseconds.
+    public var latencyP95Ms: Double?
+    /// Median time to the first token, in milliseconds.
+    public var ttftP50Ms: Double?
+    /// Tokens generated in a second.
+    public var tokensPerSecond: Double?
+
+    public init(
+        latencyP50Ms: Double? = nil,
+        latencyP95Ms: Double? = nil,
+        ttftP50Ms: Double? = nil,
+        tokensPerSecond: Double? = nil
+    ) {
+        self.latencyP50Ms = latencyP50Ms
+        self.latencyP95Ms = latencyP95Ms
+        self.ttftP50Ms = ttftP50Ms
+        self.tokensPerSecond = tokensPerSecond
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case latencyP50Ms = "latency_p50_ms"
+        case latencyP95Ms = "latency_p95_ms"
+        case ttftP50Ms = "ttft_p50_ms"
+        case tokensPerSecond = "tokens_per_second"
+    }
+}
+
+/// Prices of long prompts: those that it names go before the model's own.
+public struct PricingTier: Codable, Sendable, Hashable {
+    /// The shortest prompt that it is for; of several tiers, the one with the highest such number
+    /// counts.
+    public var minPromptTokens: Int
+    /// A million tokens of the prompt.
+    public var inputPerMtokUsd: Double?
+    /// A million tokens of the answer.
+    public var outputPerMtokUsd: Double?
+    /// A million tokens of the prompt that came from a cache.
+    public var cacheReadPerMtokUsd: Double?
+    /// A million tokens of the prompt that were put into a cache.
+    public var cacheWritePerMtokUsd: Double?
+
+    public init(
+        minPromptTokens: Int,
+        inputPerMtokUsd: Double? = nil,
+        outputPerMtokUsd: Double? = nil,
+        cacheReadPerMtokUsd: Double? = nil,
+        cacheWritePerMtokUsd: Double? = nil
+    ) {
+        self.minPromptTokens = minPromptTokens
+        self.inputPerMtokUsd = inputPerMtokUsd
+        self.outputPerMtokUsd = outputPerMtokUsd
+        self.cacheReadPerMtokUsd = cacheReadPerMtokUsd
+        self.cacheWritePerMtokUsd = cacheWritePerMtokUsd
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case minPromptTokens = "min_prompt_tokens"
+        case inputPerMtokUsd = "input_per_mtok_usd"
+        case outputPerMtokUsd = "output_per_mtok_usd"
+        case cacheReadPerMtokUsd = "cache_read_per_mtok_usd"
+        case cacheWritePerMtokUsd = "cache_write_per_mtok_usd"
     }
 }
 

@@ -90,6 +90,35 @@ value class SystemSourceEngine(val value: String) {
     }
 }
 
+/** What a model costs: money, or room on this machine. An absent price is unknown, not 0. */
+@Serializable
+data class Cost(
+    /** A million tokens of the prompt. */
+    @SerialName("input_per_mtok_usd")
+    val inputPerMtokUsd: Double? = null,
+    /** A million tokens of the answer. */
+    @SerialName("output_per_mtok_usd")
+    val outputPerMtokUsd: Double? = null,
+    /** A million tokens of the prompt that came from a cache. */
+    @SerialName("cache_read_per_mtok_usd")
+    val cacheReadPerMtokUsd: Double? = null,
+    /** A million tokens of the prompt that were put into a cache. */
+    @SerialName("cache_write_per_mtok_usd")
+    val cacheWritePerMtokUsd: Double? = null,
+    /**
+     * Prices of long prompts.
+     * Default: `[]`.
+     */
+    @SerialName("pricing_tiers")
+    val pricingTiers: List<PricingTier> = emptyList(),
+    /** Size of the weights' files. */
+    @SerialName("size_bytes")
+    val sizeBytes: Long? = null,
+    /** Memory that it takes while it is loaded. */
+    @SerialName("ram_bytes")
+    val ramBytes: Long? = null,
+)
+
 /** A model that the app runs itself; `hint` tells its runner which one. */
 @Serializable
 data class DelegatedSource(
@@ -206,10 +235,10 @@ data class ModelSchema(
     val paramCount: String? = null,
     /** For example `Q4_K_M`. */
     val quantization: String? = null,
-    /** Measured or claimed figures. */
-    val performance: JsonObject? = null,
-    /** Prices, in USD. */
-    val cost: JsonObject? = null,
+    /** Measured or claimed speed. */
+    val performance: Performance? = null,
+    /** Prices and sizes. */
+    val cost: Cost? = null,
     /**
      * Words to find it by.
      * Default: `[]`.
@@ -306,6 +335,46 @@ data class OpenAICompatSource(
     /** Sent with every request. The values are secrets: shown as `***`. */
     val headers: Map<String, Either<String, EnvironmentValue>>? = null,
 ) : ModelSource
+
+/** Measured or claimed speed of a model. */
+@Serializable
+data class Performance(
+    /** Median time of an answer, in milliseconds. */
+    @SerialName("latency_p50_ms")
+    val latencyP50Ms: Double? = null,
+    /** Time that 95 of 100 answers take at most, in milliseconds. */
+    @SerialName("latency_p95_ms")
+    val latencyP95Ms: Double? = null,
+    /** Median time to the first token, in milliseconds. */
+    @SerialName("ttft_p50_ms")
+    val ttftP50Ms: Double? = null,
+    /** Tokens generated in a second. */
+    @SerialName("tokens_per_second")
+    val tokensPerSecond: Double? = null,
+)
+
+/** Prices of long prompts: those that it names go before the model's own. */
+@Serializable
+data class PricingTier(
+    /**
+     * The shortest prompt that it is for; of several tiers, the one with the highest such number
+     * counts.
+     */
+    @SerialName("min_prompt_tokens")
+    val minPromptTokens: Long,
+    /** A million tokens of the prompt. */
+    @SerialName("input_per_mtok_usd")
+    val inputPerMtokUsd: Double? = null,
+    /** A million tokens of the answer. */
+    @SerialName("output_per_mtok_usd")
+    val outputPerMtokUsd: Double? = null,
+    /** A million tokens of the prompt that came from a cache. */
+    @SerialName("cache_read_per_mtok_usd")
+    val cacheReadPerMtokUsd: Double? = null,
+    /** A million tokens of the prompt that were put into a cache. */
+    @SerialName("cache_write_per_mtok_usd")
+    val cacheWritePerMtokUsd: Double? = null,
+)
 
 /**
  * One step of a scripted model.

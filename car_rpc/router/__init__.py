@@ -1,0 +1,1 @@
+"""Which model answers a request, and why. Pure: values in, a decision out."""
