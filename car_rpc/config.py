@@ -30,6 +30,8 @@ class Settings(NamedTuple):
         drain_ms: How long work may still finish after the input ended or ``shutdown``.
         log_level: Least severe level that goes to standard error.
         trace: File that gets a trace of the connection.
+        config: The configuration file, which must be there; ``None`` is ``config.toml`` in the
+            state directory, if it is there.
     """
 
     state_dir: Path
@@ -41,6 +43,7 @@ class Settings(NamedTuple):
     drain_ms: int = DEFAULT_DRAIN_MS
     log_level: LogLevel = "info"
     trace: Path | None = None
+    config: Path | None = None
 
 
 def car_home(environ: dict[str, str] | None = None) -> Path:

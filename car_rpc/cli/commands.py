@@ -1,4 +1,4 @@
-"""What the commands other than ``serve`` do. All but ``schema`` start it as an app would."""
+"""What the commands other than ``serve`` do. Most of them start it as an app would."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import anyio
 import msgspec
 
 from car_rpc.cli.doctor import report
+from car_rpc.cli.knobs import described
 from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
+from car_rpc.errors import CarError
+from car_rpc.host.configuration import FILE_NAME, load
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
 from car_rpc.wire.log import LogEvent
@@ -132,10 +135,23 @@ async def schema(_: argparse.Namespace) -> int:
     return 0
 
 
+async def config(options: argparse.Namespace) -> int:
+    """Show every knob."""
+    path = options.config or (options.state_dir or car_home()) / FILE_NAME
+    try:
+        configuration = load(path, os.environ, needed=options.config is not None)
+    except CarError as error:
+        print(f"car-rpc: {error}", file=sys.stderr)
+        return FAILED
+    print("\n".join(described(path, configuration)))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "generate": generate,
     "models": models,
     "doctor": doctor,
+    "config": config,
     "log": log,
     "call": call,
     "schema": schema,
@@ -148,6 +164,8 @@ def _start(options: argparse.Namespace) -> AbstractAsyncContextManager[CarClient
         arguments += ["--state-dir", str(options.state_dir)]
     if options.models_dir:
         arguments += ["--models-dir", str(options.models_dir)]
+    if options.config:
+        arguments += ["--config", str(options.config)]
     return CarClient.start(arguments=arguments, stderr=None)
 
 

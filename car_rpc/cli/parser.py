@@ -34,6 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
         "doctor", help="say what is installed, what is missing, what to do"
     )
     _add_state(doctor)
+    config = commands.add_parser("config", help="show every knob, its value and its default")
+    _add_state(config)
     log = commands.add_parser("log", help="show the event log")
     log.add_argument("--trace", help="only this request")
     log.add_argument("--limit", type=int, default=50, help="most events (default %(default)s)")
@@ -101,6 +103,12 @@ def _add_state(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where model files lie (default: models/ in $CAR_HOME or ~/.car)",
     )
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: config.toml in the state directory, if it is there)",
+    )
 
 
 def settings(options: argparse.Namespace) -> Settings:
@@ -116,6 +124,7 @@ def settings(options: argparse.Namespace) -> Settings:
         drain_ms=options.drain_ms,
         log_level=options.log_level,
         trace=options.trace,
+        config=options.config.absolute() if options.config else None,
     )
 
 

@@ -6,26 +6,29 @@ one request may probe it. A probe that nobody finished frees its place without a
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from car_rpc.errors import KINDS, CarError
+from car_rpc.wire.base import NonNegativeFloat, Positive
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
 
-class BreakerPolicy(NamedTuple):
+class BreakerPolicy(Struct, frozen=True, kw_only=True):
     """When a breaker opens.
 
     Attributes:
         failure_threshold: Consecutive failures that open it.
-        cooldown_ms: How long it stays open before a probe is let through.
+        cooldown_ms: How long it stays open before a probe is let through, in milliseconds.
         weight_4xx: What a client error (HTTP 4xx but 429) counts: 0 by default, because the
             model is not at fault; 1 counts it like any failure, 2 twice.
     """
 
-    failure_threshold: int = 5
-    cooldown_ms: float = 30_000
-    weight_4xx: int = 0
+    failure_threshold: Positive = 5
+    cooldown_ms: NonNegativeFloat = 30_000
+    weight_4xx: Literal[0, 1, 2] = 0
 
 
 class Breaker:

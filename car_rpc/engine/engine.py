@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_RETRY_POLICY = RetryPolicy()
+DEFAULT_BREAKER_POLICY = BreakerPolicy()
+
 
 class Engine:
     """Runs inference requests.
@@ -52,6 +55,8 @@ class Engine:
         sink: The event log.
         clock: Time.
         ids: Source of trace ids.
+        retry_policy: What is tried again on one model.
+        breaker_policy: When a model is left alone.
     """
 
     def __init__(
@@ -61,11 +66,13 @@ class Engine:
         sink: EventSink,
         clock: Clock,
         ids: IdSource,
+        retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
+        breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
-        self.breakers = Breakers(BreakerPolicy())
-        self.retry_policy = RetryPolicy()
+        self.breakers = Breakers(breaker_policy)
+        self.retry_policy = retry_policy
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry

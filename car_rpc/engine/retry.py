@@ -6,34 +6,33 @@ a provider that says how long to wait is obeyed, also beyond the cap.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from car_rpc.errors import CarError
+from car_rpc.wire.base import NonNegative
 
 #: Doublings after which the delay no longer grows; it is far beyond any cap by then.
 _MAX_DOUBLINGS = 16
 
 
-class RetryPolicy(NamedTuple):
+class RetryPolicy(Struct, frozen=True, kw_only=True):
     """Bounds of what is tried again on one model.
 
     Attributes:
         max_retries: Further attempts after a failed one, before anything was streamed.
-        backoff_base_ms: First delay.
-        overloaded_backoff_base_ms: First delay after ``overloaded``.
-        backoff_cap_ms: Longest delay that is not the provider's own wish.
+        backoff_base_ms: First delay, in milliseconds; each further one is twice as long.
+        overloaded_backoff_base_ms: First delay after ``overloaded``, in milliseconds.
+        backoff_cap_ms: Longest delay that is not the provider's own wish, in milliseconds.
         max_stream_retries: Further attempts after a stream that broke.
-        idle_stall_backoff_ms: Delay after a stream that fell silent.
-        idle_timeout_ms: Silence of a stream that counts as a stall.
+        idle_stall_backoff_ms: Delay after a stream that fell silent, in milliseconds.
     """
 
-    max_retries: int = 2
-    backoff_base_ms: int = 500
-    overloaded_backoff_base_ms: int = 2000
-    backoff_cap_ms: int = 8000
-    max_stream_retries: int = 2
-    idle_stall_backoff_ms: int = 200
-    idle_timeout_ms: int = 60_000
+    max_retries: NonNegative = 2
+    backoff_base_ms: NonNegative = 500
+    overloaded_backoff_base_ms: NonNegative = 2000
+    backoff_cap_ms: NonNegative = 8000
+    max_stream_retries: NonNegative = 2
+    idle_stall_backoff_ms: NonNegative = 200
 
     def delay_ms(self, failure: CarError, retries_before: int) -> int:
         """Milliseconds to wait after a failure.

@@ -40,6 +40,7 @@ CORE_MODULES = (
 #: Options of ``serve`` whose values cannot be wrong, or are one of these.
 _PLAIN_OPTIONS = {
     "--allow-path": None,
+    "--config": None,
     "--log-level": ("debug", "info", "warning", "error"),
     "--models-dir": None,
     "--state-dir": None,

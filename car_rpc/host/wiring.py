@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.configuration import FILE_NAME, load
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import Services
 from car_rpc.host.runner import RunnerHost
@@ -71,7 +73,8 @@ class App:
         allowed_paths: Roots that the client named when it introduced itself.
 
     Raises:
-        CarError: ``io_error`` when the state directory cannot be used.
+        CarError: ``io_error`` when the state directory cannot be used, or the configuration is
+            wrong.
     """
 
     def __init__(
@@ -82,6 +85,11 @@ class App:
         runner: RunnerHost,
         allowed_paths: Sequence[Path],
     ) -> None:
+        configuration = load(
+            settings.config or settings.state_dir / FILE_NAME,
+            os.environ,
+            needed=settings.config is not None,
+        )
         _make_private_directory(settings.state_dir)
         database = settings.state_dir / DATABASE_NAME
         self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
@@ -99,7 +107,15 @@ class App:
             "mlx": MissingBackend("mlx"),
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
-        engine = Engine(self._registry, self._backend_of, self.log, SystemClock(), ids)
+        engine = Engine(
+            self._registry,
+            self._backend_of,
+            self.log,
+            SystemClock(),
+            ids,
+            configuration.retry,
+            configuration.breaker,
+        )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
         services = Services(engine, self._registry, runner, self.log, roots)
         self.dispatcher = Dispatcher(services)

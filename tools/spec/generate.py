@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import configuration
 import kotlin
 import markdown
 import swift
@@ -34,6 +35,7 @@ def files() -> dict[str, str]:
         **{f"spec/{name}.json": text for name, text in texts.items()},
         "car_rpc/wire/announced.py": _announced(literals()),
         **markdown.files(spec, NOTICE),
+        **configuration.files(NOTICE),
         **typescript.files(spec, NOTICE),
         **swift.files(spec, NOTICE),
         **kotlin.files(spec, NOTICE),

@@ -1,0 +1,182 @@
+"""The configuration: what a file and the environment say of the engine, checked as a whole.
+
+A section is the very policy that the engine works with, so that a knob is described once. What
+only the app can know (framing, limits of messages, the parent) is on the command line instead.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from car_rpc.engine.breaker import BreakerPolicy
+from car_rpc.engine.retry import RetryPolicy
+from car_rpc.errors import CarError
+
+#: What the file is called in the state directory.
+FILE_NAME = "config.toml"
+
+#: Longest file that is read, in bytes; far more than one knob for each model there is.
+MAX_FILE_BYTES = 1024 * 1024
+
+_AT = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """Every knob, by section.
+
+    Attributes:
+        retry: What is tried again on one model, and after which delay.
+        breaker: When a model that keeps failing is left alone.
+    """
+
+    retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
+
+
+class Knob(NamedTuple):
+    """The name of one value: a table of the file and a key in it."""
+
+    section: str
+    name: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that goes before the file."""
+        return f"CAR_{self.section}_{self.name}".upper()
+
+
+def knobs() -> Iterator[Knob]:
+    """All of them, in the order of their sections."""
+    for section in msgspec.structs.fields(Configuration):
+        for field in msgspec.structs.fields(section.type):
+            yield Knob(section.encode_name, field.encode_name)
+
+
+def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Configuration:
+    """Read the file, put the environment's values over it, and check all of it.
+
+    Args:
+        path: The file.
+        environ: Environment variables; see :attr:`Knob.variable`. A value is written as in the
+            file; quotes around text may be left out.
+        needed: Whether a file that is not there is an error.
+
+    Raises:
+        CarError: ``io_error`` that names the file and the line, or the variable.
+    """
+    text = _read(path, needed=needed)
+    values = _parsed(text, path)
+    try:
+        _refuse_unknown(values)
+        configuration = msgspec.convert(values, Configuration)
+    except ValueError as error:
+        detail, keys = _where(error)
+        key = ".".join(keys)
+        raise _wrong(f"{path}, line {line_of(text, keys)}", f"`{key}`: {detail}") from None
+    for knob in knobs():
+        said = environ.get(knob.variable, "").strip()
+        if said:
+            values.setdefault(knob.section, {})[knob.name] = _value(said)
+            try:
+                configuration = msgspec.convert(values, Configuration)
+            except msgspec.ValidationError as error:
+                raise _wrong(f"environment variable {knob.variable}", _where(error)[0]) from None
+    return configuration
+
+
+def line_of(text: str, keys: list[str]) -> int:
+    """The line of a TOML text, from 1, that sets a key, or the nearest thing around it.
+
+    Args:
+        text: TOML that parses.
+        keys: The key's tables and its own name, from the outside in.
+    """
+    found, table = 1, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        code = line.strip()
+        if code.startswith("["):
+            table = re.sub(r"[\[\]\s\"']", "", code.partition("#")[0])
+            name = table
+        else:
+            key = re.sub(r"[\s\"']", "", code.partition("=")[0])
+            name = f"{table}.{key}" if table else key
+        wanted = ".".join(keys)
+        if wanted == name or wanted.startswith(f"{name}."):
+            found = number
+            if wanted == name:
+                break
+    return found
+
+
+def _read(path: Path, *, needed: bool) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        if needed:
+            raise _wrong(str(path), "there is no such file") from None
+        return ""
+    except OSError as error:
+        raise _wrong(str(path), error.strerror or type(error).__name__) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _wrong(str(path), f"it is longer than {MAX_FILE_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _wrong(f"{path}, line {line}", "this is not UTF-8") from None
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        detail, _, place = str(error).partition(" (at ")
+        line = re.search(r"line (\d+)", place)
+        number = line[1] if line else len(text.splitlines())
+        raise _wrong(f"{path}, line {number}", detail) from None
+
+
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    sections = {field.encode_name: field.type for field in msgspec.structs.fields(Configuration)}
+    _refuse_others(values, list(sections), [])
+    for name, section in values.items():
+        if isinstance(section, dict):
+            fields = [field.encode_name for field in msgspec.structs.fields(sections[name])]
+            _refuse_others(section, fields, [name])
+
+
+def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str]) -> None:
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(known)}"
+            at = ".".join([*within, name])
+            raise ValueError(f"it is unknown; {hint} - at `$.{at}`")
+
+
+def _where(error: ValueError) -> tuple[str, list[str]]:
+    match = _AT.match(str(error))
+    detail, path = (match["detail"], match["path"]) if match else (str(error), None)
+    return detail, [key for key in re.split(r"[.\[\]]+", path or "") if key]
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _wrong(place: str, detail: str) -> CarError:
+    return CarError(
+        "io_error", f"{place}: {detail}; `car-rpc config` lists every knob and its default"
+    )

@@ -1,0 +1,103 @@
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from car_rpc.cli.knobs import described
+from car_rpc.errors import CarError
+from car_rpc.host.configuration import (
+    FILE_NAME,
+    MAX_FILE_BYTES,
+    Configuration,
+    knobs,
+    line_of,
+    load,
+)
+
+PAGE = Path(__file__).parents[2] / "docs" / "CONFIGURATION.md"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / FILE_NAME
+
+
+def refusal(file: Path, text: str | bytes, **environ: str) -> str:
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CarError) as caught:
+        load(file, environ)
+    assert caught.value.kind == "io_error"
+    assert "car-rpc config" in caught.value.detail
+    return caught.value.detail.removeprefix(str(file)).removeprefix(", ")
+
+
+def test_without_a_file_everything_has_its_default(file: Path) -> None:
+    assert load(file, {}) == Configuration()
+
+
+def test_a_file_that_was_named_must_be_there(file: Path) -> None:
+    with pytest.raises(CarError, match="there is no such file"):
+        load(file, {}, needed=True)
+
+
+def test_the_environment_goes_before_the_file(file: Path) -> None:
+    file.write_text("[retry]\nmax_retries = 3\nbackoff_cap_ms = 7\n")
+    made = load(file, {"CAR_RETRY_MAX_RETRIES": "4", "CAR_BREAKER_COOLDOWN_MS": " 1.5 "})
+    assert (made.retry.max_retries, made.retry.backoff_cap_ms) == (4, 7)
+    assert made.breaker.cooldown_ms == 1.5
+
+
+def test_an_empty_variable_says_nothing(file: Path) -> None:
+    assert load(file, {"CAR_RETRY_MAX_RETRIES": " "}) == Configuration()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[retry]\n\nmax_retrys = 3", "line 3: `retry.max_retrys`: it is unknown; did you mean"),
+        ("\n[breakfast]\n", "line 2: `breakfast`: it is unknown; did you mean `breaker`?"),
+        ("a = 1", "line 1: `a`: it is unknown; known are retry, breaker"),
+        ("[retry]\nmax_retries = -1", "line 2: `retry.max_retries`: Expected `int` >= 0"),
+        ("[retry]\n# two\nmax_retries = 'x'", "line 3: `retry.max_retries`: Expected `int`"),
+        ("retry.max_retries = 1.5", "line 1: `retry.max_retries`: Expected `int`"),
+        ("[breaker]\nweight_4xx = 7", "line 2: `breaker.weight_4xx`: Invalid enum value 7"),
+        ("retry = 3", "line 1: `retry`: Expected `object`"),
+        ("[retry]\nmax_retries = 1\nmax_retries = 1", "line 3: Cannot overwrite a value"),
+        ("[retry", "line 1: Expected ']'"),
+        (b"[retry]\n# caf\xe9\n", "line 2: this is not UTF-8"),
+        (b"#" * (MAX_FILE_BYTES + 1), f": it is longer than {MAX_FILE_BYTES} bytes"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_its_line(file: Path, text: str | bytes, said: str) -> None:
+    assert refusal(file, text).startswith(said)
+
+
+def test_a_wrong_value_of_the_environment_is_refused_by_the_variable_s_name(file: Path) -> None:
+    said = refusal(file, "", CAR_RETRY_MAX_RETRIES="many")
+    assert said.startswith("environment variable CAR_RETRY_MAX_RETRIES: Expected `int`")
+
+
+@given(st.text() | st.lists(st.sampled_from("[retry]\n =.\"'1{}#")).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    assert 1 <= line_of(text, ["retry", "max_retries"]) <= len(text.splitlines()) + 1
+
+
+def test_every_knob_is_shown_with_its_effect_and_what_differs_with_its_default(file: Path) -> None:
+    file.write_text("[retry]\nmax_retries = 9\n")
+    lines = list(described(file, load(file, {})))
+    assert lines[0] == f"# {file}"
+    assert "max_retries = 9  # instead of 2" in lines
+    shown = "\n".join(lines)
+    for knob in knobs():
+        assert knob.variable in shown
+    file.write_text(shown)
+    assert load(file, {}).retry.max_retries == 9, "what is shown is a configuration itself"
+
+
+def test_the_example_of_the_page_is_a_configuration(file: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    file.write_text(example)
+    made = load(file, {})
+    assert (made.retry.max_retries, made.breaker.cooldown_ms) == (1, 60000)
