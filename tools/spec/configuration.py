@@ -13,11 +13,12 @@ from car_rpc.spec.docstrings import describe
 _HEAD = """\
 # Configuration
 
-What an app decides (framing, limits of messages, folders) is on the command line of `car-rpc serve`;
-`car-rpc serve --help` lists it. How the engine works is set here: in `config.toml` of the state
-directory (`--config FILE` names another one), or in the environment, which goes before the file.
+What an app decides (framing, limits of messages, folders) is on the command line of
+`car-rpc serve`; `car-rpc serve --help` lists it. How the engine works is set here: in `config.toml`
+of the state directory (`--config FILE` names another one), or in the environment, which goes before
+the file.
 
-A key or value that is wrong is an error that names the line. `car-rpc config` shows what counts now.
+A key or value that is wrong is an error that names the line. `car-rpc config` shows what counts.
 
 ```toml
 [retry]
