@@ -77,7 +77,7 @@ def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Con
     try:
         _refuse_unknown(values)
         configuration = msgspec.convert(values, Configuration)
-    except ValueError as error:
+    except (ValueError, msgspec.ValidationError) as error:
         detail, keys = _where(error)
         key = ".".join(keys)
         raise _wrong(f"{path}, line {line_of(text, keys)}", f"`{key}`: {detail}") from None
@@ -163,7 +163,7 @@ def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str
             raise ValueError(f"it is unknown; {hint} - at `$.{at}`")
 
 
-def _where(error: ValueError) -> tuple[str, list[str]]:
+def _where(error: Exception) -> tuple[str, list[str]]:
     match = _AT.match(str(error))
     detail, path = (match["detail"], match["path"]) if match else (str(error), None)
     return detail, [key for key in re.split(r"[.\[\]]+", path or "") if key]
