@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
@@ -151,7 +151,7 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
     for name, section in values.items():
         if isinstance(section, dict):
             fields = [field.encode_name for field in msgspec.structs.fields(sections[name])]
-            _refuse_others(section, fields, [name])
+            _refuse_others(cast("dict[str, Any]", section), fields, [name])
 
 
 def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str]) -> None:

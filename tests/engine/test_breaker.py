@@ -1,6 +1,7 @@
 """A model that keeps failing is left alone, then probed by one request."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -110,7 +111,7 @@ def test_such_a_failure_of_a_probe_ends_the_probe() -> None:
 
 
 @pytest.mark.parametrize(("weight", "failures"), [(1, 5), (2, 3)])
-def test_client_errors_count_as_much_as_asked_for(weight: int, failures: int) -> None:
+def test_client_errors_count_as_much_as_asked_for(weight: Literal[1, 2], failures: int) -> None:
     breaker = Breaker(BreakerPolicy(weight_4xx=weight))
     for _ in range(failures - 1):
         breaker.failed(CarError("invalid_request", "x", status=400), 0)
