@@ -7,7 +7,7 @@
 # PYTHON is an interpreter that has requirements/build.lock installed. With --print-dir nothing is
 # built: only the folder of the cache is printed where the wheel is, or would be.
 #
-#   CMAKE_ARGS                  settings for llama.cpp (default: -DGGML_NATIVE=ON)
+#   CMAKE_ARGS                  settings for llama.cpp (default: -DGGML_NATIVE=ON, without AMX)
 #   CMAKE_BUILD_PARALLEL_LEVEL  compilers at a time (default: one per core)
 #   XDG_CACHE_HOME              where caches live (default: ~/.cache)
 set -euo pipefail
@@ -17,7 +17,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lock="$here/../../requirements/llama.lock"
 name=llama-cpp-python
 
-export CMAKE_ARGS=${CMAKE_ARGS:--DGGML_NATIVE=ON}
 version=$("$python" "$here/lockfile.py" version "$name" "$lock")
 
 say() { printf '%s\n' "$*" >&2; }
@@ -30,6 +29,14 @@ cpu_flags() {
     sysctl -n machdep.cpu.brand_string machdep.cpu.features hw.optional.arm 2>/dev/null || true
   fi
 }
+
+# Without AMX: GCC 12 takes 8 of the 64 bytes that _tile_loadconfig reads for all of them, leaves
+# out what would set the others, and llama.cpp crashes at the first prompt.
+settings=-DGGML_NATIVE=ON
+if [[ $(cpu_flags) == *amx_int8* ]]; then
+  settings+=" -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"
+fi
+export CMAKE_ARGS=${CMAKE_ARGS:-$settings}
 
 key=$(
   "$python" - "$version" "$CMAKE_ARGS" "$(cpu_flags)" <<'PY'
