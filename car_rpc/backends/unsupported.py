@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from car_rpc.engine.ports import EmbeddingBatch, Recording, Transcript
 from car_rpc.errors import unsupported_mode
+from car_rpc.wire.content import Message
 from car_rpc.wire.models import ModelSchema
 
 
@@ -24,6 +25,22 @@ class GenerateOnly:
     def continues_turns(self, model: ModelSchema) -> bool:
         """No: what is behind such a backend is asked anew each time."""
         return False
+
+    def judges(self, model: ModelSchema) -> bool:
+        """No: only what a model says can be read."""
+        return False
+
+    async def score(
+        self, model: ModelSchema, messages: Sequence[Message], answers: Sequence[str]
+    ) -> list[float]:
+        """Always refuses."""
+        raise unsupported_mode("likelihood", self._name, self._reason)
+
+    async def rank(
+        self, model: ModelSchema, query: str, documents: Sequence[str], instruction: str
+    ) -> list[float]:
+        """Always refuses."""
+        raise unsupported_mode("likelihood", self._name, self._reason)
 
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         """Always refuses."""

@@ -36,6 +36,7 @@ from car_rpc.wire.models import (
     ModelsUnregisterResult,
 )
 from car_rpc.wire.speech import TranscribeResult
+from car_rpc.wire.tasks import ClassifyResult, GroundResult, RerankResult
 
 T = TypeVar("T")
 
@@ -161,6 +162,20 @@ class CarClient:
         """Text of token ids."""
         params = {"model": model, "tokens": list(tokens)}
         return (await self.request("detokenize", params, DetokenizeResult)).text
+
+    async def classify(self, text: str, labels: Sequence[str], **params: Any) -> ClassifyResult:
+        """Say which labels fit a text; the other fields are those of ``ClassifyParams``."""
+        asked = {**params, "text": text, "labels": list(labels)}
+        return await self.request("classify", asked, ClassifyResult)
+
+    async def rerank(self, query: str, documents: Sequence[str], **params: Any) -> RerankResult:
+        """Order documents by how well they fit; the other fields are those of ``RerankParams``."""
+        asked = {**params, "query": query, "documents": list(documents)}
+        return await self.request("rerank", asked, RerankResult)
+
+    async def ground(self, **params: Any) -> GroundResult:
+        """Find things in an image; the fields are those of ``GroundParams``."""
+        return await self.request("ground", params, GroundResult)
 
     async def transcribe(self, **params: Any) -> TranscribeResult:
         """Write down what is said; the fields are those of ``TranscribeParams``."""

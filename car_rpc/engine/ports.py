@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from car_rpc.engine.continuation import Continuation
 from car_rpc.wire.base import RequestId
+from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
@@ -163,6 +164,22 @@ class Backend(Protocol):
 
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         """Embed texts in order."""
+        ...
+
+    def judges(self, model: ModelSchema) -> bool:
+        """Whether the model's own probabilities can be read: :meth:`score`, :meth:`rank`."""
+        ...
+
+    async def score(
+        self, model: ModelSchema, messages: Sequence[Message], answers: Sequence[str]
+    ) -> list[float]:
+        """The log-probability of each answer to a conversation, without thinking before."""
+        ...
+
+    async def rank(
+        self, model: ModelSchema, query: str, documents: Sequence[str], instruction: str
+    ) -> list[float]:
+        """How well each document fits a query, from 0 to 1."""
         ...
 
     async def tokenize(self, model: ModelSchema, text: str) -> list[int]:

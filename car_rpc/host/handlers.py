@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 from msgspec import UnsetType
 
+from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.output import Listener
@@ -25,6 +27,7 @@ from car_rpc.host import attachments, audio
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.registry import Registry
+from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import (
     DetokenizeParams,
     DetokenizeResult,
@@ -57,6 +60,14 @@ from car_rpc.wire.runner import (
 )
 from car_rpc.wire.script import check as check_script
 from car_rpc.wire.speech import TranscribeParams, TranscribeResult
+from car_rpc.wire.tasks import (
+    ClassifyParams,
+    ClassifyResult,
+    GroundParams,
+    GroundResult,
+    RerankParams,
+    RerankResult,
+)
 
 
 class Services(NamedTuple):
@@ -134,6 +145,29 @@ async def tokenize(services: Services, _: Scope, params: TokenizeParams) -> Toke
 async def detokenize(services: Services, _: Scope, params: DetokenizeParams) -> DetokenizeResult:
     """Text of token ids."""
     return DetokenizeResult(text=await services.engine.detokenize(params.model, params.tokens))
+
+
+async def classify(services: Services, scope: Scope, params: ClassifyParams) -> ClassifyResult:
+    """Which labels fit a text."""
+    return await judging.classify(services.engine, params, scope.origin)
+
+
+async def rerank(services: Services, scope: Scope, params: RerankParams) -> RerankResult:
+    """Documents by how well they fit a query."""
+    return await judging.rerank(services.engine, params, scope.origin)
+
+
+async def ground(services: Services, scope: Scope, params: GroundParams) -> GroundResult:
+    """Where things are in an image."""
+    asked = decode_object(scope.origin.raw_params)
+    raw = msgspec.json.encode({"prompt": params.prompt, "images": [asked["image"]]})
+    request = msgspec.json.decode(raw, type=GenerateRequest)
+    try:
+        request, raw = await attachments.inline(request, raw, services.allowed_roots)
+    except CarError as error:
+        raise await services.engine.refused(scope.origin, error, metadata_only=False) from None
+    origin = scope.origin._replace(raw_params=raw)
+    return await judging.ground(services.engine, params, request, origin)
 
 
 async def transcribe(
@@ -244,6 +278,9 @@ HANDLERS: dict[str, Handler] = {
     "embed": embed,
     "tokenize": tokenize,
     "detokenize": detokenize,
+    "classify": classify,
+    "rerank": rerank,
+    "ground": ground,
     "transcribe": transcribe,
     "models.list": models_list,
     "models.get": models_get,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, runner, speech
+from car_rpc.wire import inference, lifecycle, log, models, runner, speech, tasks
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -108,6 +108,21 @@ METHODS: dict[str, Method] = {
         "Turns token ids of a model into text.",
         inference.DetokenizeParams,
         inference.DetokenizeResult,
+    ),
+    "classify": Method(
+        "Says which of some labels fit a text.",
+        tasks.ClassifyParams,
+        tasks.ClassifyResult,
+        logged=True,
+    ),
+    "rerank": Method(
+        "Orders documents by how well they fit a query.",
+        tasks.RerankParams,
+        tasks.RerankResult,
+        logged=True,
+    ),
+    "ground": Method(
+        "Finds things in an image.", tasks.GroundParams, tasks.GroundResult, logged=True
     ),
     "transcribe": Method(
         "Writes down what is said in a recording.",

@@ -90,6 +90,27 @@ class Embed(Struct, frozen=True, kw_only=True, tag_field="type", tag="embed"):
     texts: list[str]
 
 
+class Score(Struct, frozen=True, kw_only=True, tag_field="type", tag="score"):
+    """Say how likely each of some answers is. Reply result: list of their log-probabilities.
+
+    An answer is followed by the end of the turn. The prompt is rendered and announced as for
+    :class:`Generate`; the model does not think before.
+    """
+
+    id: int
+    messages: list[Message]
+    answers: list[str]
+
+
+class Rank(Struct, frozen=True, kw_only=True, tag_field="type", tag="rank"):
+    """Say how well documents fit a query. Reply result: list of scores from 0 to 1."""
+
+    id: int
+    query: str
+    documents: list[str]
+    instruction: str
+
+
 class Tokenize(Struct, frozen=True, kw_only=True, tag_field="type", tag="tokenize"):
     """Raw token ids of a text, without template and BOS. Reply result: list of int."""
 
@@ -141,9 +162,10 @@ class Resume(Struct, frozen=True, kw_only=True, tag_field="type", tag="resume"):
     id: int
 
 
-ToWorker: TypeAlias = (
-    Load | Generate | Embed | Tokenize | Detokenize | Transcribe | Cancel | Pause | Resume
-)
+#: What is answered once.
+Request: TypeAlias = Generate | Embed | Score | Rank | Tokenize | Detokenize | Transcribe
+
+ToWorker: TypeAlias = Load | Request | Cancel | Pause | Resume
 
 
 class Loaded(Struct, frozen=True, kw_only=True, tag_field="type", tag="loaded"):

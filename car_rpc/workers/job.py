@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
 from car_rpc.wire.worker import (
-    Detokenize,
-    Embed,
     Events,
     Failed,
     FromWorker,
-    Generate,
     Rendered,
     Rendering,
     Reply,
-    Tokenize,
-    Transcribe,
+    Request,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from car_rpc.wire.events import StreamEvent
-
-Request: TypeAlias = Generate | Embed | Tokenize | Detokenize | Transcribe
 
 
 class Job:

@@ -20,6 +20,7 @@ from car_rpc.errors import CarError
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
+from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import ModelSchema
@@ -45,6 +46,19 @@ class Backend:
 
     def continues_turns(self, model: ModelSchema) -> bool:
         return self.continues
+
+    def judges(self, model: ModelSchema) -> bool:
+        return False
+
+    async def score(
+        self, model: ModelSchema, messages: Sequence[Message], answers: Sequence[str]
+    ) -> list[float]:
+        raise NotImplementedError
+
+    async def rank(
+        self, model: ModelSchema, query: str, documents: Sequence[str], instruction: str
+    ) -> list[float]:
+        raise NotImplementedError
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         self.calls.append(call)

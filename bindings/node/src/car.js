@@ -105,6 +105,39 @@ export class Car {
   }
 
   /**
+   * Says which labels fit a text.
+   *
+   * @param {import('./wire/index.js').ClassifyParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ClassifyResult>}
+   */
+  classify(params, options) {
+    return this.request('classify', params, options);
+  }
+
+  /**
+   * Orders documents by how well they fit a query.
+   *
+   * @param {import('./wire/index.js').RerankParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').RerankResult>}
+   */
+  rerank(params, options) {
+    return this.request('rerank', params, options);
+  }
+
+  /**
+   * Finds things in an image.
+   *
+   * @param {import('./wire/index.js').GroundParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').GroundResult>}
+   */
+  ground(params, options) {
+    return this.request('ground', params, options);
+  }
+
+  /**
    * Turns speech into text.
    *
    * @param {import('./wire/index.js').TranscribeParams} params

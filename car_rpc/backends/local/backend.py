@@ -26,6 +26,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
 from car_rpc.wire.worker import (
@@ -35,6 +36,8 @@ from car_rpc.wire.worker import (
     Embeddings,
     Load,
     Loaded,
+    Rank,
+    Score,
     Tokenize,
     Transcribe,
     Transcribed,
@@ -79,6 +82,10 @@ class LocalBackend:
         """Whether the worker's engine can go on from the beginning of an answer."""
         return self._engine == "llama_cpp"
 
+    def judges(self, model: ModelSchema) -> bool:
+        """Whether the worker's engine can be asked how likely an answer is."""
+        return self._engine == "llama_cpp"
+
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the model's worker."""
         # What cannot be served is refused before a model is loaded for it.
@@ -99,6 +106,28 @@ class LocalBackend:
         result = await worker.request(lambda frame_id: Embed(id=frame_id, texts=list(texts)))
         vectors = msgspec.convert(result, Embeddings)
         return EmbeddingBatch(vectors.data, vectors.dimensions, vectors.prompt_tokens)
+
+    async def score(
+        self, model: ModelSchema, messages: Sequence[Message], answers: Sequence[str]
+    ) -> list[float]:
+        """The log-probability of each answer to a conversation."""
+        worker = await self._worker(model)
+        result = await worker.request(
+            lambda frame_id: Score(id=frame_id, messages=[*messages], answers=[*answers])
+        )
+        return msgspec.convert(result, list[float])
+
+    async def rank(
+        self, model: ModelSchema, query: str, documents: Sequence[str], instruction: str
+    ) -> list[float]:
+        """How well each document fits a query."""
+        worker = await self._worker(model)
+        result = await worker.request(
+            lambda frame_id: Rank(
+                id=frame_id, query=query, documents=[*documents], instruction=instruction
+            )
+        )
+        return msgspec.convert(result, list[float])
 
     async def tokenize(self, model: ModelSchema, text: str) -> list[int]:
         """Token ids of a text."""

@@ -117,6 +117,10 @@ class Context:
         """Forget a sequence."""
         lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def cut(self, sequence: int, length: int) -> bool:
+        """Forget all but the first tokens of a sequence; tells whether its memory can do so."""
+        return bool(lib.llama_memory_seq_rm(self._memory, sequence, length, -1))
+
     def clear(self) -> None:
         """Forget everything. An encoder has no memory to forget."""
         if self._memory:

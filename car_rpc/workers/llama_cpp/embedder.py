@@ -35,6 +35,7 @@ _FLOAT32_BYTES = 4
 
 #: enum llama_pooling_type
 _POOLING: dict[Pooling, int] = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
+POOLING_RANK = _POOLING["rank"]
 
 
 class Embedding:
@@ -67,7 +68,7 @@ class Embedder:
         self._model = model
         self._vocab = vocab
         self._limit = min(context_length, MAX_TEXT_TOKENS)
-        self._pooling = _pooling(model, pooling)
+        self._pooling = pooling_type(model, pooling)
         self._queue: deque[Embedding] = deque()
 
     def add(self, job: Job, request: Embed) -> None:
@@ -77,7 +78,7 @@ class Embedder:
             CarError: It cannot be done (``context_overflow``, ``unsupported_mode``,
                 ``message_too_large``).
         """
-        if self._pooling in (_POOLING["none"], _POOLING["rank"]):
+        if self._pooling in (_POOLING["none"], POOLING_RANK):
             raise unsupported_mode(
                 "embed", BACKEND, "its pooling gives no vector per text; set pooling to mean"
             )
@@ -176,7 +177,8 @@ class Embedder:
             ) from error
 
 
-def _pooling(model: Model, asked: Pooling | None) -> int:
+def pooling_type(model: Model, asked: Pooling | None) -> int:
+    """llama.cpp's number of a pooling; the model's own choice, else the mean, when ``None``."""
     if asked is not None:
         return _POOLING[asked]
     return int(model.architecture_value("pooling_type") or 0) or _POOLING["mean"]

@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from car_rpc.errors import unsupported_mode
-from car_rpc.wire.worker import Detokenize, Embed, Generate, Load, Loaded, Tokenize
+from car_rpc.wire.worker import (
+    Detokenize,
+    Embed,
+    Generate,
+    Load,
+    Loaded,
+    Rank,
+    Score,
+    Tokenize,
+)
 from car_rpc.workers.llama_cpp.context import Context
-from car_rpc.workers.llama_cpp.embedder import Embedder
+from car_rpc.workers.llama_cpp.embedder import POOLING_RANK, Embedder, pooling_type
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generation, Generator
+from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import lib, physical_memory, version
 from car_rpc.workers.llama_cpp.prompter import BACKEND, Prompter
 from car_rpc.workers.llama_cpp.vocab import Vocab
+from car_rpc.workers.serial import SerialQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,17 +42,22 @@ MAX_SLOTS = 4
 
 
 class LlamaEngine:
-    """One GGUF model: generates, embeds, tokenizes."""
+    """One GGUF model: generates, embeds, judges, tokenizes."""
 
     _vocab: Vocab
     _embedder: Embedder
-    _prompter: Prompter
+    _judge: Judge
+    _prompter: Prompter | None = None
     _generator: Generator | None = None
     _context_length: int
+
+    def __init__(self) -> None:
+        self._judging = SerialQueue()
 
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the file and create the context to generate in."""
         model = Model(load.path, progress)
+        ranks = pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
         asked = load.context_length or DEFAULT_CONTEXT_LENGTH
         self._context_length = min(asked, model.context_train or asked)
@@ -52,6 +68,13 @@ class LlamaEngine:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template)
         self._embedder = Embedder(model, self._vocab, load.pooling, self._context_length)
+        self._judge = Judge(
+            model,
+            self._vocab,
+            self._prompter,
+            self._context_length,
+            rank_head(model) if ranks else None,
+        )
         return Loaded(
             context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
         )
@@ -63,6 +86,10 @@ class LlamaEngine:
             self._start_generation(job, request)
         elif isinstance(request, Embed):
             self._embedder.add(job, request)
+        elif isinstance(request, Score):
+            self._judging.add(job, self._judge.score(job, request))
+        elif isinstance(request, Rank):
+            self._judging.add(job, self._judge.rank(job, request))
         elif isinstance(request, Tokenize):
             job.reply(self._vocab.tokenize(request.text, special=True))
         elif isinstance(request, Detokenize):
@@ -71,19 +98,21 @@ class LlamaEngine:
             raise unsupported_mode("transcribe", BACKEND, "use a model of the `system` source")
 
     def step(self) -> bool:
-        """Advance all answers and one batch of texts."""
+        """Advance all answers, one batch of texts and one thing to judge."""
         generates = self._generator is not None and self._generator.step()
         embeds = self._embedder.step()
-        return generates or embeds
+        judges = self._judging.step()
+        return generates or embeds or judges
 
     def reset(self) -> None:
         """Forget all work."""
         if self._generator is not None:
             self._generator.reset()
         self._embedder.reset()
+        self._judging.reset()
 
     def _start_generation(self, job: Job, request: Generate) -> None:
-        if self._generator is None:
+        if self._generator is None or self._prompter is None:
             raise unsupported_mode("generate", BACKEND, "this model only embeds")
         job.rendering()
         prompt = self._prompter.prompt(request)

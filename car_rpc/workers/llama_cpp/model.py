@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import stat
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +57,27 @@ class Model:
         template: bytes | None = lib.llama_model_chat_template(self.handle, None)
         return template.decode("utf-8", "replace") if template else None
 
+    @property
+    def rerank_template(self) -> str | None:
+        """How the model wants a query and a document, with ``{query}`` and ``{document}``."""
+        template: bytes | None = lib.llama_model_chat_template(self.handle, b"rerank")
+        return template.decode("utf-8", "replace") if template else None
+
+    @property
+    def rank_labels(self) -> list[str]:
+        """What the outputs of the model's head for ranking are called; empty for no name."""
+        count: int = lib.llama_model_n_cls_out(self.handle)
+        labels = [lib.llama_model_cls_label(self.handle, index) for index in range(count)]
+        return [label.decode("utf-8", "replace") if label else "" for label in labels]
+
+    @cached_property
+    def architecture(self) -> str:
+        """What kind of model it is, such as ``qwen3``."""
+        return self._value("general.architecture") or ""
+
     def architecture_value(self, name: str) -> str | None:
         """A metadata value below the architecture's own prefix."""
-        architecture = self._value("general.architecture")
-        return self._value(f"{architecture}.{name}")
+        return self._value(f"{self.architecture}.{name}")
 
     def kv_bytes_per_token(self) -> int:
         """Size of the attention cache for one token in bytes (an upper bound)."""

@@ -54,6 +54,12 @@ class Vocab:
         return self._spelling(self._eos)
 
     @property
+    def end_of_turn(self) -> int:
+        """The token that ends an answer."""
+        turn: int = lib.llama_vocab_eot(self._handle)
+        return next((token for token in (turn, self._eos) if token != _NO_TOKEN), 0)
+
+    @property
     def filler(self) -> int:
         """A token that stands for an empty text."""
         return next((token for token in (self._bos, self._eos) if token != _NO_TOKEN), 0)

@@ -11,3 +11,4 @@ export * from './models.js';
 export * from './open.js';
 export * from './runner.js';
 export * from './speech.js';
+export * from './tasks.js';

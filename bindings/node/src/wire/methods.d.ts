@@ -40,9 +40,19 @@ import type {
   RunnerUnregisterResult,
 } from './runner.js';
 import type { TranscribeParams, TranscribeResult } from './speech.js';
+import type {
+  ClassifyParams,
+  ClassifyResult,
+  GroundParams,
+  GroundResult,
+  RerankParams,
+  RerankResult,
+} from './tasks.js';
 
 /** Requests that the app sends. */
 export interface Methods {
+  /** Says which of some labels fit a text. */
+  'classify': { params: ClassifyParams; result: ClassifyResult };
   /** Turns token ids of a model into text. */
   'detokenize': { params: DetokenizeParams; result: DetokenizeResult };
   /** Turns texts into vectors. */
@@ -51,6 +61,8 @@ export interface Methods {
   'eventlog.query': { params: EventlogQueryParams; result: EventlogQueryResult };
   /** Generates an answer, also as a stream of events. */
   'generate': { params: GenerateRequest; result: InferenceResult };
+  /** Finds things in an image. */
+  'ground': { params: GroundParams; result: GroundResult };
   /** Introduces both sides; must come first. */
   'initialize': { params: InitializeParams; result: InitializeResult };
   /** Looks up one model. */
@@ -63,6 +75,8 @@ export interface Methods {
   'models.unregister': { params: ModelParams; result: ModelsUnregisterResult };
   /** Asks whether the other side is alive; allowed before `initialize`. */
   'ping': { params: EmptyParams; result: PingResult };
+  /** Orders documents by how well they fit a query. */
+  'rerank': { params: RerankParams; result: RerankResult };
   /** Carries one event of a run; as a request it tells whether to go on. */
   'runner.event': { params: RunnerEventParams; result: RunnerEventResult };
   /** Offers to run `delegated` models in the app; there is one runner at a time. */

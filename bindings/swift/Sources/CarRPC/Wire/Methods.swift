@@ -4,6 +4,8 @@
 public enum Methods {
     /// Cancels a request of the sender, which is still answered once.
     public static let cancelRequest = RPCNotification<CancelParams>("$/cancelRequest")
+    /// Says which of some labels fit a text.
+    public static let classify = RPCMethod<ClassifyParams, ClassifyResult>("classify")
     /// Turns token ids of a model into text.
     public static let detokenize = RPCMethod<DetokenizeParams, DetokenizeResult>("detokenize")
     /// Turns texts into vectors.
@@ -14,6 +16,8 @@ public enum Methods {
     public static let exit = RPCNotification<EmptyParams>("exit")
     /// Generates an answer, also as a stream of events.
     public static let generate = RPCMethod<GenerateRequest, InferenceResult>("generate")
+    /// Finds things in an image.
+    public static let ground = RPCMethod<GroundParams, GroundResult>("ground")
     /// Introduces both sides; must come first.
     public static let initialize = RPCMethod<InitializeParams, InitializeResult>("initialize")
     /// Looks up one model.
@@ -26,6 +30,8 @@ public enum Methods {
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
+    /// Orders documents by how well they fit a query.
+    public static let rerank = RPCMethod<RerankParams, RerankResult>("rerank")
     /// Carries one event of a run; as a request it tells whether to go on.
     public static let runnerEvent = RPCMethod<RunnerEventParams, RunnerEventResult>("runner.event")
     /// Carries one event of a run; as a request it tells whether to go on.

@@ -8,6 +8,8 @@ import kotlinx.serialization.json.JsonNull
 object Methods {
     /** Cancels a request of the sender, which is still answered once. */
     val cancelRequest = notification<CancelParams>("\$/cancelRequest")
+    /** Says which of some labels fit a text. */
+    val classify = method<ClassifyParams, ClassifyResult>("classify")
     /** Turns token ids of a model into text. */
     val detokenize = method<DetokenizeParams, DetokenizeResult>("detokenize")
     /** Turns texts into vectors. */
@@ -18,6 +20,8 @@ object Methods {
     val exit = notification<EmptyParams>("exit")
     /** Generates an answer, also as a stream of events. */
     val generate = method<GenerateRequest, InferenceResult>("generate")
+    /** Finds things in an image. */
+    val ground = method<GroundParams, GroundResult>("ground")
     /** Introduces both sides; must come first. */
     val initialize = method<InitializeParams, InitializeResult>("initialize")
     /** Looks up one model. */
@@ -30,6 +34,8 @@ object Methods {
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
+    /** Orders documents by how well they fit a query. */
+    val rerank = method<RerankParams, RerankResult>("rerank")
     /** Carries one event of a run; as a request it tells whether to go on. */
     val runnerEvent = method<RunnerEventParams, RunnerEventResult>("runner.event")
     /** Carries one event of a run; as a request it tells whether to go on. */

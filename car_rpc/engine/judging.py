@@ -1,0 +1,233 @@
+"""The tasks that judge: ``classify``, ``rerank`` and ``ground``.
+
+Where a model's probabilities can be read they are; any other model is asked in words, which runs
+as a ``generate`` of its own, with everything that belongs to one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from car_rpc.engine.boxes import parse_boxes
+from car_rpc.engine.engine import Engine
+from car_rpc.engine.generation import Origin
+from car_rpc.engine.verdicts import (
+    label_scores,
+    likelihood_scores,
+    ranked,
+    undecided,
+    verdict,
+)
+from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.wire import judging
+from car_rpc.wire.content import Message
+from car_rpc.wire.inference import GenerateRequest, InferenceResult
+from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.tasks import (
+    ClassifyParams,
+    ClassifyResult,
+    GroundParams,
+    GroundResult,
+    RerankParams,
+    RerankResult,
+)
+
+logger = logging.getLogger(__name__)
+
+#: A text without content (Zhao et al., 2021): what a model answers to it is its bias.
+_NO_CONTENT = "N/A"
+
+#: Documents that a model is asked about at once.
+_AT_ONCE = 4
+
+_CLASSIFY_PARAMS = {"temperature": 0, "max_tokens": 32, "thinking": "off"}
+_RERANK_PARAMS = {"temperature": 0, "max_tokens": 3, "thinking": "off"}
+
+
+async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> ClassifyResult:
+    """Say which labels fit a text.
+
+    Raises:
+        CarError: As :meth:`Engine.generate`; ``unsupported_mode`` when likelihoods were asked for
+            and the model gives none.
+    """
+
+    async def work() -> ClassifyResult:
+        model = _classifier(engine, params)
+        judges = engine.backend_of(model).judges(model)
+        if params.method == "likelihood" and not judges:
+            reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
+            raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
+        if judges and params.method != "generate":
+            return await _by_likelihood(engine, model, params)
+        answer = await _ask(
+            engine,
+            origin,
+            model=model.id,
+            prompt=classify_prompt(params.text, params.labels),
+            params=_CLASSIFY_PARAMS,
+        )
+        return ClassifyResult(
+            results=label_scores(answer.text, params.labels),
+            model_used=answer.model_used,
+            method="generate",
+        )
+
+    return await engine.recorded(origin, work)
+
+
+def classify_prompt(text: str, labels: list[str]) -> str:
+    """What a model is asked; the executor contract's words."""
+    numbered = "\n".join(f"{number}. {label}" for number, label in enumerate(labels, start=1))
+    return (
+        f"Classify the following text into one of these categories:\n{numbered}\n\n"
+        f"Text: {text}\n\nRespond with ONLY the category name, nothing else."
+    )
+
+
+async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> RerankResult:
+    """Order documents by how well they fit a query.
+
+    Raises:
+        CarError: ``model_not_found``, ``unsupported_mode``, or as :meth:`Engine.generate`.
+    """
+
+    async def work() -> RerankResult:
+        if not params.documents:
+            return RerankResult(ranked=[], model_used=None)
+        model = _reranker(engine, params)
+        backend = engine.backend_of(model)
+        if backend.judges(model):
+            scores = await backend.rank(model, params.query, params.documents, params.instruction)
+        else:
+            scores = await _verdicts(engine, model, params, origin)
+        return RerankResult(
+            ranked=ranked(
+                params.documents, scores, params.top_n if isinstance(params.top_n, int) else None
+            ),
+            model_used=model.id,
+        )
+
+    return await engine.recorded(origin, work)
+
+
+async def ground(
+    engine: Engine, params: GroundParams, request: GenerateRequest, origin: Origin
+) -> GroundResult:
+    """Find things in an image.
+
+    Args:
+        engine: The engine.
+        params: What was asked.
+        request: The same as a ``generate`` request.
+        origin: Where it came from; its ``raw_params`` are the JSON of ``request``.
+
+    Raises:
+        CarError: As :meth:`Engine.generate`.
+    """
+    missing = "no grounding-capable model available — pull a Qwen2.5-VL model first"
+    if isinstance(params.model, str):
+        missing = repr(params.model)
+    model = _with_capability(engine, params.model, "grounding", missing)
+    raw = msgspec.json.encode({**msgspec.json.decode(origin.raw_params), "model": model.id})
+    request = msgspec.structs.replace(request, model=model.id)
+    answer = await engine.generate(request, origin._replace(raw_params=raw), None)
+    return GroundResult(
+        boxes=parse_boxes(answer.text, counts_pixels=counts_pixels(model)),
+        raw_text=answer.text,
+        model_used=answer.model_used,
+    )
+
+
+def counts_pixels(model: ModelSchema) -> bool:
+    """Whether the model's ``bbox_2d`` are pixels: Qwen3-VL writes thousandths."""
+    return "qwen3" not in f"{model.family} {model.id}".lower()
+
+
+async def _by_likelihood(
+    engine: Engine, model: ModelSchema, params: ClassifyParams
+) -> ClassifyResult:
+    backend = engine.backend_of(model)
+
+    async def likelihoods(text: str) -> list[float]:
+        prompt = Message(role="user", content=classify_prompt(text, params.labels))
+        return await backend.score(model, [prompt], params.labels)
+
+    given_text = await likelihoods(params.text)
+    given_nothing = await likelihoods(_NO_CONTENT)
+    return ClassifyResult(
+        results=likelihood_scores(params.labels, given_text, given_nothing),
+        model_used=model.id,
+        method="likelihood",
+    )
+
+
+async def _verdicts(
+    engine: Engine, model: ModelSchema, params: RerankParams, origin: Origin
+) -> list[float]:
+    free = asyncio.Semaphore(_AT_ONCE)
+
+    async def judge(index: int, document: str) -> float:
+        question = judging.question(params.query, document, params.instruction)
+        messages = [
+            {"role": "system", "content": judging.SYSTEM},
+            {"role": "user", "content": question},
+        ]
+        async with free:
+            answer = await _ask(
+                engine, origin, model=model.id, messages=messages, params=_RERANK_PARAMS
+            )
+        score = verdict(answer.text)
+        if score is None:
+            logger.warning("%s said neither yes nor no to document %d", model.id, index)
+        return undecided(score)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(judge(index, document))
+                for index, document in enumerate(params.documents)
+            ]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResult:
+    """Let a model answer, as a ``generate`` of its own."""
+    raw = msgspec.json.encode(request)
+    asked = msgspec.json.decode(raw, type=GenerateRequest)
+    return await engine.generate(asked, Origin(origin.request_id, "generate", raw), None)
+
+
+def _classifier(engine: Engine, params: ClassifyParams) -> ModelSchema:
+    wanted = params.model
+    try:
+        return engine.route(wanted, "classify")
+    except CarError as error:
+        if error.kind not in ("model_not_found", "unsupported_mode"):
+            raise
+        # Any model that answers can be asked for a category.
+        return engine.route(wanted, "generate")
+
+
+def _reranker(engine: Engine, params: RerankParams) -> ModelSchema:
+    missing = "no reranker model available — pull a Qwen3-Reranker model first"
+    if isinstance(params.model, str):
+        missing = f"rerank: unknown reranker model {params.model}"
+    return _with_capability(engine, params.model, "rerank", missing)
+
+
+def _with_capability(
+    engine: Engine, wanted: str | msgspec.UnsetType, capability: Capability, missing: str
+) -> ModelSchema:
+    try:
+        return engine.route(wanted, capability)
+    except CarError as error:
+        if error.kind != "model_not_found":
+            raise
+        raise CarError("model_not_found", missing, capability=capability) from None
