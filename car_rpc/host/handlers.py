@@ -18,7 +18,7 @@ from msgspec import UnsetType
 
 from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
-from car_rpc.engine.generation import Origin
+from car_rpc.engine.generation import Origin, failure_of
 from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
@@ -103,10 +103,11 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     try:
         params, raw, checkpoint = await services.engine.resumed(params, raw)
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
-    except CarError as error:
+    except (Exception, asyncio.CancelledError) as error:
         metadata_only = params.privacy == "metadata"
-        refusal = services.engine.refused(scope.origin, error, metadata_only=metadata_only)
-        raise await refusal from None
+        failure = failure_of(error)
+        refusal = services.engine.refused(scope.origin, failure, metadata_only=metadata_only)
+        raise await refusal from error
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
