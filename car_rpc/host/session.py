@@ -240,6 +240,9 @@ class Session:
     def _start(self, request: Request, work: Awaitable[Outcome]) -> asyncio.Future[Outcome]:
         task = asyncio.ensure_future(work)
         self._tasks[request.id] = task
+        if request.method != "generate":
+            # Large ones, such as those of a runner's events, are not kept for its answer.
+            request = request._replace(params=b"{}")
         task.add_done_callback(partial(self._finished, request))
         return task
 
