@@ -34,7 +34,8 @@ def deeper_than(text: bytes, limit: int) -> bool:
     size = len(digits) // 8 + 1
     packed = int(digits.ljust(size * 8, b"0"), 2).to_bytes(size, "big")
     before = accumulate(memoryview(packed.translate(_CHANGE)).cast("b"), initial=0)
-    return max(map(add, before, packed.translate(_RISE))) > limit
+    deepest: int = max(map(add, before, packed.translate(_RISE)))
+    return deepest > limit
 
 
 def _outside_strings(text: bytes) -> bytes:
