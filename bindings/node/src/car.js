@@ -61,9 +61,7 @@ export class Car {
     if (options.signal?.aborted) throw startAborted(options.signal);
     const session = new Session(options);
     try {
-      const car = new Car(session, await session.initialize(options));
-      if (options.runner) await car.registerRunner(options.runner);
-      return car;
+      return new Car(session, await session.initialize(options));
     } catch (error) {
       await session.abandon();
       throw error;
@@ -186,10 +184,8 @@ export class Car {
    * @param {import('./wire/index.js').RunnerRegisterParams} [params]
    * @returns {Promise<import('./wire/index.js').RunnerRegisterResult>}
    */
-  registerRunner(runner, params = {}) {
-    // The first run may come right behind the answer.
-    this.#session.runs.runner = runner;
-    return this.request('runner.register', params);
+  registerRunner(runner, params) {
+    return this.#session.registerRunner(runner, params);
   }
 
   /**

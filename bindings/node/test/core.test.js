@@ -235,6 +235,16 @@ test('a runner may use the core itself', bounded, async (t) => {
   assert.equal((await car.generate(request).result).text, 'one two three');
 });
 
+test('a run that is too long for the app fails, and the next one is served', bounded, async (t) => {
+  const car = await startCar(t, { maxMessageBytes: 20_000, runner: () => 'Hello' });
+  const model = await registerDelegated(car);
+  await assert.rejects(car.generate({ model, prompt: 'x'.repeat(30_000) }).result, {
+    kind: 'message_too_large',
+    local: false,
+  });
+  assert.equal((await car.generate({ model, prompt: 'x' }).result).text, 'Hello');
+});
+
 test('a runner that awaits its events is held while nobody reads them', bounded, async (t) => {
   const [count, text] = [300, 'x'.repeat(65_536)];
   const car = await startCar(t);
