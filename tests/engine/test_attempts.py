@@ -24,6 +24,7 @@ from car_rpc.wire.events import (
     ToolCallCancel,
     ToolCallDelta,
     ToolCallStart,
+    UsageEvent,
 )
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then sleeps under the old oak tree."
@@ -256,6 +257,18 @@ async def test_a_text_that_broke_is_continued_and_whole(world: Any, attempts: An
     (recovery,) = of_type(world, Recovery)
     assert (recovery.plan, recovery.attempt) == ("continue_text", 2)
     assert recovery.overlap_removed is msgspec.UNSET
+
+
+async def test_tokens_of_a_continued_answer_add_up(world: Any, attempts: Any) -> None:
+    first, second = (
+        UsageEvent(prompt_tokens=5, completion_tokens=8),
+        UsageEvent(prompt_tokens=30, completion_tokens=4),
+    )
+    attempts([[*words(TEXT[:49]), first, BUSY], [*words(TEXT[49:]), second]])
+
+    usage = (await world.generate()).usage
+
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (35, 12, 47)
 
 
 async def test_what_the_continuation_repeats_is_left_out_and_counted(

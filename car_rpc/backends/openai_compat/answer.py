@@ -125,7 +125,7 @@ class Answer:
             raise self._failure(server_event.data)
         if self._reader.started:
             self._deadline.clear("first_token")
-            self._deadline.set_patience(self._timeouts.idle, interrupted("idle_stall"))
+            self._deadline.set("idle", self._timeouts.idle, interrupted("idle_stall"))
         return events
 
     async def _whole(self, response: Response) -> list[StreamEvent]:
