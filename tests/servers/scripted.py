@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -78,14 +79,18 @@ class ScriptedServer:
     Attributes:
         asked: Every request, in order.
         connections: How many connections there have been.
+
+    Args:
+        tls: With which it speaks TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
         self.connections = 0
         self._replies: deque[Reply] = deque()
         self._open = 0
         self._changed = asyncio.Condition()
+        self._tls = tls
         self.url = ""
 
     def reply(self, *replies: Reply) -> None:
@@ -105,7 +110,7 @@ class ScriptedServer:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[ScriptedServer, None]:
         """Listen until the block ends."""
-        async with listening(self._serve) as self.url:
+        async with listening(self._serve, self._tls) as self.url:
             yield self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -151,6 +151,9 @@ class Response:
 class HttpClient:
     """Keeps connections open between requests.
 
+    It speaks HTTP/1.1, also to servers that offer HTTP/2: there httpx does not tell the server that
+    an answer is no longer wanted, so a cancel would stop nothing and the tokens would be paid for.
+
     Proxies and certificates are taken from the usual environment variables (``HTTPS_PROXY``,
     ``NO_PROXY``, ``SSL_CERT_FILE``). Redirects are not followed: they would carry the key away.
 
