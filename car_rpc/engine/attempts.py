@@ -296,7 +296,7 @@ class Attempts:
         A model that is only asked to go on may repeat itself, which nobody could tell of very
         little, and gives an answer in a form of its own.
         """
-        if self._parts.backend_of(model).continues_turns(model):
+        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
             return True
         has_form = self._asked.request.response_format is not UNSET
         return len(text) >= MIN_OVERLAP_CHARS and not has_form
@@ -343,7 +343,7 @@ class Attempts:
         asked, continuation = self._asked, self._continuation
         request, raw = asked.request, asked.raw
         may_repeat = False
-        if continuation is not None and not backend.continues_turns(model):
+        if continuation is not None and not backend.continues_turns(model, request):
             if self._joins(continuation.text, model):
                 request, raw = ask_to_continue(asked.raw, continuation.text)
                 may_repeat = True

@@ -140,6 +140,10 @@ class EnvironmentValue(WireStruct, frozen=True, kw_only=True):
     env: str
 
 
+#: See :class:`OpenAICompatSource`.
+Prefill: TypeAlias = Literal["assistant_turn", "continue_final_message", "prefix"]
+
+
 class OpenAICompatSource(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="openai_compat"
 ):
@@ -151,6 +155,11 @@ class OpenAICompatSource(
         api_key_env: Environment variable of the API key. An empty key sends none.
         api_key_envs: Further environment variables of keys; the first key found is used.
         headers: Sent with every request. The values are secrets: shown as ``***``.
+        prefill: How the server is told to go on from the exact beginning of an answer, after a
+            stream broke: ``assistant_turn`` where a last turn of the assistant is enough
+            (llama-server, Ollama, OpenRouter), ``continue_final_message`` for that switch beside
+            it (vLLM, SGLang), ``prefix`` for a mark on that turn (Mistral, DeepSeek). Absent for a
+            server that cannot: it is asked to go on in a further turn.
     """
 
     endpoint: Annotated[
@@ -160,6 +169,7 @@ class OpenAICompatSource(
     api_key_env: str | UnsetType = UNSET
     api_key_envs: list[str] | UnsetType = UNSET
     headers: dict[str, str | EnvironmentValue] | UnsetType = UNSET
+    prefill: Prefill | UnsetType = UNSET
 
 
 class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):

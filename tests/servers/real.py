@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -32,25 +33,34 @@ class RealServer(NamedTuple):
 
 
 @contextmanager
-def llama_cpp_server() -> Iterator[RealServer]:
+def llama_cpp_server(model: Path = DEMO / "tiny-chat-F16.gguf") -> Iterator[RealServer]:
     """llama-cpp-python's server. It reports no usage in streams and finds no calls in text.
 
     Left to itself, it would drop each request for the next one.
     """
     port = _free_port()
-    model = ["--model", str(DEMO / "tiny-chat-F16.gguf"), "--model_alias", "tiny"]
     settings = [
-        "--interrupt_requests",
-        "false",
-        "--n_ctx",
-        "1024",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
+        *("--model", str(model), "--model_alias", "tiny", "--n_ctx", "1024"),
+        *("--interrupt_requests", "false", "--host", "127.0.0.1", "--port", str(port)),
     ]
-    with _running(["llama_cpp.server", *model, *settings], "Uvicorn running"):
+    with _running(["llama_cpp.server", *settings], "Uvicorn running"):
         yield RealServer(port, "tiny")
+
+
+@contextmanager
+def continuing_server(folder: Path) -> Iterator[RealServer]:
+    """llama-cpp-python's server, going on with a last turn of the assistant.
+
+    Servers that do so leave that turn open when they render the conversation. This one can be told
+    to only by the model's template, so a copy of the model gets such a one.
+    """
+    copy = folder / "open.gguf"
+    template = ["--chat-template", _open_template()]
+    source = str(DEMO / "tiny-chat-F16.gguf")
+    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", *template, source, str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    with llama_cpp_server(copy) as server:
+        yield server
 
 
 @contextmanager
@@ -60,6 +70,23 @@ def mlx_lm_server() -> Iterator[RealServer]:
     settings = ["--model", str(DEMO / "mlx"), "--host", "127.0.0.1", "--port", str(port)]
     with _running(["mlx_lm", "server", *settings], "Starting httpd"):
         yield RealServer(port, "default_model")
+
+
+def _open_template() -> str:
+    """The demo model's template, but that a last turn of the assistant gets no end."""
+    config = json.loads((DEMO / "mlx" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    template: str = config["chat_template"]
+    end = "{{- '<|im_end|>\\n' }}"
+    next_role = "\n{%- elif message.role == 'tool' %}"
+    prompt = "{%- if add_generation_prompt"
+    for closed, left_open in (
+        (end + next_role, "{%- if not loop.last %}" + end + "{%- endif %}" + next_role),
+        (prompt, prompt + " and messages[-1].role != 'assistant'"),
+        ("(loop.last or reasoning)", "reasoning"),  # nor thoughts that it had not
+    ):
+        assert template.count(closed) == 1
+        template = template.replace(closed, left_open)
+    return template
 
 
 def _free_port() -> int:

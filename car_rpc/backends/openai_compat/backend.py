@@ -16,10 +16,12 @@ from car_rpc.backends.openai_compat.chunks import ChunkReader
 from car_rpc.backends.openai_compat.client import Deadline, HttpClient, Request, Timeouts
 from car_rpc.backends.openai_compat.credentials import Headers, has_key, headers_of
 from car_rpc.backends.openai_compat.messages import Json
+from car_rpc.backends.openai_compat.prefill import Beginning
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.ports import Availability, EmbeddingBatch, GenerateCall
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.events import StreamEvent, TextDelta
+from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import ModelSchema, OpenAICompatSource
 
 DEFAULT_TIMEOUTS = Timeouts()
@@ -49,11 +51,18 @@ class OpenAICompatBackend(GenerateOnly):
         """Available when its key is there. The server is not asked."""
         return Availability(has_key(_source(model), self._environ), weights_ready=True)
 
+    def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
+        """Where the source says how, but in no form: servers hold only what they add to it."""
+        return _source(model).prefill is not UNSET and request.response_format is UNSET
+
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the server. It is never repeated here."""
         source = _source(call.model)
         headers = headers_of(source, self._environ)
         body = request.body_of(call.model, source.model, call.request)
+        beginning = Beginning(call.continuation)
+        if source.prefill is not UNSET:
+            body = beginning.added_to(body, source.prefill)
         message = _post(source, "chat/completions", headers, body)
         timeouts = self._timeouts_of(call, source.model)
         deadline = _deadline(timeouts)
@@ -65,6 +74,8 @@ class OpenAICompatBackend(GenerateOnly):
             aclosing(answer.events(response)) as events,
         ):
             async for event in events:
+                if isinstance(event, TextDelta):
+                    event = TextDelta(text=beginning.joined(event.text))  # noqa: PLW2901
                 promises.see(event)
                 yield event
         promises.check()

@@ -13,6 +13,8 @@ from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.testing import check_backend, scripted_call
+from car_rpc.wire.events import Recovery
+from tests.backends.openai_compat.conftest import Stream
 from tests.servers.proxy import Fault, FaultProxy, Plan
 from tests.servers.real import RealServer
 
@@ -203,16 +205,19 @@ FAULTS = {
     "end before the headers": (Plan(Fault.TRUNCATE), "provider_error", None),
     "end within the answer": (Plan(Fault.TRUNCATE, 2000), "stream_interrupted", "connection_reset"),
     "no headers": (Plan(Fault.STALL), "timeout", None),
+    "slow headers": (Plan(Fault.SLOW_HEADERS), None, None),
     "stall within the answer": (Plan(Fault.STALL, 2000), "stream_interrupted", "idle_stall"),
     "rate limit": (Plan(Fault.RATE_LIMIT), "rate_limited", None),
     "bad gateway within the answer": (
         Plan(Fault.BAD_GATEWAY, 2000), "stream_interrupted", "provider_502"),
+    "farewell within the answer": (Plan(Fault.GOAWAY, 2000), "stream_interrupted", "goaway"),
+    "refusal within the answer": (Plan(Fault.FORBIDDEN, 2000), "unauthorized", None),
 }  # fmt: skip
 STORY = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60}
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
-async def test_a_fault_in_front_of_a_real_server_is_one_typed_error(
+async def test_a_fault_in_front_of_a_real_server_is_one_typed_error_or_none(
     make_upstream: Any, real: RealServer, name: str
 ) -> None:
     plan, kind, cause = FAULTS[name]
@@ -221,17 +226,40 @@ async def test_a_fault_in_front_of_a_real_server_is_one_typed_error(
     tasks = asyncio.all_tasks()
     async with asyncio.timeout(60), FaultProxy("127.0.0.1", real.port).running() as proxy:
         model = upstream.model(proxy.url, real.model)
-        proxy.plan = plan
-        with pytest.raises(CarError) as caught:
-            await ask_us(upstream.backend, model, STORY)
-        assert caught.value.kind == kind
-        assert caught.value.data.get("cause") == cause
-        if kind == "rate_limited":
-            assert caught.value.data["retry_after_ms"] == 7000
+        proxy.plan(plan)
+        if kind is None:
+            assert (await ask_us(upstream.backend, model, STORY))["text"]
+            await upstream.backend.close()
+        else:
+            with pytest.raises(CarError) as caught:
+                await ask_us(upstream.backend, model, STORY)
+            assert (caught.value.kind, caught.value.data.get("cause")) == (kind, cause)
+            if kind == "rate_limited":
+                assert caught.value.data["retry_after_ms"] == 7000
         await proxy.no_connection()
-        proxy.plan = Plan()
         patient = make_upstream().backend
         assert (await ask_us(patient, model, STORY))["stop"] in ("max_tokens", "end_turn")
         await patient.close()
         await upstream.backend.close()
     assert asyncio.all_tasks() == tasks
+
+
+# -- recovery, by the engine
+
+
+async def test_a_server_that_continues_turns_goes_on_from_the_exact_beginning(
+    upstream: Any, open_server: RealServer, make_world: Any
+) -> None:
+    request = {"prompt": "What is the capital of France?", "params": {"temperature": 0}}
+    async with FaultProxy("127.0.0.1", open_server.port).running() as proxy:
+        model = upstream.model(proxy.url, open_server.model, prefill="assistant_turn")
+        uncut = await make_world(upstream.backend, model).generate(Stream(), **request)
+        continued = 0
+        for after_bytes in range(4000, 5200, 200):
+            proxy.plan(Plan(Fault.RESET, after_bytes))
+            stream = Stream()
+            result = await make_world(upstream.backend, model).generate(stream, **request)
+            assert result.text == stream.text == uncut.text
+            continued += [event.plan for event in stream.of_type(Recovery)] == ["continue_text"]
+        await upstream.backend.close()
+    assert continued >= 4

@@ -260,6 +260,14 @@ export interface OpenAICompatSource {
   api_key_envs?: string[];
   /** Sent with every request. The values are secrets: shown as `***`. */
   headers?: Record<string, string | EnvironmentValue>;
+  /**
+   * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+   * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+   * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+   * mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+   * a further turn.
+   */
+  prefill?: 'assistant_turn' | 'continue_final_message' | 'prefix' | (string & {});
 }
 
 /** Measured or claimed speed of a model. */

@@ -90,6 +90,23 @@ public struct ModelSchemaTrustTier: RawRepresentable, Codable, Sendable, Hashabl
     }
 }
 
+/// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+/// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+/// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+/// mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+/// a further turn.
+public struct OpenAICompatSourcePrefill: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let assistantTurn = OpenAICompatSourcePrefill(rawValue: "assistant_turn")
+    public static let continueFinalMessage = OpenAICompatSourcePrefill(rawValue: "continue_final_message")
+    public static let prefix = OpenAICompatSourcePrefill(rawValue: "prefix")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
 /// What does it: pocketsphinx, whose package carries a model of American English. It needs wideband
 /// audio: of what a telephone passes on it gets few words right.
 public struct SystemSourceEngine: RawRepresentable, Codable, Sendable, Hashable {
@@ -493,19 +510,27 @@ public struct OpenAICompatSource: Codable, Sendable, Hashable {
     public var apiKeyEnvs: [String]?
     /// Sent with every request. The values are secrets: shown as `***`.
     public var headers: [String: Either<String, EnvironmentValue>]?
+    /// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+    /// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+    /// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+    /// a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+    /// on in a further turn.
+    public var prefill: OpenAICompatSourcePrefill?
 
     public init(
         endpoint: String,
         model: String,
         apiKeyEnv: String? = nil,
         apiKeyEnvs: [String]? = nil,
-        headers: [String: Either<String, EnvironmentValue>]? = nil
+        headers: [String: Either<String, EnvironmentValue>]? = nil,
+        prefill: OpenAICompatSourcePrefill? = nil
     ) {
         self.endpoint = endpoint
         self.model = model
         self.apiKeyEnv = apiKeyEnv
         self.apiKeyEnvs = apiKeyEnvs
         self.headers = headers
+        self.prefill = prefill
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -514,6 +539,7 @@ public struct OpenAICompatSource: Codable, Sendable, Hashable {
         case apiKeyEnv = "api_key_env"
         case apiKeyEnvs = "api_key_envs"
         case headers
+        case prefill
     }
 }
 

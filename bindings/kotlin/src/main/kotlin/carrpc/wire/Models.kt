@@ -79,6 +79,23 @@ value class ModelSchemaTrustTier(val value: String) {
 }
 
 /**
+ * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+ * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama, OpenRouter),
+ * `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a mark on that
+ * turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in a further
+ * turn.
+ */
+@Serializable
+@JvmInline
+value class OpenAICompatSourcePrefill(val value: String) {
+    companion object {
+        val ASSISTANT_TURN = OpenAICompatSourcePrefill("assistant_turn")
+        val CONTINUE_FINAL_MESSAGE = OpenAICompatSourcePrefill("continue_final_message")
+        val PREFIX = OpenAICompatSourcePrefill("prefix")
+    }
+}
+
+/**
  * What does it: pocketsphinx, whose package carries a model of American English. It needs wideband
  * audio: of what a telephone passes on it gets few words right.
  */
@@ -334,6 +351,14 @@ data class OpenAICompatSource(
     val apiKeyEnvs: List<String>? = null,
     /** Sent with every request. The values are secrets: shown as `***`. */
     val headers: Map<String, Either<String, EnvironmentValue>>? = null,
+    /**
+     * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+     * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+     * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+     * a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+     * on in a further turn.
+     */
+    val prefill: OpenAICompatSourcePrefill? = null,
 ) : ModelSource
 
 /** Measured or claimed speed of a model. */
