@@ -99,6 +99,7 @@ class World:
     """A real engine in front of our backend; only its log and, if wished, its clock are doubles."""
 
     def __init__(self, backend: OpenAICompatBackend, registry: Registry, clock: Clock) -> None:
+        self.registry = registry
         self.engine = Engine(registry, lambda _: backend, MemorySink(), clock, Ids())
 
     async def generate(self, stream: Stream, **fields: Any) -> InferenceResult:
