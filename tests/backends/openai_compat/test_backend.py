@@ -250,6 +250,15 @@ async def test_a_chunk_that_is_none_is_left_out_and_told_to_the_log(
     assert second == "chunk 2 of a server was not understood: [1]"
 
 
+async def test_of_many_chunks_that_are_none_only_the_first_are_told_to_the_log(
+    upstream: Any, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.reply(Reply(["data: nonsense\n\n" * 1000, sse(delta(content="a"), delta("stop"))]))
+    assert (await upstream.events(upstream.model(server.url)))[0] == TextDelta(text="a")
+    *_, last = (record.getMessage() for record in caplog.records)
+    assert (len(caplog.records), last[:9]) == (10, "chunk 10 ")
+
+
 async def test_an_answer_that_is_not_streamed_becomes_events(upstream: Any, server: Any) -> None:
     message = {"role": "assistant", "content": "whole", "reasoning_content": "hm"}
     whole = {
@@ -358,9 +367,16 @@ async def test_an_error_event_is_an_error_whatever_it_says(upstream: Any, server
 
 
 async def test_an_event_without_an_end_fills_no_memory(upstream: Any, server: Any) -> None:
-    server.reply(Reply(["data: ", *["x" * 65536] * 160]))
+    server.reply(Reply(["data: ", *["x" * 65536] * 320]))
     failure, _ = await failure_of(upstream, upstream.model(server.url))
-    assert (failure.kind, "8388608 bytes" in failure.message) == ("provider_error", True)
+    assert (failure.kind, "16777216 bytes" in failure.message) == ("provider_error", True)
+
+
+async def test_a_line_of_ten_megabytes_is_read(upstream: Any, server: Any) -> None:
+    text = "x" * 10_000_000
+    server.reply(said(text))
+    events = await upstream.events(upstream.model(server.url))
+    assert events == [TextDelta(text=text), Stop(reason="end_turn")]
 
 
 async def test_a_refusal_is_told_with_its_wait(upstream: Any, server: Any) -> None:

@@ -89,6 +89,18 @@ async def test_a_server_whose_certificate_nobody_vouches_for_is_not_spoken_to(
     assert (caught.value.kind, server.asked) == ("provider_error", [])
 
 
+async def test_a_server_that_never_says_hello_is_not_waited_for(make_upstream: Any) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+        await asyncio.Event().wait()
+
+    upstream = make_upstream(connect=0.2)
+    async with listening(say_nothing) as url:
+        with pytest.raises(CarError) as caught:
+            await upstream.events(upstream.model(url.replace("http:", "https:")))
+    assert caught.value.message == "timeout: no connection to the server within 0.2 s"
+
+
 async def test_a_proxy_of_the_environment_opens_a_tunnel_to_a_server_behind_it(
     upstream: Any, server: Any, tunnel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
