@@ -26,7 +26,7 @@ CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test node-test soak check bench-wire format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ soak: test-setup ## Run the tests with their full counts (long)
 
 bench-wire: test-setup ## Measure the wire beside its peers, which this installs (needs node)
 	$(PY) -m benchmarks.wire $(BENCH_ARGS)
+
+bench-http: test-setup ## Measure models behind HTTP servers beside the official client
+	$(PY) -m benchmarks.http $(BENCH_ARGS)
 
 check: test-setup ## Check format, lint, types, architecture and generated files
 	$(VENV)/bin/ruff format --check $(CODE)
