@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.client import Timeouts
 from car_rpc.engine.ports import Clock
 from car_rpc.errors import CarError
@@ -24,8 +23,8 @@ from car_rpc.host.wiring import SystemClock
 from car_rpc.testing import FakeClock
 from car_rpc.wire.events import Attempt, Done, ErrorEvent
 from car_rpc.wire.inference import InferenceResult
-from car_rpc.wire.models import ModelSchema, OpenAICompatSource
-from tests.backends.openai_compat.conftest import Stream
+from car_rpc.wire.models import ModelSchema
+from tests.backends.openai_compat.conftest import Stream, Upstream
 from tests.servers.proxy import Fault, FaultProxy, Plan
 from tests.servers.real import RealServer
 
@@ -58,7 +57,7 @@ class Schedule(NamedTuple):
         prefill: What the servers are declared to be, whatever they are.
     """
 
-    plans: tuple[list[Plan], list[Plan]]
+    plans: list[list[Plan]]
     leaves_after: int | None
     names_model: bool
     prefill: str | None
@@ -75,7 +74,7 @@ def drawn(seed: int, *, patient: bool) -> Schedule:
         )
 
     return Schedule(
-        plans=tuple([plan() for _ in range(rng.randint(0, 5))] for _ in range(2)),
+        plans=[[plan() for _ in range(rng.randint(0, 5))] for _ in range(2)],
         leaves_after=rng.choice([None, None, None, rng.randint(0, 40)]),
         names_model=rng.random() < 0.3,
         prefill=rng.choice([None, "assistant_turn"]),
@@ -120,7 +119,7 @@ async def test_whatever_the_network_does_a_request_has_one_end_and_leaves_nothin
     llama_server: RealServer, mlx_server: RealServer,
 ) -> None:  # fmt: skip
     ends: Counter[str] = Counter()
-    upstream_models = [llama_server.model, mlx_server.model]
+    servers = [llama_server, mlx_server]
     for number in range(proof_count(12, 1000)):
         on_real_clock = number % proof_count(12, 100) == 0
         clock = SystemClock() if on_real_clock else FakeClock()
@@ -128,7 +127,7 @@ async def test_whatever_the_network_does_a_request_has_one_end_and_leaves_nothin
         schedule = drawn(seed, patient=not on_real_clock)
         try:
             async with asyncio.timeout(60):
-                end = await play(schedule, proxies, upstream_models, make_world, clock)
+                end = await play(schedule, proxies, servers, make_world, clock)
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(f"the schedule of seed {seed}: {error}\n{schedule}") from error
         ends[end] += 1
@@ -141,22 +140,19 @@ async def test_whatever_the_network_does_a_request_has_one_end_and_leaves_nothin
 async def play(
     schedule: Schedule,
     proxies: list[FaultProxy],
-    upstream_models: list[str],
+    servers: list[RealServer],
     make_world: Any,
     clock: Clock,
 ) -> str:
     """Play a schedule; returns how the request ended."""
     tasks, files = asyncio.all_tasks(), open_files()
-    backend = OpenAICompatBackend(TIMEOUTS, {})
+    upstream = Upstream(TIMEOUTS)
     models: list[ModelSchema] = []
-    for name, proxy, upstream_model, plans in zip(
-        "ab", proxies, upstream_models, schedule.plans, strict=True
-    ):
+    for name, proxy, server, plans in zip("ab", proxies, servers, schedule.plans, strict=True):
         proxy.plan(*plans)
         declared = {"prefill": schedule.prefill} if schedule.prefill else {}
-        source = OpenAICompatSource(endpoint=proxy.url, model=upstream_model, **declared)
-        models.append(ModelSchema(id=f"{name}/m:1", source=source, capabilities=["generate"]))
-    world = make_world(backend, *models, clock=clock)
+        models.append(upstream.model(proxy.url, server.model, id=f"{name}/m:1", **declared))
+    world = make_world(upstream.backend, *models, clock=clock)
     stream = LeavingStream(schedule.leaves_after)
     request: dict[str, Any] = {
         "prompt": "Tell me a story.",
@@ -171,7 +167,7 @@ async def play(
         work.cancel()
     leaving.cancel()
     end = await ended(work, stream)
-    await backend.close()
+    await upstream.backend.close()
     for proxy in proxies:
         await proxy.no_connection()
     with suppress(asyncio.CancelledError):
