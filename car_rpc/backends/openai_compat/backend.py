@@ -74,10 +74,9 @@ class OpenAICompatBackend(GenerateOnly):
             aclosing(answer.events(response)) as events,
         ):
             async for event in events:
-                if isinstance(event, TextDelta):
-                    event = TextDelta(text=beginning.joined(event.text))  # noqa: PLW2901
-                promises.see(event)
-                yield event
+                joined = beginning.joined(event)
+                promises.see(joined)
+                yield joined
         promises.check()
 
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:

@@ -10,6 +10,7 @@ from itertools import takewhile
 
 from car_rpc.backends.openai_compat.messages import Json
 from car_rpc.engine.continuation import Continuation
+from car_rpc.wire.events import StreamEvent, TextDelta
 from car_rpc.wire.models import Prefill
 
 #: Members of the body, or of the last turn, that tell a server to leave that turn open.
@@ -30,9 +31,9 @@ class Beginning:
     """
 
     def __init__(self, continuation: Continuation | None) -> None:
-        self.text, self._reasoning = continuation or ("", "")
-        self._sent = self.text.rstrip()
-        self._again = self.text[len(self._sent) :]
+        text, self._reasoning = continuation or ("", "")
+        self._sent = text.rstrip()
+        self._again = text[len(self._sent) :]
 
     def added_to(self, body: Json, prefill: Prefill) -> Json:
         """The body of a request whose answer begins so."""
@@ -47,9 +48,11 @@ class Beginning:
             more = {**more, "chat_template_kwargs": {"enable_thinking": False}}
         return {**body, "messages": [*body["messages"], turn], **more}
 
-    def joined(self, text: str) -> str:
-        """The next text of the server, as it follows what there is."""
-        pairs = zip(self._again, text, strict=False)
+    def joined(self, event: StreamEvent) -> StreamEvent:
+        """The server's next event, as it follows what there is."""
+        if not self._again or not isinstance(event, TextDelta):
+            return event
+        pairs = zip(self._again, event.text, strict=False)
         again = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        self._again = self._again[again:] if again == len(text) else ""
-        return text[again:]
+        self._again = self._again[again:] if again == len(event.text) else ""
+        return TextDelta(text=event.text[again:])

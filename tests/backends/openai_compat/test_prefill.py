@@ -6,8 +6,13 @@ import pytest
 
 from car_rpc.backends.openai_compat.prefill import Beginning
 from car_rpc.engine.continuation import Continuation
+from car_rpc.wire.events import TextDelta
 
 BODY = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def added(beginning: Beginning, *pieces: str) -> str:
+    return "".join(beginning.joined(TextDelta(text=piece)).text for piece in pieces)
 
 
 def last_turn(body: dict[str, Any]) -> Any:
@@ -35,7 +40,7 @@ def test_each_kind_of_server_is_told_in_its_own_way(prefill: Any, turn: Any, mor
 
 def test_an_answer_that_begins_is_asked_for_as_it_is() -> None:
     assert Beginning(None).added_to(BODY, "continue_final_message") == BODY
-    assert Beginning(None).joined(" a") == " a"
+    assert added(Beginning(None), " a") == " a"
 
 
 def test_a_model_that_has_thought_is_not_to_think_again() -> None:
@@ -64,5 +69,6 @@ def test_white_space_at_the_end_is_not_sent_and_not_said_twice(
         assert last_turn(body)["content"] == text.rstrip()
     else:
         assert body == BODY
-    whole = text + "".join(map(beginning.joined, pieces))
-    assert whole == {"One\n": "One\n\ntwo", " \n": " \nOne"}.get(text, "One \ntwo")
+    assert text + added(beginning, *pieces) == {"One\n": "One\n\ntwo", " \n": " \nOne"}.get(
+        text, "One \ntwo"
+    )

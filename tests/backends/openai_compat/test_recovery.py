@@ -107,7 +107,7 @@ async def test_wherever_and_however_an_answer_is_cut_the_client_gets_the_whole_o
     prefill = {"prefill": "continue_final_message"} if upstream_is == "exact" else {}
     model = upstream.model(server.url, **prefill)
     uncut = answer_from(None, with_more=with_more)
-    for cut in range(0, len(uncut) + 1, proof_count(151, 1)):
+    for cut in range(0, len(uncut) + 1, proof_count(211, 1)):
         world, stream, asked = make_world(upstream.backend, model), Stream(), 0
 
         def choose(request: Asked, cut: int = cut) -> Reply:

@@ -120,8 +120,8 @@ async def test_whatever_the_network_does_a_request_has_one_end_and_leaves_nothin
 ) -> None:  # fmt: skip
     ends: Counter[str] = Counter()
     servers = [llama_server, mlx_server]
-    for number in range(proof_count(12, 1000)):
-        on_real_clock = number % proof_count(12, 100) == 0
+    for number in range(proof_count(10, 1000)):
+        on_real_clock = number % proof_count(10, 100) == 0
         clock = SystemClock() if on_real_clock else FakeClock()
         seed = FIRST_SEED + number
         schedule = drawn(seed, patient=not on_real_clock)
