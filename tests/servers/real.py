@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, Keys, PoolingType
+from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+
 DEMO = Path(__file__).parents[2] / "car_rpc" / "data" / "demo"
 
 
@@ -33,7 +36,9 @@ class RealServer(NamedTuple):
 
 
 @contextmanager
-def llama_cpp_server(model: Path = DEMO / "tiny-chat-F16.gguf") -> Iterator[RealServer]:
+def llama_cpp_server(
+    model: Path = DEMO / "tiny-chat-F16.gguf", *, embeds: bool = False
+) -> Iterator[RealServer]:
     """llama-cpp-python's server. It reports no usage in streams and finds no calls in text.
 
     Left to itself, it would drop each request for the next one.
@@ -43,23 +48,31 @@ def llama_cpp_server(model: Path = DEMO / "tiny-chat-F16.gguf") -> Iterator[Real
         *("--model", str(model), "--model_alias", "tiny", "--n_ctx", "1024"),
         *("--interrupt_requests", "false", "--host", "127.0.0.1", "--port", str(port)),
     ]
+    if embeds:
+        settings += ["--embedding", "true"]
     with _running(["llama_cpp.server", *settings], "Uvicorn running"):
         yield RealServer(port, "tiny")
 
 
 @contextmanager
-def continuing_server(folder: Path) -> Iterator[RealServer]:
-    """llama-cpp-python's server, going on with a last turn of the assistant.
+def open_server(folder: Path) -> Iterator[RealServer]:
+    """llama-cpp-python's server, going on with a last turn of the assistant, and embedding texts.
 
-    Servers that do so leave that turn open when they render the conversation. This one can be told
-    to only by the model's template, so a copy of the model gets such a one.
+    Servers that do the first leave that turn open when they render the conversation. This one can
+    be told to only by the model's template, and to give one vector for a text only by the model's
+    pooling, so a copy of the model gets both.
     """
     copy = folder / "open.gguf"
-    template = ["--chat-template", _open_template()]
-    source = str(DEMO / "tiny-chat-F16.gguf")
-    command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", *template, source, str(copy)]
-    subprocess.run(command, check=True, capture_output=True)
-    with llama_cpp_server(copy) as server:
+    reader = GGUFReader(DEMO / "tiny-chat-F16.gguf")
+    architecture = reader.fields[Keys.General.ARCHITECTURE].contents()
+    more = {
+        Keys.Tokenizer.CHAT_TEMPLATE: MetadataDetails(GGUFValueType.STRING, _open_template()),
+        Keys.LLM.POOLING_TYPE.format(arch=architecture): MetadataDetails(
+            GGUFValueType.UINT32, PoolingType.MEAN
+        ),
+    }
+    copy_with_new_metadata(reader, GGUFWriter(copy, architecture), more, [])
+    with llama_cpp_server(copy, embeds=True) as server:
         yield server
 
 

@@ -18,7 +18,8 @@ from car_rpc.testing import FakeClock, MemorySink, scripted_call
 from car_rpc.wire.events import StreamEvent, StreamReset, TextDelta
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import EnvironmentValue, ModelSchema, OpenAICompatSource
-from tests.servers.real import RealServer, continuing_server, llama_cpp_server, mlx_lm_server
+from tests.servers import real
+from tests.servers.real import RealServer, llama_cpp_server, mlx_lm_server
 from tests.servers.scripted import ScriptedServer
 
 
@@ -171,14 +172,14 @@ def mlx_server() -> Iterator[RealServer]:
 
 @pytest.fixture(scope="session")
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """A real server that goes on with a last turn of the assistant."""
-    _need("llama_cpp", "fastapi", "gguf")
-    with continuing_server(tmp_path_factory.mktemp("model")) as server:
+    """A real server that goes on with a last turn of the assistant, and embeds texts."""
+    _need("llama_cpp", "fastapi")
+    with real.open_server(tmp_path_factory.mktemp("model")) as server:
         yield server
 
 
-@pytest.fixture(params=["llama_server", "mlx_server"])
-def real(request: pytest.FixtureRequest) -> RealServer:
+@pytest.fixture(params=["llama_server", "mlx_server"], name="real")
+def real_server(request: pytest.FixtureRequest) -> RealServer:
     """Every real server, one after the other."""
     server: RealServer = request.getfixturevalue(request.param)
     return server

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+from array import array
 from typing import Any
 
 import msgspec
@@ -194,6 +196,22 @@ async def test_a_real_refusal_is_typed(upstream: Any, mlx_server: RealServer) ->
     with pytest.raises(CarError) as caught:
         await ask_us(upstream.backend, missing, request)
     assert (caught.value.kind, caught.value.data["status"]) == ("model_not_found", 404)
+
+
+async def test_we_get_the_vectors_that_the_official_client_gets(
+    upstream: Any, open_server: RealServer
+) -> None:
+    texts = ["Hello!", "The cat sleeps.", "What is the capital of France?"]
+    model = upstream.model(open_server.url, open_server.model)
+    ours = await upstream.backend.embed(model, texts)
+    async with openai.AsyncOpenAI(base_url=f"{open_server.url}/v1", api_key="none") as client:
+        theirs = await client.embeddings.create(model=open_server.model, input=texts)
+    assert ours.prompt_tokens == theirs.usage.prompt_tokens > 0
+    rows = array("f", ours.data)
+    for position, each in enumerate(theirs.data):
+        length = math.hypot(*each.embedding)
+        row = rows[position * ours.dimensions : (position + 1) * ours.dimensions]
+        assert row.tolist() == pytest.approx([x / length for x in each.embedding], abs=1e-6)
 
 
 # -- faults in front of a real server
