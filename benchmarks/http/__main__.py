@@ -86,9 +86,10 @@ async def questions(tokens: int, *, scripted: bool) -> AsyncGenerator[tuple[str,
 async def one_round(name: str, asks: dict[str, Ask], requests: int) -> report.Round:
     """So many answers for each client, one by one in turns."""
     taken: dict[str, list[tuple[float, float]]] = {who: [] for who in asks}
-    for _ in range(requests):
-        for who, ask in asks.items():
-            _, first_s, whole_s = await ask()
+    for number in range(requests):
+        first = number % len(asks)  # nobody always follows the same one
+        for who in [*asks][first:] + [*asks][:first]:
+            _, first_s, whole_s = await asks[who]()
             taken[who].append((first_s, whole_s))
     return {
         f"{name}: {figure}": {

@@ -173,8 +173,8 @@ async def play(
     with suppress(asyncio.CancelledError):
         await leaving
     world.registry.close()
-    # The proxies close their own ends in the next passes of the loop.
-    for _ in range(1000):
+    # The proxies still close their own ends, and a thread may read certificates for nobody.
+    for _ in range(100_000):
         if asyncio.all_tasks() == tasks and not open_files() - files:
             break
         await asyncio.sleep(0)
