@@ -227,6 +227,17 @@ class Numbers:
     async def embed(self, model: Any, texts: list[str]) -> EmbeddingBatch:
         return EmbeddingBatch(bytes(8), 2, 1)
 
+    def judges(self, model: Any) -> bool:
+        return True
+
+    async def score(self, model: Any, messages: Any, answers: list[str]) -> list[float]:
+        return [-1.0 for _ in answers]
+
+    async def rank(
+        self, model: Any, query: str, documents: list[str], instruction: str
+    ) -> list[float]:
+        return [0.5 for _ in documents]
+
     async def tokenize(self, model: Any, text: str) -> list[int]:
         return [1]
 
@@ -240,13 +251,15 @@ class Numbers:
         return EventlogQueryResult(events=[], next_seq=0)
 
 
+PICTURE = {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}
+
 #: A call of each method that succeeds, in an order in which it does.
 SUCCESSFUL: dict[str, dict[str, Any]] = {
     "models.register": {
         "model": {
             "id": "me/vectors:1",
             "source": {"type": "delegated"},
-            "capabilities": ["generate", "embed", "speech_to_text"],
+            "capabilities": ["generate", "embed", "rerank", "speech_to_text"],
         }
     },
     "models.get": {"model": "me/vectors:1"},
@@ -255,6 +268,9 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "embed": {"texts": ["x"], "model": "me/vectors:1"},
     "tokenize": {"text": "x", "model": "me/vectors:1"},
     "detokenize": {"tokens": [1], "model": "me/vectors:1"},
+    "classify": {"text": "x", "labels": ["y"], "model": "me/vectors:1"},
+    "rerank": {"query": "x", "documents": ["y"], "model": "me/vectors:1"},
+    "ground": {"image": PICTURE, "prompt": "x", "model": "me/sees:1"},
     "transcribe": {"audio_b64": "", "model": "me/vectors:1"},
     "models.unregister": {"model": "me/vectors:1"},
     "runner.register": {},
@@ -271,6 +287,8 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
     app.session._dispatcher = Dispatcher(app.services._replace(log=numbers))
+    sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
+    await app.call(99, "models.register", model=sees)
     assert set(SUCCESSFUL) == set(HANDLERS)
     for request_id, (method, params) in enumerate(SUCCESSFUL.items()):
         app.sink.entries.clear()
