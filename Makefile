@@ -88,7 +88,7 @@ UV_COMPILE = $(STAMPS)/uv/bin/uv pip compile pyproject.toml --quiet --generate-h
 LOCK_ARGS ?=
 
 lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK_ARGS=--upgrade)
-	$(UV_COMPILE) --extra llama --extra mlx --extra speech --extra dev --group build \
+	$(UV_COMPILE) --extra keyring --extra llama --extra mlx --extra speech --extra dev --group build \
 	  -o requirements/dev.lock
 	$(UV_COMPILE) --extra llama -c requirements/dev.lock -o requirements/llama.lock
 	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock

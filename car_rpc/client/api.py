@@ -26,6 +26,7 @@ from car_rpc.wire.inference import (
     InferenceResult,
     TokenizeResult,
 )
+from car_rpc.wire.keys import EndpointKeys, KeysStatsResult
 from car_rpc.wire.lifecycle import PROTOCOL_VERSION, CancelParams, InitializeResult, LogParams
 from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.models import (
@@ -198,6 +199,10 @@ class CarClient:
         params = {"model": wanted}
         result = await self.request("models.unregister", params, ModelsUnregisterResult)
         return result.model_id
+
+    async def key_stats(self) -> list[EndpointKeys]:
+        """How the API keys of servers have fared."""
+        return (await self.request("keys.stats", {}, KeysStatsResult)).endpoints
 
     async def query_log(self, **filters: Any) -> EventlogQueryResult:
         """A page of the event log; the fields are those of ``EventlogQueryParams``."""

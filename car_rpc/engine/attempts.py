@@ -31,7 +31,7 @@ from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
 from car_rpc.engine.recording import Recorder
-from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
@@ -189,17 +189,31 @@ class Attempts:
                 if await self._save(failure, model):
                     return
             else:
-                await self._before_retry(failure, retries, is_last=is_last)
-                retries += 1
+                retries = await self._before_retry(failure, retries, is_last=is_last)
             if not self._admitted(model):
                 raise failure
 
-    async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> None:
+    def _may_change_key(self, failure: CarError) -> bool:
+        """Whether the same server has another key that the request may be sent with at once."""
+        return (
+            "another_key" in failure.extra
+            and self._level != "none"
+            and not self._accumulator.streamed
+            and len(self._reports) <= MAX_KEY_CHANGES
+        )
+
+    async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> int:
         """Wait for the next attempt on the same model.
+
+        Returns:
+            The number of retries with it. Who only takes another key does not retry.
 
         Raises:
             CarError: The failure, when there is to be none.
         """
+        if self._may_change_key(failure):
+            self._reason = f"another key: {failure.kind}"
+            return retries
         if not self._may_retry(failure, retries):
             raise failure
         delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
@@ -208,6 +222,7 @@ class Attempts:
             raise failure
         self._reason = f"retry: {failure.kind}"
         await self._wait(delay_ms, failure)
+        return retries + 1
 
     def _broken(self, failure: CarError) -> bool:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""

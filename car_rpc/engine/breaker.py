@@ -106,6 +106,8 @@ class Breakers:
 
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
+    if "another_key" in failure.extra:  # that key failed, and not the model
+        return 0
     if KINDS[failure.kind].counts_toward_breaker:
         return 1
     status = failure.extra.get("status")

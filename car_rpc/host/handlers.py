@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
+from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin, failure_of
 from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import EmbeddingBatch
-from car_rpc.errors import CarError
+from car_rpc.errors import CarError, invalid_params
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host import attachments, audio
 from car_rpc.host.progress import heartbeats
@@ -39,6 +40,7 @@ from car_rpc.wire.inference import (
     TokenizeResult,
     Usage,
 )
+from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.lifecycle import EmptyParams
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
 from car_rpc.wire.models import (
@@ -50,6 +52,8 @@ from car_rpc.wire.models import (
     ModelsRegisterParams,
     ModelsRegisterResult,
     ModelsUnregisterResult,
+    OpenAICompatSource,
+    SecretReference,
 )
 from car_rpc.wire.runner import (
     RunnerEventParams,
@@ -77,6 +81,7 @@ class Services(NamedTuple):
     registry: Registry
     runner: RunnerHost
     log: EventLog
+    keys: Keys
     allowed_roots: list[Path]
 
 
@@ -216,11 +221,20 @@ async def models_register(
             except ValueError as error:
                 path = "$.model.source.script"
                 raise CarError("invalid_params", f"{error} - at `{path}`", path=path) from None
+        if isinstance(source, OpenAICompatSource):
+            _check_headers(source)
         # In a thread: another process may hold the database for a moment.
         model, replaced = await asyncio.to_thread(services.registry.register, params.model)
         return ModelsRegisterResult(model=services.engine.described(model), replaced=replaced)
 
     return await services.engine.recorded(scope.origin, work)
+
+
+def _check_headers(source: OpenAICompatSource) -> None:
+    for name, value in (source.headers or {}).items():
+        if isinstance(value, SecretReference) and (value.env is UNSET) == (value.keyring is UNSET):
+            detail = "a secret stands in `env` or in `keyring`; give exactly one of them"
+            raise invalid_params(detail, f"$.model.source.headers[{name!r}]")
 
 
 async def models_unregister(
@@ -233,6 +247,11 @@ async def models_unregister(
         return ModelsUnregisterResult(model_id=model_id)
 
     return await services.engine.recorded(scope.origin, work)
+
+
+async def keys_stats(services: Services, _scope: Scope, _params: EmptyParams) -> KeysStatsResult:
+    """How the API keys of servers have fared."""
+    return await services.keys.stats()
 
 
 async def runner_register(
@@ -287,6 +306,7 @@ HANDLERS: dict[str, Handler] = {
     "models.get": models_get,
     "models.register": models_register,
     "models.unregister": models_unregister,
+    "keys.stats": keys_stats,
     "runner.register": runner_register,
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,

@@ -17,6 +17,7 @@ from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
+from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
@@ -97,13 +98,14 @@ class App:
         llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
         speech = LocalBackend("pocketsphinx", "pocketsphinx", self.log, control)
         fake_worker = LocalBackend("fake", None, self.log, control)
+        openai_compat = OpenAICompatBackend(key_stats=KeyStatsStore(database))
         self._backends: dict[str, Backend] = {
             "local": llama_cpp,
             "system": speech,
             "fake": FakeBackend(),
             "fake_worker": fake_worker,
             "delegated": DelegatedBackend(runner, ids),
-            "openai_compat": OpenAICompatBackend(),
+            "openai_compat": openai_compat,
             "mlx": MissingBackend("mlx"),
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
@@ -117,7 +119,7 @@ class App:
             configuration.breaker,
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
-        services = Services(engine, self._registry, runner, self.log, roots)
+        services = Services(engine, self._registry, runner, self.log, openai_compat.keys, roots)
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, runner, speech, tasks
+from car_rpc.wire import inference, keys, lifecycle, log, models, runner, speech, tasks
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -147,6 +147,11 @@ METHODS: dict[str, Method] = {
         models.ModelParams,
         models.ModelsUnregisterResult,
         logged=True,
+    ),
+    "keys.stats": Method(
+        "Tells how the API keys of servers have fared, by their names.",
+        lifecycle.EmptyParams,
+        keys.KeysStatsResult,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

@@ -130,14 +130,28 @@ class DelegatedSource(WireStruct, frozen=True, kw_only=True, tag_field="type", t
     hint: str | UnsetType = UNSET
 
 
-class EnvironmentValue(WireStruct, frozen=True, kw_only=True):
-    """A secret that stands in an environment variable of the core.
+class KeyringEntry(WireStruct, frozen=True, kw_only=True):
+    """A secret in the operating system's keychain. Reading it needs the extra ``keyring``.
 
     Attributes:
-        env: Name of the variable.
+        service: What the secret is for, as it was stored.
+        username: Whose it is, as it was stored.
     """
 
-    env: str
+    service: str
+    username: str
+
+
+class SecretReference(WireStruct, frozen=True, kw_only=True):
+    """Where a secret stands; exactly one of the fields is set.
+
+    Attributes:
+        env: Name of an environment variable of the core.
+        keyring: Entry of the operating system's keychain.
+    """
+
+    env: str | UnsetType = UNSET
+    keyring: KeyringEntry | UnsetType = UNSET
 
 
 #: See :class:`OpenAICompatSource`.
@@ -152,8 +166,11 @@ class OpenAICompatSource(
     Attributes:
         endpoint: Address of the server without ``/v1``. It holds no credentials.
         model: What the server calls the model.
-        api_key_env: Environment variable of the API key. An empty key sends none.
-        api_key_envs: Further environment variables of keys; the first key found is used.
+        api_key_env: Environment variable of the API key, or of several, separated by commas. An
+            empty key sends none.
+        api_key_envs: Further environment variables of keys. Keys take turns; a conversation
+            keeps its own, and one that is refused or rate limited is passed over.
+        api_key_keyrings: Keys in the operating system's keychain, beside those.
         headers: Sent with every request. The values are secrets: shown as ``***``.
         prefill: How the server is told to go on from the exact beginning of an answer, after a
             stream broke: ``assistant_turn`` where a last turn of the assistant is enough
@@ -168,7 +185,8 @@ class OpenAICompatSource(
     model: str
     api_key_env: str | UnsetType = UNSET
     api_key_envs: list[str] | UnsetType = UNSET
-    headers: dict[str, str | EnvironmentValue] | UnsetType = UNSET
+    api_key_keyrings: list[KeyringEntry] | UnsetType = UNSET
+    headers: dict[str, str | SecretReference] | UnsetType = UNSET
     prefill: Prefill | UnsetType = UNSET
 
 

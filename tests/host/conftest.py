@@ -97,8 +97,9 @@ class App:
             return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
 
         engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
-        no_log: Any = None
-        self.services = Services(engine, registry, self.runner, no_log, [tmp_path / "allowed"])
+        not_here: Any = None
+        allowed = [tmp_path / "allowed"]
+        self.services = Services(engine, registry, self.runner, not_here, not_here, allowed)
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(
             settings=settings,

@@ -12,6 +12,7 @@ from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.methods import METHODS
 
@@ -215,6 +216,19 @@ async def test_a_cancelled_registration_lets_nothing_past_the_one_before_it(
     assert "me/b:1" not in listed
 
 
+@pytest.mark.parametrize("value", [{}, {"env": "A", "keyring": {"service": "s", "username": "u"}}])
+async def test_a_header_names_exactly_one_place_of_its_secret(app: Any, value: Any) -> None:
+    source = {
+        "type": "openai_compat",
+        "endpoint": "http://x",
+        "model": "m",
+        "headers": {"k": value},
+    }
+    model = {"id": "me/a:1", "source": source, "capabilities": ["generate"]}
+    error = await app.failure(1, "models.register", model=model)
+    assert error["data"]["path"] == "$.model.source.headers['k']"
+
+
 async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app: Any) -> None:
     await app.call(0, "models.register", model=echo("me/a:1"))
     app.send(asked(1, "models.list"), asked(2, "models.get", model="me/a:1"), asked(3, "ping"))
@@ -222,7 +236,7 @@ async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app
 
 
 class Numbers:
-    """A backend for what scripts cannot do, and an event log without rows."""
+    """A backend for what scripts cannot do, an event log without rows, and no keys."""
 
     async def embed(self, model: Any, texts: list[str]) -> EmbeddingBatch:
         return EmbeddingBatch(bytes(8), 2, 1)
@@ -250,6 +264,9 @@ class Numbers:
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
+    async def stats(self) -> KeysStatsResult:
+        return KeysStatsResult(endpoints=[])
+
 
 PICTURE = {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}
 
@@ -273,6 +290,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "ground": {"image": PICTURE, "prompt": "x", "model": "me/sees:1"},
     "transcribe": {"audio_b64": "", "model": "me/vectors:1"},
     "models.unregister": {"model": "me/vectors:1"},
+    "keys.stats": {},
     "runner.register": {},
     "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},
     "runner.unregister": {},
@@ -286,7 +304,7 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     real = engine.backend_of
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
-    app.session._dispatcher = Dispatcher(app.services._replace(log=numbers))
+    app.session._dispatcher = Dispatcher(app.services._replace(log=numbers, keys=numbers))
     sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
     await app.call(99, "models.register", model=sees)
     assert set(SUCCESSFUL) == set(HANDLERS)

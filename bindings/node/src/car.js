@@ -46,6 +46,7 @@ export class Car {
     this.#session = session;
     this.server = server;
     this.models = new Models(this);
+    this.keys = new Keys(this);
     this.eventlog = new Eventlog(this);
   }
 
@@ -260,6 +261,25 @@ class Models {
    */
   unregister(params, options) {
     return this.#car.request('models.unregister', params, options);
+  }
+}
+
+/** The methods `keys.*`. */
+class Keys {
+  #car;
+
+  /** @param {Car} car */
+  constructor(car) {
+    this.#car = car;
+  }
+
+  /**
+   * @param {import('./wire/index.js').EmptyParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').KeysStatsResult>}
+   */
+  stats(params, options) {
+    return this.#car.request('keys.stats', params, options);
   }
 }
 

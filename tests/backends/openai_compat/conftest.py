@@ -17,7 +17,7 @@ from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_call
 from car_rpc.wire.events import StreamEvent, StreamReset, TextDelta
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
-from car_rpc.wire.models import EnvironmentValue, ModelSchema, OpenAICompatSource
+from car_rpc.wire.models import ModelSchema, OpenAICompatSource, SecretReference
 from tests.servers import real
 from tests.servers.real import RealServer, llama_cpp_server, mlx_lm_server
 from tests.servers.scripted import ScriptedServer
@@ -40,7 +40,7 @@ class Upstream:
                   if name in members}  # fmt: skip
         if headers:
             source["headers"] = {
-                name: EnvironmentValue(**value) if isinstance(value, dict) else value
+                name: SecretReference(**value) if isinstance(value, dict) else value
                 for name, value in headers.items()
             }
         return ModelSchema(

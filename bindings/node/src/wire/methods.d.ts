@@ -11,6 +11,7 @@ import type {
   TokenizeParams,
   TokenizeResult,
 } from './inference.js';
+import type { KeysStatsResult } from './keys.js';
 import type {
   CancelParams,
   EmptyParams,
@@ -65,6 +66,8 @@ export interface Methods {
   'ground': { params: GroundParams; result: GroundResult };
   /** Introduces both sides; must come first. */
   'initialize': { params: InitializeParams; result: InitializeResult };
+  /** Tells how the API keys of servers have fared, by their names. */
+  'keys.stats': { params: EmptyParams; result: KeysStatsResult };
   /** Looks up one model. */
   'models.get': { params: ModelParams; result: ModelResult };
   /** Lists models. */
