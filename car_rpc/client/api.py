@@ -32,6 +32,7 @@ from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.models import (
     ModelResult,
     ModelSchema,
+    ModelsDiscoverResult,
     ModelsListResult,
     ModelsRegisterResult,
     ModelsUnregisterResult,
@@ -199,6 +200,10 @@ class CarClient:
         params = {"model": wanted}
         result = await self.request("models.unregister", params, ModelsUnregisterResult)
         return result.model_id
+
+    async def discover_models(self, **params: Any) -> ModelsDiscoverResult:
+        """Look for servers with models; the fields are those of ``ModelsDiscoverParams``."""
+        return await self.request("models.discover", params, ModelsDiscoverResult)
 
     async def key_stats(self) -> list[EndpointKeys]:
         """How the API keys of servers have fared."""

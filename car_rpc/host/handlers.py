@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
@@ -47,6 +48,8 @@ from car_rpc.wire.models import (
     FakeSource,
     ModelParams,
     ModelResult,
+    ModelsDiscoverParams,
+    ModelsDiscoverResult,
     ModelsListParams,
     ModelsListResult,
     ModelsRegisterParams,
@@ -82,6 +85,7 @@ class Services(NamedTuple):
     runner: RunnerHost
     log: EventLog
     keys: Keys
+    discovery: Discovery
     allowed_roots: list[Path]
 
 
@@ -249,6 +253,19 @@ async def models_unregister(
     return await services.engine.recorded(scope.origin, work)
 
 
+async def models_discover(
+    services: Services, scope: Scope, params: ModelsDiscoverParams
+) -> ModelsDiscoverResult:
+    """Look for servers with models; what they have is known until the process ends."""
+
+    async def work() -> ModelsDiscoverResult:
+        result = await services.discovery.run(params)
+        services.registry.replace_discovered(services.discovery.models())
+        return result
+
+    return await services.engine.recorded(scope.origin, work)
+
+
 async def keys_stats(services: Services, _scope: Scope, _params: EmptyParams) -> KeysStatsResult:
     """How the API keys of servers have fared."""
     return await services.keys.stats()
@@ -306,6 +323,7 @@ HANDLERS: dict[str, Handler] = {
     "models.get": models_get,
     "models.register": models_register,
     "models.unregister": models_unregister,
+    "models.discover": models_discover,
     "keys.stats": keys_stats,
     "runner.register": runner_register,
     "runner.unregister": runner_unregister,

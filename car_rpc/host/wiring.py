@@ -17,6 +17,7 @@ from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
+from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
@@ -35,8 +36,10 @@ from car_rpc.wire.models import (
     FakeSource,
     LocalSource,
     ModelSchema,
+    OllamaSource,
     OpenAICompatSource,
     SystemSource,
+    VllmMlxSource,
 )
 
 #: The one database of a state directory.
@@ -119,7 +122,15 @@ class App:
             configuration.breaker,
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
-        services = Services(engine, self._registry, runner, self.log, openai_compat.keys, roots)
+        services = Services(
+            engine,
+            self._registry,
+            runner,
+            self.log,
+            openai_compat.keys,
+            Discovery(openai_compat.presence, configuration.discovery),
+            roots,
+        )
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:
@@ -145,7 +156,7 @@ class App:
                 return self._backends["system"]
             case DelegatedSource():
                 return self._backends["delegated"]
-            case OpenAICompatSource():
+            case OpenAICompatSource() | OllamaSource() | VllmMlxSource():
                 return self._backends["openai_compat"]
             case FakeSource(script=script):
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]

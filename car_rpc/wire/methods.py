@@ -148,6 +148,12 @@ METHODS: dict[str, Method] = {
         models.ModelsUnregisterResult,
         logged=True,
     ),
+    "models.discover": Method(
+        "Looks for servers with models on this machine and makes their models known.",
+        models.ModelsDiscoverParams,
+        models.ModelsDiscoverResult,
+        logged=True,
+    ),
     "keys.stats": Method(
         "Tells how the API keys of servers have fared, by their names.",
         lifecycle.EmptyParams,

@@ -154,6 +154,17 @@ class SecretReference(WireStruct, frozen=True, kw_only=True):
     keyring: KeyringEntry | UnsetType = UNSET
 
 
+#: Address of a server: a port, if any, that exists, and no credentials, query or fragment.
+Endpoint: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://(\[[^\s/?#@\[\]]+\]|[^\s/?#@:\[\]]+)"
+        r"(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+        r"(/[^\s?#]*)?(?![\s\S])",
+        max_length=2048,
+    ),
+]
+
 #: See :class:`OpenAICompatSource`.
 Prefill: TypeAlias = Literal["assistant_turn", "continue_final_message", "prefix"]
 
@@ -179,15 +190,43 @@ class OpenAICompatSource(
             server that cannot: it is asked to go on in a further turn.
     """
 
-    endpoint: Annotated[
-        str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?(?![\s\S])", max_length=2048)
-    ]
+    endpoint: Endpoint
     model: str
     api_key_env: str | UnsetType = UNSET
     api_key_envs: list[str] | UnsetType = UNSET
     api_key_keyrings: list[KeyringEntry] | UnsetType = UNSET
     headers: dict[str, str | SecretReference] | UnsetType = UNSET
     prefill: Prefill | UnsetType = UNSET
+
+
+class RemoteApiSource(
+    OpenAICompatSource, frozen=True, kw_only=True, tag_field="type", tag="remote_api"
+):
+    """Another name of ``openai_compat``."""
+
+
+class OllamaSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ollama"):
+    """A model of an Ollama server.
+
+    Attributes:
+        host: Address of the server.
+        model_tag: The model's name there, with its tag, for example ``llama3.2:3b``.
+    """
+
+    host: Endpoint = "http://127.0.0.1:11434"
+    model_tag: str
+
+
+class VllmMlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="vllm_mlx"):
+    """A model of a vLLM-MLX server.
+
+    Attributes:
+        endpoint: Address of the server without ``/v1``.
+        model_name: What the server calls the model.
+    """
+
+    endpoint: Endpoint
+    model_name: str
 
 
 class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):
@@ -201,7 +240,15 @@ class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="f
 
 
 ModelSource: TypeAlias = (
-    LocalSource | MlxSource | SystemSource | OpenAICompatSource | DelegatedSource | FakeSource
+    LocalSource
+    | MlxSource
+    | SystemSource
+    | OpenAICompatSource
+    | RemoteApiSource
+    | OllamaSource
+    | VllmMlxSource
+    | DelegatedSource
+    | FakeSource
 )
 
 #: It ends in "nothing follows": ``$`` also stands before a last line feed in Python.
@@ -391,3 +438,62 @@ class ModelsUnregisterResult(WireStruct, frozen=True, kw_only=True):
     """
 
     model_id: str
+
+
+ServerKind: TypeAlias = Literal[
+    "ollama",
+    "lm_studio",
+    "llama_server",
+    "llama_cpp_python",
+    "vllm",
+    "vllm_mlx",
+    "mlx_lm",
+    "other",
+]
+
+
+class ModelsDiscoverParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``models.discover``.
+
+    Attributes:
+        endpoints: Addresses to look at, instead of the configured ones.
+        timeout_ms: How long each of them may take, in milliseconds, instead of the configured
+            limit. They are looked at side by side.
+    """
+
+    endpoints: Annotated[list[Endpoint], Meta(max_length=64)] | UnsetType = UNSET
+    timeout_ms: Annotated[int, Meta(ge=1, le=30_000)] | UnsetType = UNSET
+
+
+class DiscoveredServer(WireStruct, frozen=True, kw_only=True):
+    """What was found at an address.
+
+    Attributes:
+        endpoint: The address.
+        reachable: Whether a server there lists models in OpenAI's form.
+        models: Ids of its models; none when it is not reachable.
+        kind: What kind of server it is, when it is reachable.
+        reason: Why it is not reachable.
+    """
+
+    endpoint: str
+    reachable: bool
+    models: list[str]
+    kind: ServerKind | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class ModelsDiscoverResult(WireStruct, frozen=True, kw_only=True):
+    """Servers and models that were found.
+
+    Attributes:
+        enabled: Whether discovery is switched on; nothing is looked at while it is off.
+        servers: Every address that was looked at, in that order.
+        registered: Ids of models that this process did not know before.
+        unavailable: Ids of models that were there the last time and are not any more.
+    """
+
+    enabled: bool
+    servers: list[DiscoveredServer]
+    registered: list[str]
+    unavailable: list[str]

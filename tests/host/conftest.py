@@ -99,7 +99,9 @@ class App:
         engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
         not_here: Any = None
         allowed = [tmp_path / "allowed"]
-        self.services = Services(engine, registry, self.runner, not_here, not_here, allowed)
+        self.services = Services(
+            engine, registry, self.runner, not_here, not_here, not_here, allowed
+        )
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(
             settings=settings,

@@ -15,6 +15,7 @@ from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.methods import METHODS
+from car_rpc.wire.models import ModelsDiscoverResult
 
 #: Methods that the session itself answers.
 LIFECYCLE = {"initialize", "ping", "shutdown", "exit", "$/cancelRequest"}
@@ -229,6 +230,20 @@ async def test_a_header_names_exactly_one_place_of_its_secret(app: Any, value: A
     assert error["data"]["path"] == "$.model.source.headers['k']"
 
 
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"endpoints": ["http://h:99999"]}, "$.endpoints[0]"),
+        ({"endpoints": ["http://h"] * 65}, "$.endpoints"),
+        ({"timeout_ms": 0}, "$.timeout_ms"),
+        ({"timeout_ms": 30_001}, "$.timeout_ms"),
+    ],
+)
+async def test_what_cannot_be_looked_at_is_refused(app: Any, params: Any, path: str) -> None:
+    error = await app.failure(1, "models.discover", **params)
+    assert (error["data"]["kind"], error["data"]["path"]) == ("invalid_params", path)
+
+
 async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app: Any) -> None:
     await app.call(0, "models.register", model=echo("me/a:1"))
     app.send(asked(1, "models.list"), asked(2, "models.get", model="me/a:1"), asked(3, "ping"))
@@ -236,7 +251,7 @@ async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app
 
 
 class Numbers:
-    """A backend for what scripts cannot do, an event log without rows, and no keys."""
+    """A backend for what scripts cannot do, an event log without rows, no servers and no keys."""
 
     async def embed(self, model: Any, texts: list[str]) -> EmbeddingBatch:
         return EmbeddingBatch(bytes(8), 2, 1)
@@ -264,6 +279,12 @@ class Numbers:
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
+    async def run(self, params: Any) -> ModelsDiscoverResult:
+        return ModelsDiscoverResult(enabled=True, servers=[], registered=[], unavailable=[])
+
+    def models(self) -> list[Any]:
+        return []
+
     async def stats(self) -> KeysStatsResult:
         return KeysStatsResult(endpoints=[])
 
@@ -290,6 +311,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "ground": {"image": PICTURE, "prompt": "x", "model": "me/sees:1"},
     "transcribe": {"audio_b64": "", "model": "me/vectors:1"},
     "models.unregister": {"model": "me/vectors:1"},
+    "models.discover": {},
     "keys.stats": {},
     "runner.register": {},
     "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},
@@ -304,7 +326,8 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     real = engine.backend_of
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
-    app.session._dispatcher = Dispatcher(app.services._replace(log=numbers, keys=numbers))
+    doubles = {"log": numbers, "keys": numbers, "discovery": numbers}
+    app.session._dispatcher = Dispatcher(app.services._replace(**doubles))
     sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
     await app.call(99, "models.register", model=sees)
     assert set(SUCCESSFUL) == set(HANDLERS)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, Keys, PoolingType
@@ -78,10 +79,13 @@ def open_server(folder: Path) -> Iterator[RealServer]:
 
 @contextmanager
 def mlx_lm_server() -> Iterator[RealServer]:
-    """mlx_lm's server."""
+    """mlx_lm's server. It cannot list its models where Hugging Face's cache folder is missing."""
     port = _free_port()
     settings = ["--model", str(DEMO / "mlx"), "--host", "127.0.0.1", "--port", str(port)]
-    with _running(["mlx_lm", "server", *settings], "Starting httpd"):
+    with (
+        TemporaryDirectory() as cache,
+        _running(["mlx_lm", "server", *settings], "Starting httpd", HF_HUB_CACHE=cache),
+    ):
         yield RealServer(port, "default_model")
 
 
@@ -110,9 +114,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _running(module: list[str], ready: str) -> Iterator[None]:
+def _running(module: list[str], ready: str, **variables: str) -> Iterator[None]:
     """A process, from the line that says it is ready until its end."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **variables}
     process = subprocess.Popen(
         [sys.executable, "-m", *module],
         stdin=subprocess.DEVNULL,

@@ -78,6 +78,7 @@ class ScriptedServer:
 
     Attributes:
         asked: Every request, in order.
+        routes: Replies by path, which go before the others.
         connections: How many connections there have been.
         stalled: Set whenever a reply has come to a stall.
 
@@ -87,6 +88,7 @@ class ScriptedServer:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
+        self.routes: dict[str, Reply] = {}
         self.connections = 0
         self.stalled = asyncio.Event()
         self._choose: Callable[[Asked], Reply] | None = None
@@ -127,7 +129,8 @@ class ScriptedServer:
             while True:
                 self.asked.append(await _request(reader))
                 await self._count(0)
-                if not await self._answer(self._next(), reader, writer):
+                reply = self.routes.get(self.asked[-1].path) or self._next()
+                if not await self._answer(reply, reader, writer):
                     break
         finally:
             writer.close()

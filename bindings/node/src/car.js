@@ -262,6 +262,15 @@ class Models {
   unregister(params, options) {
     return this.#car.request('models.unregister', params, options);
   }
+
+  /**
+   * @param {import('./wire/index.js').ModelsDiscoverParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsDiscoverResult>}
+   */
+  discover(params, options) {
+    return this.#car.request('models.discover', params, options);
+  }
 }
 
 /** The methods `keys.*`. */

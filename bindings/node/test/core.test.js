@@ -79,6 +79,8 @@ test('models are registered, listed, found and forgotten', bounded, async (t) =>
   assert.equal((await car.models.unregister({ model: id })).model_id, id);
   await assert.rejects(car.models.get({ model: id }), { kind: 'model_not_found', local: false });
   assert.deepEqual(await car.keys.stats(), { endpoints: [] });
+  const found = await car.models.discover({ endpoints: [] });
+  assert.deepEqual([found.enabled, found.servers], [true, []]);
 });
 
 test('the event log tells what happened', bounded, async (t) => {

@@ -53,6 +53,10 @@ class Request(NamedTuple):
     body: bytes
 
 
+class Unreachable(CarError):
+    """No connection to the server came about."""
+
+
 class Deadline:
     """How long a server may keep its client waiting, and with which error that ends.
 
@@ -204,10 +208,11 @@ class HttpClient:
                 return await client.send(message, stream=True)
         except httpx.ConnectTimeout as error:
             limit = f"no connection to the server within {self._timeouts.connect:g} s"
-            raise CarError("timeout", limit) from error
+            raise Unreachable("timeout", limit) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = failures.cut(failures.redacted(str(error), request.headers.secrets))
-            raise CarError("provider_error", f"transport: {said or type(error).__name__}") from None
+            failure = Unreachable if isinstance(error, httpx.ConnectError) else CarError
+            raise failure("provider_error", f"transport: {said or type(error).__name__}") from None
 
     async def _refusal(
         self, response: httpx.Response, request: Request, deadline: Deadline

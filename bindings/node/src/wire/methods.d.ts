@@ -25,6 +25,8 @@ import type { EventlogQueryParams, EventlogQueryResult } from './log.js';
 import type {
   ModelParams,
   ModelResult,
+  ModelsDiscoverParams,
+  ModelsDiscoverResult,
   ModelsListParams,
   ModelsListResult,
   ModelsRegisterParams,
@@ -68,6 +70,8 @@ export interface Methods {
   'initialize': { params: InitializeParams; result: InitializeResult };
   /** Tells how the API keys of servers have fared, by their names. */
   'keys.stats': { params: EmptyParams; result: KeysStatsResult };
+  /** Looks for servers with models on this machine and makes their models known. */
+  'models.discover': { params: ModelsDiscoverParams; result: ModelsDiscoverResult };
   /** Looks up one model. */
   'models.get': { params: ModelParams; result: ModelResult };
   /** Lists models. */
