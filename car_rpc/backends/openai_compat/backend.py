@@ -92,8 +92,8 @@ class OpenAICompatBackend(GenerateOnly):
         timeouts = self._timeouts_of(call, source.model)
         reader = ChunkReader(call.model.context_length)
         promises = _Promises(call, reader)
+        deadline = _deadline(timeouts)
         async with self.keys.headers(source, call.request.conversation_id or None) as headers:
-            deadline = _deadline(timeouts)
             answer = Answer(reader, deadline, timeouts, headers.secrets)
             async with (
                 self._sent(source, "chat/completions", headers, body, deadline) as response,

@@ -159,7 +159,8 @@ class HttpClient:
     an answer is no longer wanted, so a cancel would stop nothing and the tokens would be paid for.
 
     Proxies and certificates are taken from the usual environment variables (``HTTPS_PROXY``,
-    ``NO_PROXY``, ``SSL_CERT_FILE``). Redirects are not followed: they would carry the key away.
+    ``NO_PROXY``, ``SSL_CERT_FILE``); this machine is asked without a proxy. Redirects are not
+    followed: they would carry the key away.
 
     Args:
         timeouts: Only ``connect`` is used here; the rest belongs to each request's deadline.
@@ -255,6 +256,9 @@ def _make_client(connect_s: float) -> httpx.AsyncClient:
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
         ),
+        # What runs on this machine is not asked through a proxy, as in browsers: no proxy could
+        # reach it, and its keys are not the proxy's business.
+        mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
         follow_redirects=False,
     )
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))

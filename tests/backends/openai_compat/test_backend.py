@@ -118,6 +118,19 @@ async def test_a_proxy_of_the_environment_is_used(
     assert server.asked[0].path == "http://models.invalid/x/v1/chat/completions"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_this_machine_is_asked_without_a_proxy(
+    upstream: Any, server: Any, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    server.reply(HELLO)
+    async with ScriptedServer().running() as proxy:
+        for name in ("HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert await upstream.events(upstream.model(server.url.replace("127.0.0.1", host)))
+        assert proxy.asked == []
+    assert server.asked[0].path == "/v1/chat/completions"
+
+
 async def test_a_setting_of_the_environment_that_cannot_be_used_is_named(
     upstream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

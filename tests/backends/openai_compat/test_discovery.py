@@ -1,4 +1,4 @@
-"""Looking for servers: scripted ones in the forms of their documentation, and real ones."""
+"""Looking for servers: scripted ones here, in the forms of their documentation."""
 
 import asyncio
 import socket
@@ -8,11 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec import UNSET
 
 from car_rpc.backends.openai_compat import discovery
 from car_rpc.backends.openai_compat.discovery import Discovery, DiscoveryPolicy
-from car_rpc.testing import scripted_call
 from car_rpc.wire.events import TextDelta
 from car_rpc.wire.models import (
     ModelsDiscoverParams,
@@ -22,7 +20,6 @@ from car_rpc.wire.models import (
     VllmMlxSource,
 )
 from tests.servers import listings
-from tests.servers.real import RealServer
 from tests.servers.scripted import RESET, STALL, Reply, ScriptedServer, said
 
 
@@ -278,23 +275,3 @@ async def test_a_model_is_served_whichever_source_names_it(
     assert TextDelta(text="hello") in await upstream.events(model)
     (asked,) = server.asked
     assert (asked.path, asked.body["model"]) == ("/v1/chat/completions", "x:1")
-
-
-# -- real servers
-
-
-@pytest.mark.llama
-@pytest.mark.process
-async def test_real_servers_are_found_and_answer(
-    look: Any, upstream: Any, real: RealServer
-) -> None:
-    (found,) = (await look(real.url)).servers
-    is_llama = real.model == "tiny"
-    assert found.reason is UNSET
-    assert found.kind == ("llama_cpp_python" if is_llama else "mlx_lm")
-    expected = "llama-cpp-python/tiny" if is_llama else "mlx-lm/mlx"
-    models = {model.id: model for model in upstream.backend.presence.models()}
-    model = models[f"{expected}:{real.port}"]
-    call = scripted_call(model, prompt="Hello!", params={"temperature": 0})
-    events = [event async for event in upstream.backend.generate(call)]
-    assert any(isinstance(event, TextDelta) for event in events)

@@ -12,10 +12,12 @@ import pytest
 from msgspec import UNSET
 
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
+from car_rpc.backends.openai_compat.discovery import Discovery, DiscoveryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.testing import check_backend, scripted_call
-from car_rpc.wire.events import Recovery
+from car_rpc.wire.events import Recovery, TextDelta
+from car_rpc.wire.models import ModelsDiscoverParams
 from tests.backends.openai_compat.conftest import Stream
 from tests.servers.proxy import Fault, FaultProxy, Plan
 from tests.servers.real import RealServer
@@ -281,3 +283,16 @@ async def test_a_server_that_continues_turns_goes_on_from_the_exact_beginning(
             continued += [event.plan for event in stream.of_type(Recovery)] == ["continue_text"]
         await upstream.backend.close()
     assert continued >= 4
+
+
+async def test_a_server_is_found_and_its_model_answers(upstream: Any, real: RealServer) -> None:
+    finder = Discovery(upstream.backend.presence, DiscoveryPolicy(), {})
+    asked = ModelsDiscoverParams(endpoints=[real.url], timeout_ms=30_000)
+    (found,) = (await finder.run(asked)).servers
+    is_llama = real.model == "tiny"
+    assert found.reason is UNSET
+    assert found.kind == ("llama_cpp_python" if is_llama else "mlx_lm")
+    name = "llama-cpp-python/tiny" if is_llama else "mlx-lm/mlx"
+    (model,) = (each for each in finder.models() if each.id == f"{name}:{real.port}")
+    events = await upstream.events(model, prompt="Hello!", params={"temperature": 0})
+    assert any(isinstance(event, TextDelta) for event in events)

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "c60ada4816db6f8b"
+    public static let hash = "89235e047ab123ad"
 }

@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "c60ada4816db6f8b"
+    const val HASH = "89235e047ab123ad"
 }
