@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import UNSET
 
-from car_rpc.engine.breaker import Breakers
+from car_rpc.engine.breaker import Breakers, Permit
 from car_rpc.engine.continuation import Continuation, ask_to_continue
 from car_rpc.engine.interruption import (
     PLAN_NAMES,
@@ -114,8 +114,8 @@ class Attempts:
         self._crashes = 0
         self._cause = ""
         self._reason = ""
-        #: Whether the attempt at hand counts for its model's breaker.
-        self._counts = False
+        #: Whether the model has to say something next, and not we.
+        self._model_is_due = False
 
     def resume(self, snapshot: InterruptSnapshot) -> None:
         """The first attempt goes on from what an earlier request had got."""
@@ -130,10 +130,11 @@ class Attempts:
         failure = self._unavailable(candidates)
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
-            if not self._admitted(model):
+            permit = self._permit(model)
+            if permit is None:
                 continue
             try:
-                await self._ask(model, is_last=is_last)
+                await self._ask(model, permit, is_last=is_last)
             except CarError as error:
                 failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in _FINAL:
@@ -156,33 +157,31 @@ class Attempts:
             return interrupted(self._cause, snapshot=snapshot)
         return failure.with_data(cause=self._cause, snapshot=snapshot)
 
-    def _admitted(self, model: ModelSchema) -> bool:
+    def _permit(self, model: ModelSchema) -> Permit | None:
+        breaker = self._parts.breakers.of(model.id)
+        permit = breaker.admit(self._parts.clock.now_ms())
         # Who wants no recovery asks this very model, whatever is known of it.
-        self._counts = self._parts.breakers.of(model.id).admit(self._parts.clock.now_ms())
-        return self._counts or self._level == "none"
+        return permit or (breaker.bypass() if self._level == "none" else None)
 
     def _unavailable(self, candidates: Sequence[ModelSchema]) -> CarError:
         now_ms = self._parts.clock.now_ms()
         waits = [self._parts.breakers.of(model.id).wait_ms(now_ms) for model in candidates]
         return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
 
-    async def _ask(self, model: ModelSchema, *, is_last: bool) -> None:
+    async def _ask(self, model: ModelSchema, permit: Permit, *, is_last: bool) -> None:
         """Ask one model until it has answered or there is no point any more."""
-        breaker = self._parts.breakers.of(model.id)
         retries = 0
         while True:
             try:
                 await self._attempt(model)
             except CarError as error:
-                if self._counts:
-                    breaker.failed(error, self._parts.clock.now_ms())
+                permit.failed(error, self._parts.clock.now_ms())
                 failure = error
             except BaseException:
-                if self._counts:
-                    breaker.abandoned()
+                permit.failed(self._stop(), self._parts.clock.now_ms())
                 raise
             else:
-                breaker.succeeded()
+                permit.succeeded()
                 return
             if self._broken(failure):
                 retries = 0
@@ -190,8 +189,20 @@ class Attempts:
                     return
             else:
                 retries = await self._before_retry(failure, retries, is_last=is_last)
-            if not self._admitted(model):
+            renewed = self._permit(model)
+            if renewed is None:
                 raise failure
+            permit = renewed
+
+    def _stop(self) -> CarError:
+        """What it means that an attempt was stopped from outside.
+
+        A model that used up all the time has failed. One whose client did not read has not.
+        """
+        deadline_ms = self._asked.deadline_ms
+        if deadline_ms is None or self._parts.clock.now_ms() < deadline_ms:
+            return CarError("cancelled")
+        return CarError("timeout", retryable=self._model_is_due)
 
     def _may_change_key(self, failure: CarError) -> bool:
         """Whether the same server has another key that the request may be sent with at once."""
@@ -251,9 +262,7 @@ class Attempts:
         if self._level != "resume":
             raise failure
         if self._accumulator.stop_reason is not None:
-            # All had been said.
-            await self._output.close()
-            return True
+            return True  # all had been said
         if failure.kind == "worker_crashed":
             self._note_crash(failure)
         self._cause = cause = cause_of(failure)
@@ -288,7 +297,6 @@ class Attempts:
         if isinstance(chosen, SynthesizeToolUse):
             await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
             await self._output.push(Stop(reason="tool_use"))
-            await self._output.close()
             return True
         reasoning = snapshot.reasoning if isinstance(snapshot.reasoning, str) else ""
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
@@ -322,6 +330,7 @@ class Attempts:
 
     async def _attempt(self, model: ModelSchema) -> None:
         number = len(self._reports) + 1
+        self._model_is_due = False
         clock = self._parts.clock
         started_ms = clock.now_ms()
         self._recorder.begin_attempt(number)
@@ -337,11 +346,13 @@ class Attempts:
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
             async with aclosing(backend.generate(call)) as events:
+                self._model_is_due = True
                 async for event in events:
+                    self._model_is_due = False
                     await self._output.push(event)
-            await self._output.close()
+                    self._model_is_due = True
         except BaseException as error:
-            outcome = error.kind if isinstance(error, CarError) else "cancelled"
+            outcome = error.kind if isinstance(error, CarError) else self._stop().kind
             raise
         finally:
             self._reports.append(

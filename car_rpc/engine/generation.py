@@ -121,6 +121,7 @@ class Generation:
         try:
             async with limit:
                 model = await attempts.run(route.candidates)
+                await self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise
