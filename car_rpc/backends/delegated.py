@@ -9,9 +9,18 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import UNSET, Raw
 
 from car_rpc.backends.unsupported import GenerateOnly
+from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.ports import Availability, GenerateCall, IdSource
 from car_rpc.errors import KINDS, CarError
-from car_rpc.wire.events import Done, ErrorEvent, Heartbeat, RunnerEvent, Stop, StreamEvent
+from car_rpc.wire.events import (
+    Done,
+    ErrorEvent,
+    Heartbeat,
+    RunnerEvent,
+    Stop,
+    StreamEvent,
+    UsageEvent,
+)
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 from car_rpc.wire.runner import RunnerResult, RunnerRunParams
 
@@ -127,9 +136,6 @@ def _events_of(result: RunnerResult, last_words: list[Done], *, stopped: bool) -
         text=result.text if isinstance(result.text, str) else "",
         tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
     )
-    events: list[StreamEvent] = [*last_words, reply]
-    if result.usage is not UNSET:
-        events.append(result.usage)
-    if result.stop_reason is not UNSET and not stopped:
-        events.append(Stop(reason=result.stop_reason))
-    return events
+    usage = result.usage if isinstance(result.usage, UsageEvent) else None
+    stop_reason = None if stopped or result.stop_reason is UNSET else result.stop_reason
+    return [*last_words, reply, *collected_to_events(usage=usage, stop_reason=stop_reason)]

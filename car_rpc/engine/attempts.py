@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from msgspec import UNSET
 
 from car_rpc.engine.breaker import Breakers, Permit
+from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.continuation import Continuation, ask_to_continue
 from car_rpc.engine.interruption import (
     PLAN_NAMES,
@@ -35,7 +36,7 @@ from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import Attempt, Done, ReasoningDelta, Recovery, Stop, StreamReset
+from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
 from car_rpc.wire.inference import AttemptReport, GenerateRequest
 from car_rpc.wire.models import ModelSchema
 
@@ -307,10 +308,12 @@ class Attempts:
         snapshot, self._resumed = self._resumed, None
         if snapshot is None:
             return False
-        if isinstance(snapshot.reasoning, str):
-            await self._output.push(ReasoningDelta(text=snapshot.reasoning))
-        text = snapshot.text if isinstance(snapshot.text, str) else ""
-        await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
+        for event in collected_to_events(
+            reasoning=snapshot.reasoning or "",
+            text=snapshot.text or "",
+            tool_calls=snapshot.completed_tool_calls,
+        ):
+            await self._output.push(event)
         return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
 
     def _joins(self, text: str, model: ModelSchema) -> bool:
