@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 from car_rpc.engine.attempts import Asked, Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.checkpoint import Checkpoint
+from car_rpc.engine.modality import unsupported_content
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
@@ -101,13 +102,7 @@ class Generation:
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
         route = self._parts.candidates(request.model, "generate")
-        chosen, *others = route.candidates
-        self._recorder.note(
-            "route",
-            model=chosen.id,
-            reason=route.reason,
-            fallbacks=[model.id for model in others],
-        )
+        candidates = self._fitting(route)
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
         asked = Asked(request, self._origin.raw_params, self._origin.request_id, deadline_ms)
@@ -120,13 +115,34 @@ class Generation:
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
-                model = await attempts.run(route.candidates)
+                model = await attempts.run(candidates)
                 await self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model, attempts.recoveries)
+
+    def _fitting(self, route: Route) -> list[ModelSchema]:
+        """The candidates that understand all content of the request.
+
+        Raises:
+            CarError: ``invalid_request``, when none does: what the first one lacks.
+        """
+        verdicts = [(m, unsupported_content(m, self._request)) for m in route.candidates]
+        refusals = [(model, refusal) for model, refusal in verdicts if refusal is not None]
+        fitting = [model for model, refusal in verdicts if refusal is None]
+        if not fitting:
+            raise refusals[0][1]
+        skipped = [{"model": model.id, "why_not": refusal.detail} for model, refusal in refusals]
+        self._recorder.note(
+            "route",
+            model=fitting[0].id,
+            reason=route.reason,
+            fallbacks=[model.id for model in fitting[1:]],
+            **({"skipped": skipped} if skipped else {}),
+        )
+        return fitting
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)

@@ -12,6 +12,7 @@ from car_rpc.engine.interruption import CONTINUE_PROMPT, cause_of
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.retry import MAX_KEY_CHANGES
 from car_rpc.errors import CarError
+from car_rpc.testing import scripted_model
 from car_rpc.wire.events import (
     Attempt,
     Done,
@@ -195,8 +196,6 @@ async def test_each_attempt_is_told_the_time_that_is_left(world: Any, attempts: 
 @pytest.fixture
 def two_models(world: Any) -> Any:
     """A registry with a second model to fall back to."""
-    from car_rpc.testing import scripted_model
-
     world.registry.register(scripted_model("test/three:a", []))
     return world
 
@@ -552,10 +551,11 @@ async def test_a_wait_beyond_all_patience_is_left_to_the_client(world: Any, atte
 
 
 async def test_images_stay_with_what_the_user_said(world: Any, attempts: Any) -> None:
+    world.registry.register(scripted_model("test/sees:a", [], ["generate", "vision"]))
     attempts([[*words(TEXT), BUSY], [TextDelta(text=".")]])
     image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
 
-    await world.generate(images=[image])
+    await world.generate(model="test/sees:a", images=[image])
 
     asked = msgspec.json.decode(world.backend.calls[1].raw_request)
     assert asked["messages"][0]["content"] == [image, {"type": "text", "text": "hi"}]

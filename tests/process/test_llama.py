@@ -227,11 +227,13 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 @pytest.mark.parametrize(
     "block", [IMAGE, {"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}]
 )
-def test_content_that_is_no_text_is_refused(core: Core, block: dict[str, Any]) -> None:
+def test_content_that_the_model_does_not_understand_is_refused_by_its_place(
+    core: Core, block: dict[str, Any]
+) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, block]}]
     error = core.fail("generate", {"model": CHAT, "messages": messages})
-    assert error["data"]["kind"] == "unsupported_mode"
-    assert "image" in error["message"]
+    assert error["data"]["kind"] == "invalid_request"
+    assert "does not support image input at messages[0].content[1]" in error["message"]
 
 
 # Embedding and tokens
