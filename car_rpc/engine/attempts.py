@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from msgspec import UNSET
 
+from car_rpc.engine.asked import Asked
 from car_rpc.engine.breaker import Breakers, Permit
 from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.continuation import Continuation, ask_to_continue
@@ -31,13 +32,13 @@ from car_rpc.engine.interruption import (
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
+from car_rpc.engine.preparation import prepared
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
-from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
-from car_rpc.wire.inference import AttemptReport, GenerateRequest
+from car_rpc.wire.inference import AttemptReport
 from car_rpc.wire.models import ModelSchema
 
 Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
@@ -62,22 +63,6 @@ class Parts(Protocol):
     backend_of: Callable[[ModelSchema], Backend]
     breakers: Breakers
     retry_policy: RetryPolicy
-
-
-class Asked(NamedTuple):
-    """What was asked.
-
-    Attributes:
-        request: The typed request.
-        raw: The client's own JSON of it.
-        request_id: The client's id of it.
-        deadline_ms: When its time is up, by the clock; ``None`` for never.
-    """
-
-    request: GenerateRequest
-    raw: bytes
-    request_id: RequestId
-    deadline_ms: float | None
 
 
 class Attempts:
@@ -370,20 +355,20 @@ class Attempts:
     async def _call(self, backend: Backend, model: ModelSchema, number: int) -> GenerateCall:
         """The attempt as its backend sees it, with the answer so far where there is one."""
         asked, continuation = self._asked, self._continuation
-        request, raw = asked.request, asked.raw
         may_repeat = False
         if continuation is not None and not backend.continues_turns(model, request):
             if self._joins(continuation.text, model):
-                request, raw = ask_to_continue(asked.raw, continuation.text)
+                asked = ask_to_continue(asked, continuation.text)
                 may_repeat = True
             else:
                 await self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
+        asked = prepared(asked, model)
         return GenerateCall(
             model=model,
-            request=request,
-            raw_request=raw,
+            request=asked.request,
+            raw_request=asked.raw,
             parent_id=asked.request_id,
             trace_id=self._recorder.trace_id,
             attempt=number,

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
-from car_rpc.engine.attempts import Asked, Attempts
+from car_rpc.engine.asked import Asked
+from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.modality import unsupported_content

@@ -1,0 +1,44 @@
+"""What a client asked, and the same with something added. Pure.
+
+The client's own JSON is patched, so that whoever forwards it (a runner, a server) gets all that
+the client had put there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from car_rpc.wire.base import RequestId, decode_object
+from car_rpc.wire.inference import GenerateRequest
+
+
+class Asked(NamedTuple):
+    """What was asked.
+
+    Attributes:
+        request: The typed request.
+        raw: The client's own JSON of it.
+        request_id: The client's id of it.
+        deadline_ms: When its time is up, by the clock; ``None`` for never.
+    """
+
+    request: GenerateRequest
+    raw: bytes
+    request_id: RequestId
+    deadline_ms: float | None
+
+    def members(self) -> dict[str, Any]:
+        """The client's own JSON, to be changed and given to :meth:`reworded`."""
+        return decode_object(self.raw)
+
+    def reworded(self, members: dict[str, Any]) -> Asked:
+        """The same with another JSON object."""
+        raw = msgspec.json.encode(members)
+        return self._replace(request=msgspec.json.decode(raw, type=GenerateRequest), raw=raw)
+
+    def with_params(self, **params: Any) -> Asked:
+        """The same with members of ``params`` set."""
+        members = self.members()
+        return self.reworded({**members, "params": {**(members.get("params") or {}), **params}})
