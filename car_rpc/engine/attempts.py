@@ -17,6 +17,7 @@ from car_rpc.engine.breaker import Breakers, Permit
 from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.continuation import Continuation, ask_to_continue
 from car_rpc.engine.interruption import (
+    CONTINUE_PROMPT,
     PLAN_NAMES,
     ContinueText,
     InterruptSnapshot,
@@ -96,6 +97,7 @@ class Attempts:
         self._recorder = recorder
         self._reports = reports
         self._continuation: Continuation | None = None
+        self._prompt = CONTINUE_PROMPT
         self._resumed: InterruptSnapshot | None = None
         self._crashes = 0
         self._cause = ""
@@ -103,9 +105,22 @@ class Attempts:
         #: Whether the model has to say something next, and not we.
         self._model_is_due = False
 
+    @property
+    def next_number(self) -> int:
+        """Number of the attempt that would come next, from 1."""
+        return len(self._reports) + 1
+
     def resume(self, snapshot: InterruptSnapshot) -> None:
         """The first attempt goes on from what an earlier request had got."""
         self._resumed = snapshot
+
+    def start_again(self, asked: Asked, *, reason: str) -> None:
+        """The next attempt is asked this instead."""
+        self._asked, self._continuation, self._reason = asked, None, reason
+
+    def go_on(self, so_far: Continuation, prompt: str, *, reason: str) -> None:
+        """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
+        self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
     async def run(self, candidates: Sequence[ModelSchema]) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
@@ -133,6 +148,17 @@ class Attempts:
             else:
                 return model
         raise failure
+
+    def can_continue(self, text: str, model: ModelSchema) -> bool:
+        """Whether what the model goes on with makes one whole with what there is.
+
+        A model that is only asked to go on may repeat itself, which nobody could tell of very
+        little, and gives an answer in a form of its own.
+        """
+        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
+            return True
+        has_form = self._asked.request.response_format is not UNSET
+        return len(text) >= MIN_OVERLAP_CHARS and not has_form
 
     def _told(self, failure: CarError) -> CarError:
         """A failure as it is told: with what there was, when a broken stream could not go on."""
@@ -266,7 +292,7 @@ class Attempts:
 
     async def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
         chosen = plan(snapshot)
-        if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self._joins(
+        if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self.can_continue(
             chosen.assistant_prefix, model
         ):
             chosen = WholeRestart()
@@ -275,7 +301,7 @@ class Attempts:
         self._recorder.note("recovery", cause=cause, plan=name)
         if continues:
             await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
-        recovery = Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1)
+        recovery = Recovery(cause=cause, plan=name, attempt=self.next_number)
         await self._output.recovers(recovery, may_repeat=continues)
         if isinstance(chosen, WholeRestart):
             await self._restart(cause)
@@ -286,6 +312,7 @@ class Attempts:
             return True
         reasoning = snapshot.reasoning if isinstance(snapshot.reasoning, str) else ""
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
+        self._prompt = CONTINUE_PROMPT
         return False
 
     async def _replayed(self, model: ModelSchema) -> bool:
@@ -301,23 +328,12 @@ class Attempts:
             await self._output.push(event)
         return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
 
-    def _joins(self, text: str, model: ModelSchema) -> bool:
-        """Whether what the model goes on with makes one whole with what there is.
-
-        A model that is only asked to go on may repeat itself, which nobody could tell of very
-        little, and gives an answer in a form of its own.
-        """
-        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
-            return True
-        has_form = self._asked.request.response_format is not UNSET
-        return len(text) >= MIN_OVERLAP_CHARS and not has_form
-
     async def _restart(self, cause: str) -> None:
         self._continuation = None
         await self._output.push(StreamReset(reason=cause))
 
     async def _attempt(self, model: ModelSchema) -> None:
-        number = len(self._reports) + 1
+        number = self.next_number
         self._model_is_due = False
         clock = self._parts.clock
         started_ms = clock.now_ms()
@@ -356,9 +372,9 @@ class Attempts:
         """The attempt as its backend sees it, with the answer so far where there is one."""
         asked, continuation = self._asked, self._continuation
         may_repeat = False
-        if continuation is not None and not backend.continues_turns(model, request):
-            if self._joins(continuation.text, model):
-                asked = ask_to_continue(asked, continuation.text)
+        if continuation is not None and not backend.continues_turns(model, asked.request):
+            if self.can_continue(continuation.text, model):
+                asked = ask_to_continue(asked, continuation.text, self._prompt)
                 may_repeat = True
             else:
                 await self._restart("this model cannot continue")

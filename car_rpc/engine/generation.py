@@ -18,6 +18,7 @@ from car_rpc.engine.asked import Asked
 from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.checkpoint import Checkpoint
+from car_rpc.engine.extension import Extension
 from car_rpc.engine.modality import unsupported_content
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
@@ -113,16 +114,18 @@ class Generation:
         if self._checkpoint is not None:
             self._recorder.note("resumed", resumed_trace_id=self._checkpoint.trace_id)
             attempts.resume(self._checkpoint.snapshot)
+        extension = Extension(asked, attempts, self._accumulator, self._output)
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
                 model = await attempts.run(candidates)
+                await extension.run(model)
                 await self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
-        return self._inference_result(model, attempts.recoveries)
+        return self._inference_result(model, attempts.recoveries + extension.count)
 
     def _fitting(self, route: Route) -> list[ModelSchema]:
         """The candidates that understand all content of the request.
