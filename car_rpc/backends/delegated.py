@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.ports import Availability, GenerateCall, IdSource
-from car_rpc.errors import KINDS, CarError
+from car_rpc.errors import HTTP_STATUS_KINDS, KINDS, CarError
 from car_rpc.wire.events import (
     Done,
     ErrorEvent,
@@ -127,6 +127,9 @@ def runner_error(
     """
     if not isinstance(kind, str) or kind not in RUNNER_KINDS:
         kind = otherwise
+        meant = HTTP_STATUS_KINDS.get(data.get("status", 0))
+        if meant is not None and not KINDS[meant].retryable:
+            data.setdefault("retryable", False)  # a 403 stays one, however often it is tried
     return CarError(kind, message.removeprefix(KINDS[kind].display.removesuffix("{}")), **data)
 
 
