@@ -380,11 +380,11 @@ class Attempts:
                 await self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
-        asked = prepared(asked, model)
+        told = prepared(asked, model)
         return GenerateCall(
             model=model,
-            request=asked.request,
-            raw_request=asked.raw,
+            request=told.request,
+            raw_request=told.raw,
             parent_id=asked.request_id,
             trace_id=self._recorder.trace_id,
             attempt=number,
