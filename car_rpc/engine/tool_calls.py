@@ -85,7 +85,9 @@ class ToolCalls:
                 return self._start(event)
             case ToolCallDelta():
                 call = self._find(event.index, event.id) or self._add(event.index, event.id)
-                return [] if call.cancelled else self._tell(call, event.arguments_delta)
+                if call.cancelled:
+                    return []
+                return _told(call, call.arguments.push(event.arguments_delta))
             case ToolCallCancel():
                 return self._cancel(event)
             case ContentBlockStop():
@@ -100,7 +102,7 @@ class ToolCalls:
         events: list[StreamEvent] = []
         for call in self._begun:
             if not call.cancelled:
-                events += self._tell(call, call.arguments.settle(), is_settled=True)
+                events += _told(call, call.arguments.settle())
                 events += self._tell_end(call)
         return events
 
@@ -190,16 +192,7 @@ class ToolCalls:
         early = "".join(call.untold)
         call.untold.clear()
         start = ToolCallStart(index=call.index, id=call.id, name=call.name)
-        return [start, *self._tell(call, early, is_settled=True)]
-
-    def _tell(self, call: _Call, piece: str, *, is_settled: bool = False) -> list[StreamEvent]:
-        told = piece if is_settled else call.arguments.push(piece)
-        if not told:
-            return []
-        if not call.begun:
-            call.untold.append(told)
-            return []
-        return [ToolCallDelta(index=call.index, id=call.id, arguments_delta=told)]
+        return [start, *_told(call, early)]
 
     def _cancel(self, event: ToolCallCancel) -> list[StreamEvent]:
         call = self._find(event.index, event.id)
@@ -216,7 +209,7 @@ class ToolCalls:
         if call.ended or call.cancelled:
             return []
         call.ended = True
-        held = self._tell(call, call.arguments.settle(), is_settled=True)
+        held = _told(call, call.arguments.settle())
         return held if call.is_cut() else [*held, *self._tell_end(call)]
 
     def _tell_end(self, call: _Call) -> list[StreamEvent]:
@@ -230,6 +223,16 @@ class ToolCalls:
         while call_id in taken:
             call_id += "_"
         return call_id
+
+
+def _told(call: _Call, arguments: str) -> list[StreamEvent]:
+    """More arguments, which wait for the name of their call."""
+    if not arguments:
+        return []
+    if not call.begun:
+        call.untold.append(arguments)
+        return []
+    return [ToolCallDelta(index=call.index, id=call.id, arguments_delta=arguments)]
 
 
 def _is_another(event: ToolCallStart, call: _Call) -> bool:

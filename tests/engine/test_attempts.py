@@ -587,26 +587,46 @@ async def test_an_answer_told_only_at_the_end_is_continued_too(world: Any, attem
     assert result.text == shown(world.listener.events) == TEXT
 
 
-@pytest.mark.parametrize("cut", range(len(TEXT) + 1))
+WAYS_TO_BREAK = [
+    CarError("provider_error", "connection reset"),
+    CarError("stream_interrupted", "goaway", cause="goaway"),
+    CarError("stream_interrupted", "idle stall", cause="idle_stall"),
+    CarError("overloaded", "upstream HTTP 503"),
+    CarError("timeout", "silent"),
+    CarError("worker_crashed", "gone"),
+    CarError("runner_failed", "gone"),
+]
+TEXTS = [
+    TEXT,
+    "Über den Wölken müß die Freiheit wohl gränzenlos sein, 日本語で 😀 sagt man das anders.",
+]
+
+
+@pytest.mark.parametrize("failure", WAYS_TO_BREAK, ids=lambda failure: failure.message)
 @pytest.mark.parametrize("repeats", [0, 40])
-async def test_wherever_a_stream_breaks_the_text_is_whole(
-    world: Any, attempts: Any, cut: int, repeats: int
+@pytest.mark.parametrize("text", TEXTS, ids=["plain", "wide"])
+async def test_wherever_and_however_a_stream_breaks_the_text_is_whole(
+    world: Any, text: str, repeats: int, failure: CarError
 ) -> None:
     """An upstream that starts again when it is asked from the start, and continues otherwise."""
+    cut = 0
 
     async def play(call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         messages = msgspec.json.decode(call.raw_request).get("messages") or []
         told = messages[1]["content"] if messages else ""
         begin = max(0, len(told) - repeats)
-        for event in words(TEXT[begin : cut if call.attempt == 1 else None]):
+        for event in words(text[begin : cut if call.attempt == 1 else None]):
             yield event
         if call.attempt == 1:
-            raise BUSY
+            raise failure
 
     world.backend.play = play
-    result = await world.generate()
+    for cut in range(len(text) + 1):  # noqa: B007 - the upstream reads it
+        world.listener.events.clear()
+        world.listener.last.clear()
+        result = await world.generate()
 
-    assert result.text == shown(world.listener.events) == TEXT
+        assert result.text == shown(world.listener.events) == text
 
 
 @pytest.mark.parametrize(
