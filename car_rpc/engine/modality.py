@@ -41,7 +41,8 @@ class _Need(NamedTuple):
 def unsupported_content(model: ModelSchema, request: GenerateRequest) -> CarError | None:
     """The refusal of the first content that a model does not understand, if there is any.
 
-    Images, and documents that are no plain text, need the capability ``vision``, sound needs
+    Images, and documents that are no plain text, need the capability ``vision`` (or ``grounding``,
+    which is that and more), sound needs
     ``audio_understanding``, videos need ``video_understanding``. A model on this machine takes
     nothing that would have to be fetched.
 
@@ -50,11 +51,14 @@ def unsupported_content(model: ModelSchema, request: GenerateRequest) -> CarErro
         the block, or ``None``.
     """
     is_local = isinstance(model.source, LocalSource | MlxSource)
+    capabilities = {*model.capabilities}
+    if "grounding" in capabilities:
+        capabilities.add("vision")  # who finds things in an image sees it
     for need in _needs(request):
         if is_local and isinstance(need.source, UrlSource):
             reason = f"nothing is fetched; send {need.path} as `base64` or `path`"
             return unsupported_mode(f"{need.kind}-url", "local", reason)
-        if need.capability not in model.capabilities:
+        if need.capability not in capabilities:
             detail = f"model '{model.id}' does not support {need.kind} input at {need.path}"
             return CarError("invalid_request", detail, path=f"$.{need.path}", model=model.id)
     return None

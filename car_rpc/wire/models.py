@@ -326,9 +326,9 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     Attributes:
         id: ``provider/name:variant``.
         source: Where it comes from and what runs it.
-        capabilities: What it can do. It is asked about images and documents only with ``vision``,
-            about sound only with ``audio_understanding``, and about videos only with
-            ``video_understanding``.
+        capabilities: What it can do. It is asked about images and documents only with ``vision``
+            or ``grounding``, about sound only with ``audio_understanding``, and about videos only
+            with ``video_understanding``.
         name: Name for people.
         provider: Who serves it; the part of the id before ``/`` when empty.
         family: Models that it is a sibling of, for example ``qwen3``.

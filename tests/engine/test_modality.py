@@ -96,6 +96,10 @@ def test_text_needs_nothing(request_fields: dict[str, Any]) -> None:
     assert refusal(**request_fields) is None
 
 
+def test_who_finds_things_in_images_sees_them() -> None:
+    assert refusal("grounding", messages=[turn(IMAGE, PDF)]) is None
+
+
 def test_a_model_on_this_machine_takes_nothing_that_must_be_fetched() -> None:
     model = ModelSchema(
         id="a/b:c", source=LocalSource(path="/m.gguf"), capabilities=["generate", "vision"]
