@@ -176,7 +176,10 @@ export interface ModelSchema {
   id: string;
   /** Where it comes from and what runs it. */
   source: ModelSource;
-  /** What it can do. */
+  /**
+   * What it can do. It is asked about images and documents only with `vision` or `grounding`, about
+   * sound only with `audio_understanding`, and about videos only with `video_understanding`.
+   */
   capabilities: Capability[];
   /**
    * Name for people.

@@ -392,7 +392,9 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     public var id: String
     /// Where it comes from and what runs it.
     public var source: ModelSource
-    /// What it can do.
+    /// What it can do. It is asked about images and documents only with `vision` or `grounding`,
+    /// about sound only with `audio_understanding`, and about videos only with
+    /// `video_understanding`.
     public var capabilities: [Capability]
     /// Name for people.
     /// Default: `""`.

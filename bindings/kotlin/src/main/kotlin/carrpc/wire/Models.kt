@@ -269,7 +269,11 @@ data class ModelSchema(
     val id: String,
     /** Where it comes from and what runs it. */
     val source: ModelSource,
-    /** What it can do. */
+    /**
+     * What it can do. It is asked about images and documents only with `vision` or `grounding`,
+     * about sound only with `audio_understanding`, and about videos only with
+     * `video_understanding`.
+     */
     val capabilities: List<Capability>,
     /**
      * Name for people.
