@@ -22,6 +22,7 @@ from car_rpc.client import SERVE, CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.errors import CarError
 from car_rpc.host.configuration import FILE_NAME, load
+from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
 from car_rpc.wire.log import LogEvent
@@ -97,7 +98,9 @@ async def doctor(options: argparse.Namespace) -> int:
     async with _start(options) as car:
         if car.server is None:
             return FAILED
-        print("\n".join(report(car.server, await car.models(), options.state_dir or car_home())))
+        state_dir = options.state_dir or car_home()
+        lines = report(car.server, await car.models(), state_dir, mlx_first=has_apple_gpu())
+        print("\n".join(lines))
     with tempfile.TemporaryDirectory() as state_dir:
         wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
     print(f"wire\n  {wire}")

@@ -13,6 +13,7 @@ from car_rpc.wire.models import ModelSchema
 
 _ENGINES = {
     "local": "llama.cpp, for GGUF models",
+    "mlx": "mlx-lm, for folders of MLX weights",
     "system": "speech to text with pocketsphinx, American English",
     "delegated": "models that the app runs itself",
     "fake": "scripted models, for an app's tests",
@@ -27,7 +28,7 @@ _REAL_MODEL = (
 
 
 def report(
-    server: InitializeResult, models: Sequence[ModelSchema], state_dir: Path
+    server: InitializeResult, models: Sequence[ModelSchema], state_dir: Path, *, mlx_first: bool
 ) -> Iterator[str]:
     """Lines for people.
 
@@ -35,20 +36,31 @@ def report(
         server: What the process said of itself.
         models: All models it knows.
         state_dir: Where it keeps its state.
+        mlx_first: Whether MLX is better on this machine than llama.cpp.
     """
     yield f"car-rpc {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield f"  interpreter  {sys.executable}"
     yield f"  state        {state_dir} (set CAR_HOME or --state-dir to change it)"
     yield "engines"
-    for name, backend in server.capabilities.backends.items():
+    engines = server.capabilities.backends
+    for name, backend in engines.items():
         state = "ok" if backend.available else f"missing: {backend.reason}"
         yield f"  {name:12} {state} - {_ENGINES.get(name, '')}"
+    if all(name in engines and engines[name].available for name in ("local", "mlx")):
+        yield f"  default      {_default(mlx_first=mlx_first)}"
     yield "models"
     for model in models:
         yield f"  {model.id:24} {_state(model)}"
     chats = [model for model in models if model.available and "generate" in model.capabilities]
     if all("demo" in model.tags for model in chats):
         yield _REAL_MODEL
+
+
+def _default(*, mlx_first: bool) -> str:
+    """Which engine runs a model that is there for both, and why."""
+    if mlx_first:
+        return "mlx, where a model is there for both: MLX makes the best of this Mac's GPU"
+    return "local, where a model is there for both: without an Apple GPU, MLX uses one core"
 
 
 def _state(model: ModelSchema) -> str:

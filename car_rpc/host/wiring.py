@@ -15,7 +15,6 @@ from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend, needs_worker
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
-from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
@@ -29,12 +28,14 @@ from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import Services
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.builtin import builtin_models
+from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.wire.models import (
     DelegatedSource,
     FakeSource,
     LocalSource,
+    MlxSource,
     ModelSchema,
     OllamaSource,
     OpenAICompatSource,
@@ -109,9 +110,11 @@ class App:
             "fake_worker": fake_worker,
             "delegated": DelegatedBackend(runner, ids),
             "openai_compat": openai_compat,
-            "mlx": MissingBackend("mlx"),
+            "mlx": LocalBackend("mlx", "mlx_lm", self.log, control),
         }
-        self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
+        self._registry = Registry(
+            builtin_models(), ModelStore(database), settings.models_dir, mlx_first=has_apple_gpu()
+        )
         engine = Engine(
             self._registry,
             self._backend_of,
@@ -160,7 +163,7 @@ class App:
                 return self._backends["openai_compat"]
             case FakeSource(script=script):
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]
-            case _:
+            case MlxSource():
                 return self._backends["mlx"]
 
 

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from car_rpc.errors import CarError
-from car_rpc.wire.models import Capability, ModelSchema, OpenAICompatSource, SystemSource
+from car_rpc.wire.models import (
+    Capability,
+    MlxSource,
+    ModelSchema,
+    OpenAICompatSource,
+    SystemSource,
+)
 
 #: Models of this provider prove that an installation works; they are chosen last.
 DEMO_PROVIDER = "demo"
@@ -23,9 +29,14 @@ class Catalog:
     """All models: built-in ones, the user's own, and those that were found on servers.
 
     Of several with one id, a built-in one goes before the user's, and that before a found one.
+
+    Args:
+        builtin: Models that ship with car-rpc.
+        mlx_first: Whether MLX weights are better than a GGUF file of the same model.
     """
 
-    def __init__(self, builtin: Iterable[ModelSchema] = ()) -> None:
+    def __init__(self, builtin: Iterable[ModelSchema] = (), *, mlx_first: bool = False) -> None:
+        self._mlx_first = mlx_first
         self._builtin = {model.id: normalised(model) for model in builtin}
         self._users: dict[str, ModelSchema] = {}
         self._discovered: dict[str, ModelSchema] = {}
@@ -92,7 +103,8 @@ class Catalog:
         """The available models with a capability, best first.
 
         What comes with the system is after all others, and a demo model is taken only when
-        nothing else is there.
+        nothing else is there. Of one model in several forms, that for this machine's best
+        engine comes first.
 
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
@@ -108,7 +120,12 @@ class Catalog:
                 capability=capability,
             )
         real = [model for model in candidates if model.provider != DEMO_PROVIDER]
-        return sorted(real or candidates, key=lambda m: (isinstance(m.source, SystemSource), m.id))
+        return sorted(real or candidates, key=self._rank)
+
+    def _rank(self, model: ModelSchema) -> tuple[bool, str, str, bool, str]:
+        is_last = isinstance(model.source, SystemSource)
+        is_worse = isinstance(model.source, MlxSource) != self._mlx_first
+        return (is_last, model.provider, model.name, is_worse, model.id)
 
 
 def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:

@@ -22,10 +22,18 @@ class Registry:
         builtin: Models that ship with car-rpc.
         store: Where the user's models are kept.
         models_dir: Relative model paths are taken from here.
+        mlx_first: Whether MLX weights are better than a GGUF file of the same model.
     """
 
-    def __init__(self, builtin: Iterable[ModelSchema], store: ModelStore, models_dir: Path) -> None:
-        self._catalog = Catalog(builtin)
+    def __init__(
+        self,
+        builtin: Iterable[ModelSchema],
+        store: ModelStore,
+        models_dir: Path,
+        *,
+        mlx_first: bool = False,
+    ) -> None:
+        self._catalog = Catalog(builtin, mlx_first=mlx_first)
         self._store = store
         self._models_dir = models_dir
         # Registrations come in threads of their own.

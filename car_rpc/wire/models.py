@@ -103,10 +103,12 @@ class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ml
     Attributes:
         path: The folder. Needed unless the model is pulled from a hub.
         hf_repo: Repository of a hub that holds the weights.
+        context_length: Tokens of context per request; the model's own when absent.
     """
 
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
+    context_length: Positive | UnsetType = UNSET
 
 
 class SystemSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="system"):

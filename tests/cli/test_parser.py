@@ -122,7 +122,15 @@ def test_car_home_is_taken_from_the_environment(value: str, home: str | None) ->
 # The doctor
 
 
-def described(*models: ModelSchema, llama: BackendInfo) -> str:
+NOT_HERE = BackendInfo(available=False)
+
+
+def described(
+    *models: ModelSchema,
+    llama: BackendInfo,
+    mlx: BackendInfo = NOT_HERE,
+    mlx_first: bool = False,
+) -> str:
     server = InitializeResult(
         protocol_version=1,
         spec=SpecVersion(major=1, minor=0, hash="h"),
@@ -130,7 +138,7 @@ def described(*models: ModelSchema, llama: BackendInfo) -> str:
         session_id="ses_1",
         capabilities=ServerCapabilities(
             methods=[],
-            backends={"local": llama, "new": BackendInfo(available=True)},
+            backends={"local": llama, "mlx": mlx, "new": BackendInfo(available=True)},
             limits=Limits(
                 max_message_bytes=1,
                 max_depth=1,
@@ -140,7 +148,7 @@ def described(*models: ModelSchema, llama: BackendInfo) -> str:
             ),
         ),
     )
-    return "\n".join(report(server, models, Path("/state")))
+    return "\n".join(report(server, models, Path("/state"), mlx_first=mlx_first))
 
 
 def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
@@ -181,3 +189,12 @@ def test_speech_that_is_installed_does_not_replace_a_real_model() -> None:
         model("system/hear:1", available=True, ready=True), capabilities=["speech_to_text"]
     )
     assert "models.register" in described(demo, speech, llama=BackendInfo(available=True))
+
+
+@pytest.mark.parametrize(("mlx_first", "engine"), [(True, "mlx"), (False, "local")])
+def test_with_two_engines_for_a_model_the_doctor_says_which_one_runs_it(
+    mlx_first: bool, engine: str
+) -> None:
+    here = BackendInfo(available=True)
+    assert f"default      {engine}, where" in described(llama=here, mlx=here, mlx_first=mlx_first)
+    assert "default" not in described(llama=here, mlx_first=mlx_first)

@@ -50,6 +50,14 @@ def test_without_a_wish_the_first_available_model_serves_and_demo_models_come_la
     assert models.available_for("generate", lambda m: m.provider == "demo")[0].id == "demo/a:1"
 
 
+@pytest.mark.parametrize(("mlx_first", "best"), [(False, "gguf"), (True, "mlx")])
+def test_of_one_model_the_form_for_the_better_engine_serves(mlx_first: bool, best: str) -> None:
+    models = Catalog(builtin_models(), mlx_first=mlx_first)
+    chats = models.available_for("generate", lambda _: True)
+    assert chats[0].id == f"demo/tiny-chat:{best}"
+    assert len(chats) == 2
+
+
 @pytest.mark.parametrize("capability", ["generate", "embed"])
 def test_when_nothing_serves_the_capability_is_named(capability: str) -> None:
     with pytest.raises(CarError) as caught:

@@ -28,7 +28,7 @@ from car_rpc.workers.job import Job
 
 pytest.importorskip("llama_cpp")
 
-from car_rpc.workers.llama_cpp.engine import LlamaEngine, slot_count
+from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
 from tests.workers.conftest import DEMO_MODEL
 
@@ -346,13 +346,6 @@ def test_others_go_on_while_one_is_paused(engine: LlamaEngine) -> None:
     assert isinstance(other.answer, Reply)
     paused.job.cancel()
     run(engine)
-
-
-@pytest.mark.parametrize(
-    ("slot_bytes", "slots"), [(0, 4), (256 * 2**20, 4), (257 * 2**20, 3), (2**40, 1)]
-)
-def test_slots_are_given_up_to_save_memory(slot_bytes: int, slots: int) -> None:
-    assert slot_count(slot_bytes) == slots
 
 
 # ----------------------------------------------------------------------------- continuing

@@ -29,7 +29,14 @@ from car_rpc.errors import CarError
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
-from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
+from car_rpc.wire.models import (
+    FakeSource,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    ModelSource,
+    SystemSource,
+)
 from car_rpc.wire.worker import (
     AnswerPrefix,
     Detokenize,
@@ -75,13 +82,12 @@ class LocalBackend:
 
     def availability(self, model: ModelSchema) -> Availability:
         """Whether the library and the weights are on this machine."""
-        source = model.source
-        ready = not isinstance(source, LocalSource) or _is_file(source.path)
+        ready = _has_weights(model.source)
         return Availability(available=ready and self.installed, weights_ready=ready)
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""
-        return self._engine == "llama_cpp"
+        return self._engine in ("llama_cpp", "mlx")
 
     def judges(self, model: ModelSchema) -> bool:
         """Whether the worker's engine can be asked how likely an answer is."""
@@ -220,17 +226,25 @@ def _load_frame(model: ModelSchema) -> Load:
         return Load(script=source.script)
     if isinstance(source, SystemSource):
         return Load()  # the library brings its own model
-    if not isinstance(source, LocalSource) or not isinstance(source.path, str):
+    if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
+    pooling = source.pooling if isinstance(source, LocalSource) else UNSET
     return Load(
         path=source.path,
         context_length=None if source.context_length is UNSET else source.context_length,
-        pooling=None if source.pooling is UNSET else source.pooling,
+        pooling=None if pooling is UNSET else pooling,
     )
 
 
-def _is_file(path: object) -> bool:
+def _has_weights(source: ModelSource) -> bool:
+    if not isinstance(source, LocalSource | MlxSource):
+        return True
+    if not isinstance(source.path, str):
+        return False
+    path = Path(source.path)
+    if isinstance(source, MlxSource):
+        path /= "config.json"
     try:
-        return isinstance(path, str) and Path(path).is_file() and os.access(path, os.R_OK)
+        return path.is_file() and os.access(path, os.R_OK)
     except OSError:  # such as a name that is too long
         return False

@@ -10,9 +10,9 @@ import numpy as np
 
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.worker import MAX_WORKER_FRAME_BYTES, Embed, Embeddings
+from car_rpc.workers.generation import context_overflow
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
-from car_rpc.workers.llama_cpp.generator import context_overflow
-from car_rpc.workers.llama_cpp.prompter import BACKEND
+from car_rpc.workers.llama_cpp.native import BACKEND
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
