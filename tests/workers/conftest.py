@@ -29,6 +29,7 @@ from car_rpc.workers.job import Request
 Frame = TypeVar("Frame", bound=FromWorker)
 
 ROOT = Path(__file__).parent.parent.parent
+DEMO_FOLDER = ROOT / "car_rpc" / "data" / "demo" / "mlx"
 DEMO_MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
 
 CHAT_TEMPLATE = """\
@@ -147,6 +148,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     @functools.cache
     def make(template: str | None = CHAT_TEMPLATE, **options: Any) -> Path:
         return write_model(folder / f"{len(list(folder.iterdir()))}.gguf", template, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes folders of MLX weights; the same options give the same folder."""
+    from tests.workers.folders import write_folder
+
+    folder = tmp_path_factory.mktemp("folders")
+
+    @functools.cache
+    def make(template: str | None = CHAT_TEMPLATE, **options: Any) -> Path:
+        return write_folder(folder / str(len(list(folder.iterdir()))), template, **options)
 
     return make
 
