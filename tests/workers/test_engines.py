@@ -300,6 +300,12 @@ def test_requests_beyond_the_slots_wait_their_turn(engine: Engine) -> None:
     assert order.index(4) < order.index(5)
 
 
+@pytest.mark.parametrize("counts", [[3] * 9, [5, 4, 3, 2, 1]])
+def test_slots_that_are_all_free_at_once_are_used_again(engine: Engine, counts: list[int]) -> None:
+    asked = run(engine, *(chat(max_tokens=count, ignore_eos=True) for count in counts))
+    assert all(isinstance(each.answer, Reply) for each in asked)
+
+
 def test_a_cancelled_answer_leaves_at_the_next_token(engine: Engine) -> None:
     (expected,) = run(engine, chat("next"))
     asked = Asked(engine, chat(max_tokens=None, ignore_eos=True))

@@ -79,7 +79,9 @@ class Generator:
         self._admit()
         self._advance_running()
         self._read_prompt()
-        return any(generation.job.running.is_set() for generation in self._active.values())
+        next_can_start = bool(self._waiting) and len(self._active) < self._slots
+        runs = any(generation.job.running.is_set() for generation in self._active.values())
+        return next_can_start or runs
 
     def reset(self) -> None:
         """Forget all generations."""

@@ -81,16 +81,9 @@ class Generator:
         self._drop_cancelled()
         self._pause()
         self._admit()
-        if not self._running:
-            return False
-        try:
-            _, said = self._batch.next()
-        except RuntimeError as error:
-            raise MemoryError if is_out_of_memory(error) else error from error
-        for answer in said:
-            if self._running[answer.uid].accept(answer.token):
-                self._finish(answer.uid)
-        return bool(self._running)
+        if self._running:
+            self._advance()
+        return bool(self._running) or self._next_can_start()
 
     def reset(self) -> None:
         """Forget all generations, and what is kept of their prompts."""
@@ -99,6 +92,20 @@ class Generator:
         self._running: dict[int, MlxGeneration] = {}
         self._paused: list[MlxGeneration] = []
         self._batch: Any = self._model.make_batch(self._slots)
+
+    def _advance(self) -> None:
+        try:
+            _, said = self._batch.next()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from error
+            raise
+        for answer in said:
+            if self._running[answer.uid].accept(answer.token):
+                self._finish(answer.uid)
+
+    def _next_can_start(self) -> bool:
+        return bool(self._waiting) and len(self._running) + len(self._paused) < self._slots
 
     def _drop_cancelled(self) -> None:
         self._waiting = deque(each for each in self._waiting if not each.job.cancelled.is_set())
@@ -118,7 +125,7 @@ class Generator:
             if generation.job.running.is_set():
                 self._paused.remove(generation)
                 self._enter(generation)
-        while self._waiting and len(self._running) + len(self._paused) < self._slots:
+        while self._next_can_start():
             generation = self._waiting.popleft()
             if generation.uses_prefixes:
                 generation.read = self._prefixes.find(generation.tokens)
