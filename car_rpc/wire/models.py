@@ -103,11 +103,13 @@ class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ml
     Attributes:
         path: The folder. Needed unless the model is pulled from a hub.
         hf_repo: Repository of a hub that holds the weights.
+        pooling: How token embeddings become one vector; the folder's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.
     """
 
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
+    pooling: Pooling | UnsetType = UNSET
     context_length: Positive | UnsetType = UNSET
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -39,6 +39,28 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\n' -}}
 {%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\n' -}}{%- endif -%}
 """
+
+
+class Kind(NamedTuple):
+    """An engine for language models.
+
+    Attributes:
+        engine: Its name.
+        library: What it needs.
+        demo: Where the demo model lies in its format.
+        models: The fixture that makes its models.
+    """
+
+    engine: str
+    library: str
+    demo: Path
+    models: str
+
+
+KINDS = [
+    pytest.param(Kind("llama_cpp", "llama_cpp", DEMO_MODEL, "model_file"), marks=pytest.mark.llama),
+    pytest.param(Kind("mlx", "mlx_lm", DEMO_FOLDER, "model_folder"), marks=pytest.mark.mlx),
+]
 
 
 class Worker:
@@ -104,6 +126,7 @@ class Worker:
             id=request_id,
             messages=[Message(role="user", content=text)],
             params=SamplingParams(**options),
+            prefix_cache=False,  # so that equal requests have equal answers, counts included
         )
 
     def generate(self, text: str = "hello", **params: Any) -> list[StreamEvent]:
@@ -138,6 +161,19 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     yield start
     for worker in workers:
         worker.kill()
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.engine)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Every engine for language models, one after the other."""
+    pytest.importorskip(request.param.library)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(kind: Kind, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Makes models for the engine; the same options give the same path."""
+    return request.getfixturevalue(kind.models)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from car_rpc.wire.events import (
     UsageEvent,
 )
 from car_rpc.wire.worker import Generate, Loaded, Reply, SamplingParams
-from tests.workers.conftest import DEMO_FOLDER, DEMO_MODEL, Worker
+from tests.workers.conftest import Kind, Worker
 
 pytestmark = pytest.mark.process
 
@@ -35,20 +35,10 @@ WEATHER = {
 }
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(("llama_cpp", "llama_cpp", DEMO_MODEL), id="llama", marks=pytest.mark.llama),
-        pytest.param(("mlx", "mlx_lm", DEMO_FOLDER), id="mlx", marks=pytest.mark.mlx),
-    ],
-)
-def worker(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Worker]:
-    engine, library, path = request.param
-    pytest.importorskip(library)
-    worker = Worker(engine, tmp_path_factory.mktemp("worker") / "stderr")
-    assert isinstance(worker.load(path), Loaded)
+@pytest.fixture(scope="module")
+def worker(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    worker = Worker(kind.engine, tmp_path_factory.mktemp("worker") / "stderr")
+    assert isinstance(worker.load(kind.demo), Loaded)
     yield worker
     worker.kill()
 

@@ -26,14 +26,10 @@ from car_rpc.wire.worker import (
 from car_rpc.wire.worker import Load as LoadFrame
 from car_rpc.workers.job import Job
 from car_rpc.workers.runtime import Engine
-from tests.workers.conftest import DEMO_FOLDER, DEMO_MODEL
+from tests.workers.conftest import Kind
 
 #: More than an engine reads in one go.
 LONG = "a" * 276
-
-#: What tells the engines apart: how their models are made, and where the demo model lies.
-KINDS = {"llama_cpp": ("model_file", DEMO_MODEL), "mlx": ("model_folder", DEMO_FOLDER)}
-MARKS = {"llama_cpp": pytest.mark.llama, "mlx": pytest.mark.mlx}
 
 
 class Asked:
@@ -97,18 +93,10 @@ def run(engine: Engine, *requests: Generate) -> list[Asked]:
 Load = Callable[..., Any]
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(kind, marks=mark) for kind, mark in MARKS.items()]
-)
-def kind(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip({"mlx": "mlx_lm"}.get(request.param, request.param))
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def load(kind: str) -> Load:
+def load(kind: Kind) -> Load:
     """Loads a model, with options for the load."""
-    make_engine = importlib.import_module(f"car_rpc.workers.{kind}.engine").make_engine
+    make_engine = importlib.import_module(f"car_rpc.workers.{kind.engine}.engine").make_engine
 
     def start(path: Path, **options: Any) -> Engine:
         engine = make_engine()
@@ -116,12 +104,6 @@ def load(kind: str) -> Load:
         return engine
 
     return start
-
-
-@pytest.fixture(scope="module")
-def model(kind: str, request: pytest.FixtureRequest) -> Callable[..., Path]:
-    """Makes models; the same options give the same path."""
-    return request.getfixturevalue(KINDS[kind][0])
 
 
 @pytest.fixture(scope="module")
@@ -368,9 +350,9 @@ def test_others_go_on_while_one_is_paused(engine: Engine) -> None:
 
 @pytest.mark.parametrize("thinking", ["on", "off"])
 def test_a_cut_answer_goes_on_as_if_it_had_not_been_cut(
-    kind: str, load: Load, thinking: str
+    kind: Kind, load: Load, thinking: str
 ) -> None:
-    engine = load(KINDS[kind][1])
+    engine = load(kind.demo)
     request = chat("What is the weather like?", thinking=thinking, max_tokens=40)
     (whole,) = run(engine, request)
     pieces = [event.text for event in whole.events if isinstance(event, TextDelta)]
@@ -431,14 +413,15 @@ def test_a_model_without_a_template_may_know_chatml(load: Load, model: Callable[
 
 
 def test_a_model_without_any_template_is_no_chat_model(
-    kind: str, load: Load, model: Callable[..., Path]
+    kind: Kind, load: Load, model: Callable[..., Path]
 ) -> None:
     (asked,) = run(load(model(None, chatml=False)), chat())
     assert asked.frames[-1] == Failed(
         id=1,
         kind="unsupported_mode",
-        detail=f"mode generate not implemented on backend {kind}: model has no chat template",
-        data={"mode": "generate", "backend": kind},
+        detail=f"mode generate not implemented on backend {kind.engine}:"
+        " model has no chat template",
+        data={"mode": "generate", "backend": kind.engine},
     )
 
 

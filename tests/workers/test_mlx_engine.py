@@ -12,8 +12,7 @@ import pytest
 from car_rpc.errors import CarError
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
-from car_rpc.wire.worker import AnswerPrefix, Embed, Failed, Generate, Load, SamplingParams
-from car_rpc.workers.job import Job
+from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_engines import LONG, Asked, chat, run
 
@@ -221,13 +220,6 @@ def test_its_answers_can_be_paused_and_its_prompts_kept(sliding: MlxEngine) -> N
     (alone,) = run(sliding, msgspec.structs.replace(request, messages=turns))
     (after,) = run(sliding, msgspec.structs.replace(request, messages=turns, prefix_cache=True))
     assert after.text == alone.text
-
-
-def test_vectors_are_refused(engine: MlxEngine) -> None:
-    frames: list[Any] = []
-    with pytest.raises(CarError, match="mode embed not implemented on backend mlx"):
-        engine.start(Job(Embed(id=1, texts=["a"]), frames.append, lambda _: None))
-    assert frames == []
 
 
 def test_a_context_that_cannot_fit_is_refused(model_folder: Callable[..., Path]) -> None:

@@ -219,3 +219,16 @@ def test_pieces_of_sentencepiece_are_bytes(folder: Path) -> None:
     assert [spelled.piece(token) for token in range(1, 6)] == [
         b" hi", b"\xf0", b"\x9f", "é".encode(), b"",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooling"),
+    [("lasttoken", "last"), ("cls_token", "cls"), ("mean_tokens", "mean"), (None, "mean")],
+)
+def test_the_pooling_is_that_of_sentence_transformers(
+    folder: Path, mode: str | None, pooling: str
+) -> None:
+    if mode is not None:
+        (folder / "1_Pooling").mkdir()
+        write_json(folder / "1_Pooling" / "config.json", {f"pooling_mode_{mode}": True})
+    assert open_folder(str(folder)).pooling == pooling

@@ -228,11 +228,10 @@ def _load_frame(model: ModelSchema) -> Load:
         return Load()  # the library brings its own model
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
-    pooling = source.pooling if isinstance(source, LocalSource) else UNSET
     return Load(
         path=source.path,
         context_length=None if source.context_length is UNSET else source.context_length,
-        pooling=None if pooling is UNSET else pooling,
+        pooling=None if source.pooling is UNSET else source.pooling,
     )
 
 

@@ -16,8 +16,9 @@ from car_rpc.wire.worker import (
     Tokenize,
 )
 from car_rpc.workers.chat.prompter import Prompter
+from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.llama_cpp.context import Context
-from car_rpc.workers.llama_cpp.embedder import POOLING_RANK, Embedder, pooling_type
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
 from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
@@ -57,7 +58,8 @@ class LlamaEngine:
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
-        self._embedder = Embedder(model, self._vocab, load.pooling, self._context_length)
+        encoder = LlamaEncoder(model, self._vocab, load.pooling, self._context_length)
+        self._embedder = Embedder(encoder)
         self._judge = Judge(
             model,
             self._vocab,

@@ -13,7 +13,7 @@ from car_rpc.wire.worker import Generate, Rank, SamplingParams, Score
 from car_rpc.workers.chat.prompt import Part
 from car_rpc.workers.generation import context_overflow
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
-from car_rpc.workers.llama_cpp.embedder import POOLING_RANK
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import BACKEND
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from safetensors import SafetensorError, safe_open
 
 from car_rpc.errors import CarError
+
+if TYPE_CHECKING:
+    from car_rpc.wire.models import Pooling
 
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
@@ -19,6 +22,13 @@ _TEMPLATE = "chat_template.jinja"
 #: The files that mlx-lm reads weights from, and the table of who holds what.
 _WEIGHTS = "model*.safetensors"
 _INDEX = "model.safetensors.index.json"
+
+#: Where Sentence Transformers keep the pooling that a model was trained for.
+_POOLING = "1_Pooling/config.json"
+_POOLING_NAMES: dict[str, Pooling] = {
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_cls_token": "cls",
+}
 
 #: Members of ``tokenizer_config.json`` that ask for a first token in front of every text.
 _ADD_BOS = "add_bos_token"
@@ -40,6 +50,7 @@ class Folder(NamedTuple):
         eos_text: Spelling of the token that ends a text; empty when there is none.
         adds_bos: Whether the first token belongs in front of every text.
         chat_template: Its Jinja template, if it has one.
+        pooling: How the vectors of its tokens become one.
     """
 
     path: Path
@@ -51,6 +62,7 @@ class Folder(NamedTuple):
     eos_text: str
     adds_bos: bool
     chat_template: str | None
+    pooling: Pooling
 
 
 def open_folder(path: str) -> Folder:
@@ -75,6 +87,7 @@ def open_folder(path: str) -> Folder:
         eos_text=_spelling(tokenizer.get("eos_token")),
         adds_bos=tokenizer.get(_ADD_BOS) is True,
         chat_template=_template(folder / _TEMPLATE, tokenizer.get("chat_template")),
+        pooling=_pooling(_read(folder / _POOLING, needed=False)),
     )
 
 
@@ -167,6 +180,13 @@ def _template(file: Path, given: Any) -> str | None:
         if entry.get("name") == "default":
             given = entry.get("template")
     return given if isinstance(given, str) else None
+
+
+def _pooling(config: dict[str, Any]) -> Pooling:
+    for name, pooling in _POOLING_NAMES.items():
+        if config.get(name) is True:
+            return pooling
+    return "mean"
 
 
 def _members(value: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.workers.generation import Generation
-from car_rpc.workers.mlx.native import is_out_of_memory
 from car_rpc.workers.mlx.prefixes import Prefix, Prefixes, cut
 from car_rpc.workers.mlx.sampler import Sampler
 
@@ -94,12 +93,7 @@ class Generator:
         self._batch: Any = self._model.make_batch(self._slots)
 
     def _advance(self) -> None:
-        try:
-            _, said = self._batch.next()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise MemoryError from error
-            raise
+        _, said = self._batch.next()
         for answer in said:
             if self._running[answer.uid].accept(answer.token):
                 self._finish(answer.uid)

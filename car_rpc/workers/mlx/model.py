@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
@@ -90,6 +91,21 @@ class Model:
         self.plain_attention = all(type(layer) is KVCache for layer in cache)
         kept = sum(layer.nbytes for layer in cache if type(layer) is KVCache)
         self.kv_bytes_per_token = int(kept) // len(tokens)
+
+    @cached_property
+    def hidden_size(self) -> int:
+        """Numbers in a hidden state; 0 where the architecture does not show them."""
+        try:
+            return int(self.hidden_states(mx.array([[0]])).shape[-1])
+        except Exception:  # noqa: BLE001 - whatever an architecture does when asked like this
+            return 0
+
+    def hidden_states(self, rows: Any) -> Any:
+        """What the model knows of each token, before it would choose the next one.
+
+        Nearly all architectures of mlx-lm are a ``Model`` around a ``model`` that gives this.
+        """
+        return self.network.model(rows)
 
     def make_batch(self, slots: int) -> Any:
         """An empty batch for so many answers. They end when they are removed, not before."""

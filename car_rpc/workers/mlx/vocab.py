@@ -67,15 +67,21 @@ class Vocab:
         """Whether the token ends a generation."""
         return token in self._ends
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
+    @property
+    def filler(self) -> int:
+        """A token that stands for an empty text."""
+        return min(self._ends, default=0)
+
+    def tokenize(self, text: str, *, special: bool, framed: bool = False) -> list[int]:
         """Tokens of a text.
 
         Args:
             text: The text.
             special: Whether spellings of control tokens become these tokens.
+            framed: Whether the model's own first and last tokens are put around it.
         """
         self._tokenizer.encode_special_tokens = not special
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
 
     def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
         """Tokens of a rendered prompt; a missing first token is added, a second never."""
