@@ -49,7 +49,7 @@ demo: $(STAMPS)/package $(STAMPS)/$(DEMO_ENGINE) ## Show a Node app at work with
 	  echo "Node 20 or newer is not here; this is the example in Python."; \
 	  $(PY) examples/python-client/main.py; fi
 	@if [ ! -e $(STAMPS)/llama ]; then echo "This was MLX. For GGUF models: make setup (compiles llama.cpp, about six minutes)"; fi
-	@if [ ! -e $(STAMPS)/mlx ]; then echo "This was llama.cpp. For MLX models, too: make setup ENGINE=mlx"; fi
+	@if [ ! -e $(STAMPS)/mlx ] && [ ! -e $(STAMPS)/dev ]; then echo "This was llama.cpp. For MLX models, too: make setup ENGINE=mlx"; fi
 
 models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them
 	$(PY) $(DERIVE)
