@@ -6,6 +6,9 @@ from typing import Any
 
 from tests.workers.conftest import CHAT_TEMPLATE, byte_tokens
 
+#: Weights that share a scale when they are quantized.
+GROUP = 32
+
 
 def write_folder(
     path: Path,
@@ -14,12 +17,14 @@ def write_folder(
     context: int = 512,
     bos: bool = False,
     chatml: bool = True,
+    bits: int | None = None,
     **config: Any,
 ) -> Path:
     """Write an MLX model with random weights, a byte vocabulary and ChatML's markers.
 
     With ``bos`` every text begins with ``<|endoftext|>``; without ``chatml`` the markers are
-    named otherwise. The rest goes into the model's configuration.
+    named otherwise; with ``bits`` the weights are quantized. The rest goes into the model's
+    configuration.
     """
     import numpy as np
     from safetensors.numpy import save_file
@@ -43,6 +48,8 @@ def write_folder(
         "eos_token_id": tokens.index(end),
         **config,
     }
+    if bits is not None:
+        settings["quantization"] = {"group_size": GROUP, "bits": bits}
     path.mkdir()
     write_json(path / "config.json", settings)
     write_json(
@@ -59,7 +66,10 @@ def write_folder(
     weights: dict[str, Any] = {}
 
     def weight(name: str, *shape: int) -> None:
-        weights[f"{name}.weight"] = rng.normal(0, 0.3, shape).astype(np.float32)
+        values = rng.normal(0, 0.3, shape).astype(np.float32)
+        parts = [values] if bits is None else quantize(values, bits)
+        for part, array in zip(("weight", "scales", "biases"), parts, strict=False):
+            weights[f"{name}.{part}"] = array
 
     def norm(name: str) -> None:
         weights[f"{name}.weight"] = np.ones(width, np.float32)
@@ -81,6 +91,14 @@ def write_folder(
         weight(f"{prefix}.mlp.down_proj", width, hidden)
     save_file(weights, path / "model.safetensors", metadata={"format": "mlx"})
     return path
+
+
+def quantize(values: Any, bits: int) -> list[Any]:
+    import mlx.core as mx
+    import numpy as np
+
+    half = mx.array(values).astype(mx.float16)
+    return [np.array(part) for part in mx.quantize(half, group_size=GROUP, bits=bits)]
 
 
 def tokenizer(tokens: list[str], special: list[str], markers: list[str]) -> dict[str, Any]:

@@ -222,6 +222,28 @@ def test_its_answers_can_be_paused_and_its_prompts_kept(sliding: MlxEngine) -> N
     assert after.text == alone.text
 
 
+def test_quantized_weights_say_nearly_what_the_whole_ones_say(
+    engine: MlxEngine, model_folder: Callable[..., Path]
+) -> None:
+    quantized = load(model_folder(bits=8))
+    assert quantized._model.size_bytes < engine._model.size_bytes / 2
+    request = chat(max_tokens=4, ignore_eos=True)
+    assert run(quantized, request)[0].text == run(engine, request)[0].text
+
+
+def test_without_the_memory_for_singles_halves_stay_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = load(DEMO_FOLDER)
+    monkeypatch.setattr(
+        "car_rpc.workers.mlx.model.physical_memory", lambda: 2 * whole._model.size_bytes - 1
+    )
+    halved = load(DEMO_FOLDER)
+    assert halved._model.size_bytes * 2 == whole._model.size_bytes
+    request = chat("Hello!", thinking="off")
+    assert run(halved, request)[0].text == run(whole, request)[0].text
+
+
 def test_a_context_that_cannot_fit_is_refused(model_folder: Callable[..., Path]) -> None:
     with pytest.raises(CarError, match="does not fit") as caught:
         load(model_folder(context=2**40), context_length=2**40)

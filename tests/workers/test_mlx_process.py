@@ -125,7 +125,7 @@ def test_control_tokens_are_single_tokens(worker: Worker) -> None:
     assert len(worker.ask(Tokenize(id=1, text="<|im_start|>")).result) == 1
 
 
-@pytest.mark.parametrize("token", [10**6, -1])
+@pytest.mark.parametrize("token", [10**6, -1, 2**63])
 def test_a_token_beyond_the_vocabulary_is_refused(worker: Worker, token: int) -> None:
     answer = worker.ask(Detokenize(id=1, tokens=[0, token]))
     assert isinstance(answer, Failed)

@@ -33,6 +33,10 @@ PREFILL_CHUNK = 256
 #: Tokens that a model generates as it loads: the first from its prompt, the second from a cache.
 _TRIED_TOKENS = 2
 
+#: How many times the files of the weights must fit into memory for halves to become singles,
+#: which takes them twice and leaves as much again.
+_SINGLE_BYTES_RATIO = 4
+
 
 class Model:
     """A loaded model. It is never freed: the process ends with it.
@@ -51,6 +55,9 @@ class Model:
             raise out_of_memory(folder.path)
         try:
             self.network, _ = load_model(folder.path, lazy=True)
+            if ON_CPU and _SINGLE_BYTES_RATIO * folder.weight_bytes <= physical_memory():
+                # Processors compute in single precision: with halves a token takes twice as long.
+                self.network.set_dtype(mx.float32)
             self.size_bytes = self._read_weights(progress)
             self._try()
         except Exception as error:
@@ -62,9 +69,6 @@ class Model:
 
     def _read_weights(self, progress: Callable[[float], None]) -> int:
         """Read the weights, one after the other; returns their size in memory."""
-        if ON_CPU:
-            # Processors compute in single precision: with halves a token takes twice as long.
-            self.network.set_dtype(mx.float32)
         weights: list[Any] = [array for _, array in tree_flatten(self.network.parameters())]
         total = sum(array.nbytes for array in weights)
         done, told = 0, -1

@@ -42,6 +42,8 @@ class Vocab:
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        vocab = self._tokenizer.get_vocab()
+        self._spellings = {token: spelling for spelling, token in vocab.items()}
         self._bytes_of = _spelling_of_bytes(self._tokenizer, folder)
         self.bos_text = folder.bos_text
         self.eos_text = folder.eos_text
@@ -53,7 +55,7 @@ class Vocab:
         self._adds_bos = folder.adds_bos
         eos = self._tokenizer.token_to_id(self.eos_text)
         self._ends = {*folder.end_tokens, *([] if eos is None else [eos])}
-        self.size: int = self._tokenizer.get_vocab_size()
+        self.size = len(self._spellings)
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""
@@ -101,7 +103,7 @@ class Vocab:
             CarError: A token is not of this vocabulary (``tokenization_error``).
         """
         for token in tokens:
-            if token < 0 or self._tokenizer.id_to_token(token) is None:
+            if token not in self._spellings:
                 raise CarError(
                     "tokenization_error", f"token {token} is not one of 0..{self.size - 1}"
                 )
@@ -113,7 +115,7 @@ class Vocab:
             return b""
         if token in self._added:
             return self._added[token].encode()
-        spelling = self._tokenizer.id_to_token(token)
+        spelling = self._spellings.get(token)
         # Models have room for more tokens than their vocabulary has.
         return self._bytes_of(spelling) if spelling is not None else b""
 
