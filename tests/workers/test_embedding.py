@@ -18,29 +18,15 @@ from tests.workers.conftest import DEMO_FOLDER, DEMO_MODEL, Kind, Worker
 
 pytestmark = pytest.mark.process
 
-Start = Callable[..., Worker]
-
 
 @pytest.fixture(scope="module")
-def start(
+def worker(
     kind: Kind, model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Start]:
-    """Starts a worker with a random model, with options for its load."""
-    workers: list[Worker] = []
-
-    def start(**options: str | None) -> Worker:
-        workers.append(Worker(kind.engine, tmp_path_factory.mktemp("worker") / "stderr"))
-        assert isinstance(workers[-1].load(model(), **options), Loaded)
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        worker.kill()
-
-
-@pytest.fixture(scope="module")
-def worker(start: Start) -> Worker:
-    return start()
+) -> Iterator[Worker]:
+    worker = Worker(kind.engine, tmp_path_factory.mktemp("worker") / "stderr")
+    assert isinstance(worker.load(model()), Loaded)
+    yield worker
+    worker.kill()
 
 
 def vectors(worker: Worker, *texts: str) -> np.ndarray:
@@ -86,23 +72,6 @@ def test_embedding_can_be_cancelled(worker: Worker) -> None:
     assert worker.collect(1)[1] == Failed(id=1, kind="cancelled", detail="")
 
 
-@pytest.mark.parametrize("pooling", ["none", "rank"])
-def test_a_pooling_without_one_vector_per_text_is_refused(start: Start, pooling: str) -> None:
-    worker = start(pooling=pooling)
-    answer = worker.ask(Embed(id=1, texts=["a"]))
-    assert isinstance(answer, Failed)
-    assert answer.kind == "unsupported_mode"
-
-
-def test_poolings_differ(start: Start) -> None:
-    found = []
-    for pooling in (None, "mean", "last", "cls"):
-        worker = start(pooling=pooling)
-        found.append(vectors(worker, "hello there"))
-    np.testing.assert_array_equal(found[0], found[1])
-    assert len({vector.tobytes() for vector in found}) == 3
-
-
 def test_generating_and_embedding_share_a_worker(worker: Worker) -> None:
     expected = worker.generate()
     worker.send(worker.request(), Embed(id=2, texts=["x" * 300] * 20))
@@ -112,7 +81,7 @@ def test_generating_and_embedding_share_a_worker(worker: Worker) -> None:
     assert isinstance(worker.until(Reply).result, dict)
 
 
-def test_both_engines_know_the_same_of_a_text(start_worker: Start) -> None:
+def test_both_engines_know_the_same_of_a_text(start_worker: Callable[..., Worker]) -> None:
     pytest.importorskip("llama_cpp")
     pytest.importorskip("mlx_lm")
     texts = ["The cat sleeps.", "What is the weather in Paris?", "Tell me a story. " * 40]

@@ -14,6 +14,7 @@ from car_rpc.wire.content import ImageBlock, Message, UrlSource
 from car_rpc.wire.events import ReasoningDelta, Stop, StreamEvent, TextDelta, UsageEvent
 from car_rpc.wire.worker import (
     AnswerPrefix,
+    Embed,
     Events,
     Failed,
     FromWorker,
@@ -343,6 +344,41 @@ def test_others_go_on_while_one_is_paused(engine: Engine) -> None:
     assert isinstance(other.answer, Reply)
     paused.job.cancel()
     run(engine)
+
+
+# -------------------------------------------------------------------------------- vectors
+
+
+def embed(engine: Engine, *texts: str) -> FromWorker:
+    answers: list[FromWorker] = []
+    job = Job(Embed(id=1, texts=[*texts]), answers.append, lambda _: None)
+    try:
+        engine.start(job)
+    except CarError as error:
+        job.fail(error)
+    while engine.step():
+        pass
+    (answer,) = answers
+    return answer
+
+
+@pytest.mark.parametrize("pooling", ["none", "rank"])
+def test_a_pooling_without_one_vector_per_text_is_refused(
+    load: Load, model: Callable[..., Path], pooling: str
+) -> None:
+    answer = embed(load(model(), pooling=pooling), "a")
+    assert isinstance(answer, Failed)
+    assert answer.kind == "unsupported_mode"
+
+
+def test_poolings_differ(load: Load, model: Callable[..., Path]) -> None:
+    found = []
+    for pooling in (None, "mean", "last", "cls"):
+        answer = embed(load(model(), pooling=pooling), "hello there")
+        assert isinstance(answer, Reply)
+        found.append(answer.result.data)
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
 
 
 # ----------------------------------------------------------------------------- continuing

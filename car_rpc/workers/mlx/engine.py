@@ -68,7 +68,8 @@ class MlxEngine:
         elif isinstance(request, Detokenize):
             job.reply(self._vocab.detokenize(request.tokens))
         else:
-            raise unsupported_mode("transcribe", BACKEND, "use a model of the `system` source")
+            mode = type(request).__name__.lower()
+            raise unsupported_mode(mode, BACKEND, "an MLX model generates, embeds and tokenizes")
 
     def step(self) -> bool:
         """Advance all answers and one batch of texts."""

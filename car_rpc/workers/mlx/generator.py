@@ -128,7 +128,7 @@ class Generator:
 
     def _enter(self, generation: MlxGeneration) -> None:
         """Let the batch read what is unread, which ends with the token to go on from."""
-        read, generation.read = self._left_to_read(generation), Prefix()
+        read, generation.read = self._usable_read(generation), Prefix()
         sampler = generation.sampler
         sampler.position = len(generation.tokens) - generation.asked_tokens
         (uid,) = self._batch.insert(
@@ -140,7 +140,7 @@ class Generator:
         )
         self._running[uid] = generation
 
-    def _left_to_read(self, generation: MlxGeneration) -> Prefix:
+    def _usable_read(self, generation: MlxGeneration) -> Prefix:
         """What was read, cut so that at least one token is left to read."""
         read, most = generation.read, len(generation.tokens) - 1
         if len(read.tokens) <= most:

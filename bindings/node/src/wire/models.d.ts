@@ -152,6 +152,10 @@ export interface MlxSource {
   path?: string;
   /** Repository of a hub that holds the weights. */
   hf_repo?: string;
+  /** How token embeddings become one vector; the folder's own choice when absent. */
+  pooling?: Pooling;
+  /** Tokens of context per request; the model's own when absent. */
+  context_length?: number;
 }
 
 /** Parameters of methods that take one model, by id or name. */

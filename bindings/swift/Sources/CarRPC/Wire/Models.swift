@@ -344,15 +344,28 @@ public struct MlxSource: Codable, Sendable, Hashable {
     public var path: String?
     /// Repository of a hub that holds the weights.
     public var hfRepo: String?
+    /// How token embeddings become one vector; the folder's own choice when absent.
+    public var pooling: Pooling?
+    /// Tokens of context per request; the model's own when absent.
+    public var contextLength: Int?
 
-    public init(path: String? = nil, hfRepo: String? = nil) {
+    public init(
+        path: String? = nil,
+        hfRepo: String? = nil,
+        pooling: Pooling? = nil,
+        contextLength: Int? = nil
+    ) {
         self.path = path
         self.hfRepo = hfRepo
+        self.pooling = pooling
+        self.contextLength = contextLength
     }
 
     private enum CodingKeys: String, CodingKey {
         case path
         case hfRepo = "hf_repo"
+        case pooling
+        case contextLength = "context_length"
     }
 }
 

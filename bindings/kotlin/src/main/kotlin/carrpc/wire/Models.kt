@@ -242,6 +242,11 @@ data class MlxSource(
     /** Repository of a hub that holds the weights. */
     @SerialName("hf_repo")
     val hfRepo: String? = null,
+    /** How token embeddings become one vector; the folder's own choice when absent. */
+    val pooling: Pooling? = null,
+    /** Tokens of context per request; the model's own when absent. */
+    @SerialName("context_length")
+    val contextLength: Long? = null,
 ) : ModelSource
 
 /** Parameters of methods that take one model, by id or name. */
