@@ -26,6 +26,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.registry.weights import missing_weights
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
@@ -226,6 +227,8 @@ def _load_frame(model: ModelSchema) -> Load:
         return Load(script=source.script)
     if isinstance(source, SystemSource):
         return Load()  # the library brings its own model
+    if isinstance(source, LocalSource | MlxSource) and source.path is UNSET:
+        raise missing_weights(model)
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
     return Load(
