@@ -18,7 +18,7 @@ from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
-from car_rpc.config import Settings
+from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
 from car_rpc.errors import CarError
@@ -28,6 +28,7 @@ from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import Services
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.builtin import builtin_models
+from car_rpc.registry.curated import curated
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
@@ -113,7 +114,11 @@ class App:
             "mlx": LocalBackend("mlx", "mlx_lm", self.log, control),
         }
         self._registry = Registry(
-            builtin_models(), ModelStore(database), settings.models_dir, mlx_first=has_apple_gpu()
+            [*builtin_models(), *curated().models],
+            ModelStore(database),
+            settings.models_dir,
+            hub_cache(),
+            mlx_first=has_apple_gpu(),
         )
         engine = Engine(
             self._registry,
