@@ -37,6 +37,7 @@ from car_rpc.wire.models import (
     ModelsRegisterResult,
     ModelsUnregisterResult,
 )
+from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
 from car_rpc.wire.tasks import ClassifyResult, GroundResult, RerankResult
 
@@ -190,6 +191,14 @@ class CarClient:
     async def model(self, wanted: str) -> ModelSchema:
         """One model by id or name."""
         return (await self.request("models.get", {"model": wanted}, ModelResult)).model
+
+    async def search_models(self, **params: Any) -> ModelsSearchResult:
+        """Models that suit this machine; the fields are those of ``ModelsSearchParams``."""
+        return await self.request("models.search", params, ModelsSearchResult)
+
+    async def upgrades(self) -> list[ModelUpgrade]:
+        """Newer versions of the models whose weights are here."""
+        return (await self.request("models.upgrades", {}, ModelsUpgradesResult)).upgrades
 
     async def register_model(self, model: ModelSchema | dict[str, Any]) -> ModelsRegisterResult:
         """Add a model to the registry."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, keys, lifecycle, log, models, runner, speech, tasks
+from car_rpc.wire import inference, keys, lifecycle, log, models, runner, search, speech, tasks
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -135,6 +135,16 @@ METHODS: dict[str, Method] = {
     ),
     "models.get": Method(
         "Looks up one model.", models.ModelParams, models.ModelResult, inline=True
+    ),
+    "models.search": Method(
+        "Finds models, those of the built-in catalog included, and says which fit this machine.",
+        search.ModelsSearchParams,
+        search.ModelsSearchResult,
+    ),
+    "models.upgrades": Method(
+        "Lists newer versions of the models whose weights are on this machine.",
+        lifecycle.EmptyParams,
+        search.ModelsUpgradesResult,
     ),
     "models.register": Method(
         "Adds a model, or replaces the one that was registered with its id.",

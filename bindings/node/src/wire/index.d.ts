@@ -11,5 +11,6 @@ export * from './methods.js';
 export * from './models.js';
 export * from './open.js';
 export * from './runner.js';
+export * from './search.js';
 export * from './speech.js';
 export * from './tasks.js';

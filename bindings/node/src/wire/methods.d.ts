@@ -42,6 +42,7 @@ import type {
   RunnerRunParams,
   RunnerUnregisterResult,
 } from './runner.js';
+import type { ModelsSearchParams, ModelsSearchResult, ModelsUpgradesResult } from './search.js';
 import type { TranscribeParams, TranscribeResult } from './speech.js';
 import type {
   ClassifyParams,
@@ -78,8 +79,12 @@ export interface Methods {
   'models.list': { params: ModelsListParams; result: ModelsListResult };
   /** Adds a model, or replaces the one that was registered with its id. */
   'models.register': { params: ModelsRegisterParams; result: ModelsRegisterResult };
+  /** Finds models, those of the built-in catalog included, and says which fit this machine. */
+  'models.search': { params: ModelsSearchParams; result: ModelsSearchResult };
   /** Removes a model that was registered; its files stay. */
   'models.unregister': { params: ModelParams; result: ModelsUnregisterResult };
+  /** Lists newer versions of the models whose weights are on this machine. */
+  'models.upgrades': { params: EmptyParams; result: ModelsUpgradesResult };
   /** Asks whether the other side is alive; allowed before `initialize`. */
   'ping': { params: EmptyParams; result: PingResult };
   /** Orders documents by how well they fit a query. */

@@ -30,8 +30,12 @@ public enum Methods {
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
     /// Adds a model, or replaces the one that was registered with its id.
     public static let modelsRegister = RPCMethod<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /// Finds models, those of the built-in catalog included, and says which fit this machine.
+    public static let modelsSearch = RPCMethod<ModelsSearchParams, ModelsSearchResult>("models.search")
     /// Removes a model that was registered; its files stay.
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /// Lists newer versions of the models whose weights are on this machine.
+    public static let modelsUpgrades = RPCMethod<EmptyParams, ModelsUpgradesResult>("models.upgrades")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
     /// Orders documents by how well they fit a query.

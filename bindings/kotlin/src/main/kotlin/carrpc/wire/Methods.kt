@@ -34,8 +34,12 @@ object Methods {
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
     /** Adds a model, or replaces the one that was registered with its id. */
     val modelsRegister = method<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /** Finds models, those of the built-in catalog included, and says which fit this machine. */
+    val modelsSearch = method<ModelsSearchParams, ModelsSearchResult>("models.search")
     /** Removes a model that was registered; its files stay. */
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /** Lists newer versions of the models whose weights are on this machine. */
+    val modelsUpgrades = method<EmptyParams, ModelsUpgradesResult>("models.upgrades")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
     /** Orders documents by how well they fit a query. */
