@@ -7,12 +7,13 @@ What a local model needs is estimated, from above where it is uncertain::
     caches  = max(1 GiB, bytes per token x tokens of context), for models that generate
     process = 512 MiB
 
-The caches are what the workers give them: room for one request of 8192 tokens, or for several
-requests while these take no more than 1 GiB together. The process is the interpreter, the library
-and its buffers for computing. Both were looked up in ``car_rpc.workers.llama_cpp`` and measured
-with it; MLX lies below. A machine gives three quarters of its memory, and where the graphics
-processor shares it two thirds, which is what Metal takes at most on most of them (Apple,
-``recommendedMaxWorkingSetSize``).
+The caches are what the workers give them (``car_rpc.workers.llama_cpp.engine``): room for one
+request of 8192 tokens, or for several requests while these take no more than 1 GiB together. A
+worker with a model of a few megabytes takes 70 MB; the rest of the process is an allowance for the
+buffers to compute in, which grow with the model, and for an image projector, whose size is not
+known. A machine gives three quarters of its memory, so that the system and the app keep theirs;
+where the graphics processor shares it, two thirds, which is about what Metal lends (Apple,
+``MTLDevice.recommendedMaxWorkingSetSize``).
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ class WeightFiles:
         if not isinstance(source, LocalSource | MlxSource):
             return source
         if isinstance(source, LocalSource):
-            # What the projector is found by has no use without a path, or is beside the file.
             source = self._with_absolute(source, "mmproj_path")
         if isinstance(source.path, str):
             return self._with_absolute(source, "path")
@@ -73,18 +72,20 @@ class WeightFiles:
             or not isinstance(source.hf_repo, str)
         ):
             return model
-        for folder in self._folders(model.name, source.hf_repo, ours, cached):
+        for folder in self._folders(model.name, source, ours, cached):
             found = _in_folder(source, folder)
             if found is not None:
                 return msgspec.structs.replace(model, source=found)
         return model
 
-    def _folders(self, name: str, repo: str, ours: set[str], cached: set[str]) -> Iterator[Path]:
+    def _folders(
+        self, name: str, source: LocalSource | MlxSource, ours: set[str], cached: set[str]
+    ) -> Iterator[Path]:
         if name in ours:
             yield self._models_dir / name
-        if ours:
+        if isinstance(source, LocalSource) and str(source.hf_filename).partition("/")[0] in ours:
             yield self._models_dir
-        cache_name = "models--" + repo.replace("/", "--")
+        cache_name = "models--" + str(source.hf_repo).replace("/", "--")
         if cache_name in cached:
             yield from _snapshots(self._hub_dir / cache_name)
 

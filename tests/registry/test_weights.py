@@ -73,6 +73,14 @@ def test_a_folder_of_weights_is_found_once_it_is_complete(
     assert path_of(files, FOLDER) == str(tmp_path / "models" / "Small")
 
 
+def test_files_beside_it_do_not_make_a_folder_of_weights_complete(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    put(tmp_path / "models" / "config.json")
+    put(tmp_path / "models" / "Other" / "model.safetensors")
+    assert path_of(files, FOLDER) is None
+
+
 @pytest.mark.parametrize(
     ("name", "ready"),
     [
