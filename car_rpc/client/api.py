@@ -196,7 +196,7 @@ class CarClient:
         """Models that suit this machine; the fields are those of ``ModelsSearchParams``."""
         return await self.request("models.search", params, ModelsSearchResult)
 
-    async def upgrades(self) -> list[ModelUpgrade]:
+    async def model_upgrades(self) -> list[ModelUpgrade]:
         """Newer versions of the models whose weights are here."""
         return (await self.request("models.upgrades", {}, ModelsUpgradesResult)).upgrades
 

@@ -47,6 +47,8 @@ _decode_header = msgspec.json.Decoder(dict[str, _Tensor]).decode
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty when it is missing, too long or none."""
+    if not path.is_file():  # a named pipe would wait for its other end
+        return {}
     try:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
@@ -67,7 +69,7 @@ def read_weights(folder: Path, bits: int | None) -> Weights:
     Raises:
         OSError: A file cannot be read.
     """
-    files = sorted(folder.glob("*.safetensors"))[:MAX_FILES]
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())[:MAX_FILES]
     parameters = 0
     for path in files:
         with path.open("rb") as file:

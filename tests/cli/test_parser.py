@@ -123,8 +123,8 @@ def test_car_home_is_taken_from_the_environment(value: str, home: str | None) ->
 # The doctor
 
 
-<<<<<<< HEAD
 NOT_HERE = BackendInfo(available=False)
+FOUND = ModelsSearchResult(models=[], templates=[], machine=Machine())
 
 
 def described(
@@ -132,13 +132,8 @@ def described(
     llama: BackendInfo,
     mlx: BackendInfo = NOT_HERE,
     mlx_first: bool = False,
+    found: ModelsSearchResult = FOUND,
 ) -> str:
-=======
-FOUND = ModelsSearchResult(models=[], templates=[], machine=Machine())
-
-
-def described(*models: ModelSchema, llama: BackendInfo, found: ModelsSearchResult = FOUND) -> str:
->>>>>>> 81f9a9f (Answer which models there are for this machine, and which are newer than those here)
     server = InitializeResult(
         protocol_version=1,
         spec=SpecVersion(major=1, minor=0, hash="h"),
@@ -156,11 +151,7 @@ def described(*models: ModelSchema, llama: BackendInfo, found: ModelsSearchResul
             ),
         ),
     )
-<<<<<<< HEAD
-    return "\n".join(report(server, models, Path("/state"), mlx_first=mlx_first))
-=======
-    return "\n".join(report(server, models, found, Path("/state")))
->>>>>>> 81f9a9f (Answer which models there are for this machine, and which are newer than those here)
+    return "\n".join(report(server, models, found, Path("/state"), mlx_first=mlx_first))
 
 
 def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
@@ -203,7 +194,6 @@ def test_speech_that_is_installed_does_not_replace_a_real_model() -> None:
     assert "models.register" in described(demo, speech, llama=BackendInfo(available=True))
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("mlx_first", "engine"), [(True, "mlx"), (False, "local")])
 def test_with_two_engines_for_a_model_the_doctor_says_which_one_runs_it(
     mlx_first: bool, engine: str
@@ -211,7 +201,8 @@ def test_with_two_engines_for_a_model_the_doctor_says_which_one_runs_it(
     here = BackendInfo(available=True)
     assert f"default      {engine}, where" in described(llama=here, mlx=here, mlx_first=mlx_first)
     assert "default" not in described(llama=here, mlx_first=mlx_first)
-=======
+
+
 def test_the_doctor_describes_the_machine_and_what_suits_it() -> None:
     gib = 1024**3
     cards = [
@@ -245,4 +236,3 @@ def test_the_doctor_describes_the_machine_and_what_suits_it() -> None:
     text = described(here, llama=BackendInfo(available=True), found=found)
     assert "hf download" not in text
     assert "q/best:1" in text
->>>>>>> 81f9a9f (Answer which models there are for this machine, and which are newer than those here)

@@ -52,7 +52,7 @@ async def test_a_search_is_judged_by_this_machine(tmp_path: Path) -> None:
         with pytest.raises(RemoteError) as caught:
             await car.search_models(source="telepathy")
         assert caught.value.kind == "invalid_params"
-        assert await car.upgrades() == []
+        assert await car.model_upgrades() == []
 
 
 @pytest.mark.llama

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def test_settings_of_the_wrong_type_are_as_good_as_none(tmp_path: Path, hostile:
     (tmp_path / "config.json").write_text("{" + text + "}")
     facts = folder_facts(tmp_path)
     assert (facts.context_length, facts.kv_bytes_per_token) == (0, 0)
+
+
+def test_named_pipes_are_no_files(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
+        os.mkfifo(tmp_path / name)
+    assert folder_facts(tmp_path) == Facts(chat_template=False)
+    os.mkfifo(tmp_path / "model.gguf")
+    piped = model(tmp_path / "model.gguf")
+    assert with_facts(piped) == piped
 
 
 def test_a_file_that_is_missing_or_broken_tells_nothing(

@@ -52,6 +52,9 @@ from car_rpc.wire.worker import (
     Transcribed,
 )
 
+#: What no engine for language models does, whatever weights it is given.
+_MEDIA = {"speech_to_text", "text_to_speech", "image_generation", "video_generation"}
+
 
 class LocalBackend:
     """Runs each model in a worker of its own, started when it is first needed.
@@ -82,9 +85,10 @@ class LocalBackend:
         return self._module is None or importlib.util.find_spec(self._module) is not None
 
     def availability(self, model: ModelSchema) -> Availability:
-        """Whether the library and the weights are on this machine."""
+        """Whether the library and the weights are on this machine, and go together."""
         ready = _has_weights(model.source)
-        return Availability(available=ready and self.installed, weights_ready=ready)
+        served = self._engine not in ("llama_cpp", "mlx") or not {*model.capabilities} <= _MEDIA
+        return Availability(available=ready and served and self.installed, weights_ready=ready)
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""

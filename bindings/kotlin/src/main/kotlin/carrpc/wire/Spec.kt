@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "626015cffd78c4dc"
+    const val HASH = "66ef00fb7bfbf183"
 }
