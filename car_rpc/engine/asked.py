@@ -29,6 +29,14 @@ class Asked(NamedTuple):
     request_id: RequestId
     deadline_ms: float | None
 
+    def is_late(self, now_ms: float) -> bool:
+        """Whether its time is up."""
+        return self.deadline_ms is not None and now_ms >= self.deadline_ms
+
+    def time_left_ms(self, now_ms: float) -> int | None:
+        """Milliseconds until its time is up, at least 1; ``None`` for no limit."""
+        return None if self.deadline_ms is None else max(1, round(self.deadline_ms - now_ms))
+
     def members(self) -> dict[str, Any]:
         """The client's own JSON, to be changed and given to :meth:`reworded`."""
         return decode_object(self.raw)

@@ -128,7 +128,8 @@ class Attempts:
         Raises:
             CarError: How the last one failed that was asked at all.
         """
-        failure = self._unavailable(candidates)
+        now_ms = self._parts.clock.now_ms()
+        failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
             permit = self._permit(model)
@@ -175,11 +176,6 @@ class Attempts:
         # Who wants no recovery asks this very model, whatever is known of it.
         return permit or (breaker.bypass() if self._level == "none" else None)
 
-    def _unavailable(self, candidates: Sequence[ModelSchema]) -> CarError:
-        now_ms = self._parts.clock.now_ms()
-        waits = [self._parts.breakers.of(model.id).wait_ms(now_ms) for model in candidates]
-        return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
-
     async def _ask(self, model: ModelSchema, permit: Permit, *, is_last: bool) -> None:
         """Ask one model until it has answered or there is no point any more."""
         retries = 0
@@ -211,8 +207,7 @@ class Attempts:
 
         A model that used up all the time has failed. One whose client did not read has not.
         """
-        deadline_ms = self._asked.deadline_ms
-        if deadline_ms is None or self._parts.clock.now_ms() < deadline_ms:
+        if not self._asked.is_late(self._parts.clock.now_ms()):
             return CarError("cancelled")
         return CarError("timeout", retryable=self._model_is_due)
 
@@ -388,18 +383,12 @@ class Attempts:
             parent_id=asked.request_id,
             trace_id=self._recorder.trace_id,
             attempt=number,
-            deadline_ms=self._time_left_ms(),
+            deadline_ms=self._asked.time_left_ms(self._parts.clock.now_ms()),
             continuation=continuation,
         )
 
-    def _time_left_ms(self) -> int | None:
-        deadline_ms = self._asked.deadline_ms
-        if deadline_ms is None:
-            return None
-        return max(1, round(deadline_ms - self._parts.clock.now_ms()))
-
     async def _wait(self, delay_ms: float, failure: CarError) -> None:
-        left_ms = self._time_left_ms()
+        left_ms = self._asked.time_left_ms(self._parts.clock.now_ms())
         if left_ms is not None and delay_ms >= left_ms:
             raise failure.with_data(retry_after_ms=delay_ms)
         await self._parts.clock.sleep_ms(delay_ms)

@@ -7,6 +7,7 @@ was asked before the breaker opened has no say in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -138,6 +139,11 @@ class Breakers:
     def of(self, model_id: str) -> Breaker:
         """The breaker of a model."""
         return self._breakers.setdefault(model_id, Breaker(self._policy))
+
+    def unavailable(self, model_ids: Iterable[str], now_ms: float) -> CarError:
+        """What a request fails with when none of the models may be asked."""
+        wait_ms = min(self.of(model_id).wait_ms(now_ms) for model_id in model_ids)
+        return CarError("all_models_unavailable", retry_after_ms=round(wait_ms))
 
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
