@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from car_rpc.wire import content, events, inference, log, models
+from car_rpc.wire import content, events, inference, log, models, routing
 
 #: Meanings of named unions and enumerations, by module and name.
 NAMED: dict[ModuleType, dict[str, str]] = {
@@ -32,6 +32,13 @@ NAMED: dict[ModuleType, dict[str, str]] = {
         "ModelSource": "Where a model comes from and what runs it.",
         "ServerKind": "A program that serves models; `other` for all that are not told apart.",
         "Pooling": "How token embeddings become one vector.",
+    },
+    routing: {
+        "RoutingMode": "Which weights the router uses.",
+        "RoutingStrategy": "What a decision rests on.",
+        "Task": "A kind of work, by which the router learns.",
+        "TaskComplexity": "How hard a request looks.",
+        "TaskHint": "What a request is for.",
     },
 }
 

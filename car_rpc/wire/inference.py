@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from car_rpc.wire.base import NonNegative, Positive, RequestId, WireStruct
 from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
 from car_rpc.wire.events import StopReason, StreamEvent
+from car_rpc.wire.routing import IntentHint
 
 #: Most times that one answer is continued after ``max_tokens``.
 MAX_CONTINUATIONS = 16
@@ -155,7 +156,7 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
     images: list[ContentBlock] | UnsetType = UNSET
     response_format: ResponseFormat | UnsetType = UNSET
     cache_control: bool | UnsetType = UNSET
-    intent: dict[str, Any] | UnsetType = UNSET
+    intent: IntentHint | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET
     conversation_id: str | UnsetType = UNSET
     timeout_ms: Positive | UnsetType = UNSET

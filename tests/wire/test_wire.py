@@ -9,7 +9,7 @@ import pytest
 from car_rpc import wire
 from car_rpc.errors import KINDS, CarError, invalid_params, unsupported_mode
 from car_rpc.testing import scripted_model
-from car_rpc.wire import content, events, inference, lifecycle, log, models, runner
+from car_rpc.wire import content, events, inference, lifecycle, log, models, routing, runner
 from car_rpc.wire.base import MAX_SAFE_INTEGER, WireStruct, decode_object
 from car_rpc.wire.content import ImageBlock, Message, TextBlock, UrlSource
 from car_rpc.wire.events import RUNNER_EVENT_TYPES, RunnerEvent
@@ -28,7 +28,7 @@ from car_rpc.wire.script import (
     last_user_text,
 )
 
-MODULES = [content, events, inference, lifecycle, log, models, runner]
+MODULES = [content, events, inference, lifecycle, log, models, routing, runner]
 STRUCTS = [
     value
     for module in MODULES
