@@ -122,8 +122,16 @@ class Attempts:
         """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
         self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
-    async def run(self, candidates: Sequence[ModelSchema]) -> ModelSchema:
+    async def run(
+        self,
+        candidates: Sequence[ModelSchema],
+        moves: Callable[[ModelSchema, CarError], bool] = lambda _model, _failure: True,
+    ) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
+
+        Args:
+            candidates: The models, best first.
+            moves: Whether the next one may be asked after a failure of one.
 
         Raises:
             CarError: How the last one failed that was asked at all.
@@ -141,7 +149,7 @@ class Attempts:
                 failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in _FINAL:
                     break
-                if self._level in ("none", "retry"):
+                if self._level in ("none", "retry") or not moves(model, error):
                     break
                 if not is_last:
                     self._recorder.note("fallback", model=model.id, kind=error.kind)

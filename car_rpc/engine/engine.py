@@ -14,7 +14,6 @@ from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of, resumed
 from car_rpc.engine.generation import (
     Generation,
     Origin,
-    Route,
     failure_of,
     record_failure,
     request_data,
@@ -31,13 +30,15 @@ from car_rpc.engine.ports import (
 )
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.routing import Routing, RoutingInputs
 from car_rpc.errors import CarError
-from car_rpc.registry.catalog import require_capability, shown
+from car_rpc.registry.catalog import shown
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.weights import downloads_weights
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
-from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.routing import RouteDecision
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_RETRY_POLICY = RetryPolicy()
 DEFAULT_BREAKER_POLICY = BreakerPolicy()
+DEFAULT_ROUTING_INPUTS = RoutingInputs()
 
 
 class Engine:
@@ -58,22 +60,26 @@ class Engine:
         ids: Source of trace ids.
         retry_policy: What is tried again on one model.
         breaker_policy: When a model is left alone.
+        routing_inputs: What the choice of a model depends on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
         self,
         registry: Registry,
         backend_of: Callable[[ModelSchema], Backend],
         sink: EventSink,
         clock: Clock,
         ids: IdSource,
+        *,
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
+        routing_inputs: RoutingInputs = DEFAULT_ROUTING_INPUTS,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
+        self.routing = Routing(registry, backend_of, self.breakers, clock, routing_inputs)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry
@@ -149,7 +155,7 @@ class Engine:
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
         async def work() -> tuple[ModelSchema, EmbeddingBatch]:
-            model = self.route(params.model, "embed")
+            model = self.routing.other(params.model, "embed")
             return model, await self.backend_of(model).embed(model, texts)
 
         return await self.recorded(origin, work)
@@ -174,7 +180,7 @@ class Engine:
         """
 
         async def work() -> tuple[ModelSchema, Transcript]:
-            model = self.route(wanted, "speech_to_text")
+            model = self.routing.other(wanted, "speech_to_text")
             return model, await self.backend_of(model).transcribe(model, recording)
 
         return await self.recorded(origin, work)
@@ -206,14 +212,10 @@ class Engine:
         await record_failure(recorder, error, 0.0)
         return error
 
-    def route(self, wanted: str | msgspec.UnsetType, capability: Capability) -> ModelSchema:
-        """The model for a request: the one asked for, else the best available one."""
-        return self.candidates(wanted, capability).candidates[0]
+    def explained(self, request: GenerateRequest) -> RouteDecision:
+        """Which model a request would get now, and why; nothing runs.
 
-    def candidates(self, wanted: str | msgspec.UnsetType, capability: Capability) -> Route:
-        """The models that may answer: the one asked for, else all available ones, best first."""
-        if isinstance(wanted, str):
-            model = require_capability(self._registry.find(wanted), capability)
-            return Route([model], "explicit model")
-        models = self._registry.available_for(capability, lambda m: self.described(m).available)
-        return Route(models, "best available model")
+        Raises:
+            CarError: No model can answer it.
+        """
+        return self.routing.generate(request, self._ids.new("tr_")).decision

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import NamedTuple, Protocol
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from car_rpc.engine.asked import Asked
 from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.extension import Extension
-from car_rpc.engine.modality import unsupported_content
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
+from car_rpc.engine.routing import MAX_LOGGED_CANDIDATES, Routing
 from car_rpc.engine.stream import Accumulator
-from car_rpc.errors import CarError, invalid_params
+from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent
 from car_rpc.wire.inference import AttemptReport, GenerateRequest, InferenceResult
-from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.routing import RouteDecision
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +48,10 @@ class Origin(NamedTuple):
     raw_params: bytes
 
 
-class Route(NamedTuple):
-    """Which models may answer, best first, and why."""
-
-    candidates: list[ModelSchema]
-    reason: str
-
-
 class Parts(AttemptParts, Protocol):
     """What a generation needs of the engine."""
 
-    def candidates(self, wanted: str | UnsetType, capability: Capability) -> Route:
-        """The models for a request."""
-        ...
+    routing: Routing
 
 
 class Generation:
@@ -100,11 +93,9 @@ class Generation:
         return result
 
     async def _run(self) -> InferenceResult:
-        request = self._request
-        if request.prompt is UNSET and not request.messages:
-            raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
-        route = self._parts.candidates(request.model, "generate")
-        candidates = self._fitting(route)
+        request, routing = self._request, self._parts.routing
+        route = routing.generate(request, self._recorder.trace_id)
+        self._recorder.note("route", **route_data(route.decision))
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
         asked = Asked(request, self._origin.raw_params, self._origin.request_id, deadline_ms)
@@ -118,7 +109,9 @@ class Generation:
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
-                model = await attempts.run(candidates)
+                routing.began(route)
+                model = await attempts.run(route.models, partial(routing.moves, route))
+                routing.answered(route, model)
                 await extension.run(model)
                 await self._output.close()
         except TimeoutError:
@@ -126,27 +119,6 @@ class Generation:
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model, attempts.recoveries + extension.count)
-
-    def _fitting(self, route: Route) -> list[ModelSchema]:
-        """The candidates that understand all content of the request.
-
-        Raises:
-            CarError: ``invalid_request``, when none does: what the first one lacks.
-        """
-        verdicts = [(m, unsupported_content(m, self._request)) for m in route.candidates]
-        refusals = [(model, refusal) for model, refusal in verdicts if refusal is not None]
-        fitting = [model for model, refusal in verdicts if refusal is None]
-        if not fitting:
-            raise refusals[0][1]
-        skipped = [{"model": model.id, "why_not": refusal.detail} for model, refusal in refusals]
-        self._recorder.note(
-            "route",
-            model=fitting[0].id,
-            reason=route.reason,
-            fallbacks=[model.id for model in fitting[1:]],
-            **({"skipped": skipped} if skipped else {}),
-        )
-        return fitting
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
@@ -208,6 +180,24 @@ def request_data(origin: Origin) -> dict[str, object]:
         "request_id": origin.request_id,
         "method": origin.method,
         "params": Raw(origin.raw_params),
+    }
+
+
+def route_data(decision: RouteDecision) -> dict[str, object]:
+    """A decision as the event log keeps it: with the best of its candidates."""
+    return {
+        "model": decision.model_id,
+        "reason": decision.reason,
+        "fallbacks": decision.fallbacks,
+        "strategy": decision.strategy,
+        "task": decision.task,
+        "complexity": decision.complexity,
+        "predicted_quality": decision.predicted_quality,
+        "propensity": decision.propensity,
+        "needs_compaction": decision.needs_compaction,
+        "input_tokens": decision.input_tokens,
+        "output_tokens": decision.output_tokens,
+        "candidates": decision.candidates[:MAX_LOGGED_CANDIDATES],
     }
 
 

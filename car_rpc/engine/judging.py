@@ -207,12 +207,12 @@ async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResul
 def _classifier(engine: Engine, params: ClassifyParams) -> ModelSchema:
     wanted = params.model
     try:
-        return engine.route(wanted, "classify")
+        return engine.routing.other(wanted, "classify")
     except CarError as error:
         if error.kind not in ("model_not_found", "unsupported_mode"):
             raise
         # Any model that answers can be asked for a category.
-        return engine.route(wanted, "generate")
+        return engine.routing.other(wanted, "generate")
 
 
 def _reranker(engine: Engine, params: RerankParams) -> ModelSchema:
@@ -226,7 +226,7 @@ def _with_capability(
     engine: Engine, wanted: str | msgspec.UnsetType, capability: Capability, missing: str
 ) -> ModelSchema:
     try:
-        return engine.route(wanted, capability)
+        return engine.routing.other(wanted, capability)
     except CarError as error:
         if error.kind != "model_not_found":
             raise

@@ -27,6 +27,7 @@ from car_rpc.errors import CarError, invalid_params
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host import attachments, audio
 from car_rpc.host.progress import heartbeats
+from car_rpc.host.routing_store import RoutingStore, check_config
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import recommended, with_fit
@@ -63,6 +64,7 @@ from car_rpc.wire.models import (
     OpenAICompatSource,
     SecretReference,
 )
+from car_rpc.wire.routing import RouteDecision, RoutingConfigResult, RoutingSetConfigParams
 from car_rpc.wire.runner import (
     RunnerEventParams,
     RunnerEventResult,
@@ -98,6 +100,7 @@ class Services(NamedTuple):
     keys: Keys
     discovery: Discovery
     allowed_roots: list[Path]
+    routing: RoutingStore
     machine: Callable[[], Machine] = detect
 
 
@@ -305,6 +308,30 @@ async def models_discover(
     return await services.engine.recorded(scope.origin, work)
 
 
+def models_route(services: Services, _: Scope, params: GenerateRequest) -> RouteDecision:
+    """Which model a request would get, and why; it does not run."""
+    return services.engine.explained(params)
+
+
+def routing_get_config(services: Services, _: Scope, __: EmptyParams) -> RoutingConfigResult:
+    """How the router chooses now."""
+    return RoutingConfigResult(config=services.routing.current())
+
+
+async def routing_set_config(
+    services: Services, scope: Scope, params: RoutingSetConfigParams
+) -> RoutingConfigResult:
+    """Choose otherwise from now on, in every process on the state directory."""
+
+    async def work() -> RoutingConfigResult:
+        check_config(params.config, "$.config")
+        # In a thread: another process may hold the database for a moment.
+        await asyncio.to_thread(services.routing.put, params.config)
+        return RoutingConfigResult(config=services.routing.current())
+
+    return await services.engine.recorded(scope.origin, work)
+
+
 async def keys_stats(services: Services, _scope: Scope, _params: EmptyParams) -> KeysStatsResult:
     """How the API keys of servers have fared."""
     return await services.keys.stats()
@@ -366,6 +393,9 @@ HANDLERS: dict[str, Handler] = {
     "models.unregister": models_unregister,
     "models.discover": models_discover,
     "keys.stats": keys_stats,
+    "models.route": models_route,
+    "routing.get_config": routing_get_config,
+    "routing.set_config": routing_set_config,
     "runner.register": runner_register,
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,

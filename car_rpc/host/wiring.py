@@ -21,11 +21,13 @@ from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
+from car_rpc.engine.routing import RoutingInputs
 from car_rpc.errors import CarError
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.configuration import FILE_NAME, load
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import Services
+from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.curated import curated
@@ -43,6 +45,7 @@ from car_rpc.wire.models import (
     SystemSource,
     VllmMlxSource,
 )
+from car_rpc.wire.routing import RoutingConfig
 
 #: The one database of a state directory.
 DATABASE_NAME = "car.db"
@@ -120,14 +123,16 @@ class App:
             hub_cache(),
             mlx_first=has_apple_gpu(),
         )
+        self._routing = RoutingStore(database, RoutingConfig())
         engine = Engine(
             self._registry,
             self._backend_of,
             self.log,
             SystemClock(),
             ids,
-            configuration.retry,
-            configuration.breaker,
+            retry_policy=configuration.retry,
+            breaker_policy=configuration.breaker,
+            routing_inputs=RoutingInputs(config=self._routing.current),
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
         services = Services(
@@ -138,6 +143,7 @@ class App:
             openai_compat.keys,
             Discovery(openai_compat.presence, configuration.discovery),
             roots,
+            self._routing,
         )
         self.dispatcher = Dispatcher(services)
 
@@ -155,6 +161,7 @@ class App:
         self.log.append(LogEntry("session_end", {"reason": reason}))
         await self.log.close(timeout_s)
         self._registry.close()
+        self._routing.close()
 
     def _backend_of(self, model: ModelSchema) -> Backend:
         match model.source:

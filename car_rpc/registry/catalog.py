@@ -13,15 +13,13 @@ import msgspec
 from car_rpc.errors import CarError
 from car_rpc.registry.equivalents import base_name
 from car_rpc.wire.models import (
+    DEMO_PROVIDER,
     Capability,
     MlxSource,
     ModelSchema,
     OpenAICompatSource,
     SystemSource,
 )
-
-#: Models of this provider prove that an installation works; they are chosen last.
-DEMO_PROVIDER = "demo"
 
 #: Tag of models that were found on servers. Nobody registered them, and they end with the process.
 DISCOVERED_TAG = "discovered"
@@ -127,9 +125,7 @@ class Catalog:
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
         """
-        candidates = [
-            model for model in self.all() if capability in model.capabilities and available(model)
-        ]
+        candidates = [model for model in self.ranked(capability) if available(model)]
         if not candidates:
             raise CarError(
                 "model_not_found",
@@ -138,7 +134,11 @@ class Catalog:
                 capability=capability,
             )
         real = [model for model in candidates if model.provider != DEMO_PROVIDER]
-        return sorted(real or candidates, key=self._rank)
+        return real or candidates
+
+    def ranked(self, capability: Capability) -> list[ModelSchema]:
+        """The models with a capability, in the order in which they are preferred among equals."""
+        return sorted((m for m in self.all() if capability in m.capabilities), key=self._rank)
 
     def _rank(self, model: ModelSchema) -> tuple[bool, bool, str, str, bool, str]:
         is_last = isinstance(model.source, SystemSource)

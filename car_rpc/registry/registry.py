@@ -51,6 +51,10 @@ class Registry:
         """A model by id or name; see :meth:`Catalog.find` for the errors."""
         return self._fresh().find(wanted)
 
+    def ranked(self, capability: Capability) -> list[ModelSchema]:
+        """The models with a capability, in the order in which they are preferred among equals."""
+        return self._fresh().ranked(capability)
+
     def available_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]
     ) -> list[ModelSchema]:

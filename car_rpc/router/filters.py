@@ -10,10 +10,8 @@ from msgspec import UNSET
 
 from car_rpc.router.ask import Ask
 from car_rpc.router.scores import Candidate, Scored
+from car_rpc.wire.models import DEMO_PROVIDER
 from car_rpc.wire.routing import RoutingConfig
-
-#: Models of this provider prove that an installation works; they are chosen last.
-DEMO_PROVIDER = "demo"
 
 #: What was left out, by id, and why.
 Reasons: TypeAlias = dict[str, str]
@@ -28,8 +26,12 @@ def unfit(candidate: Candidate, needs: Sequence[str]) -> str | None:
     """
     capabilities = candidate.model.capabilities
     for capability in needs:
-        if capability not in capabilities:
+        # Who finds things in an image sees it.
+        by = "grounding" if capability == "vision" else capability
+        if capability not in capabilities and by not in capabilities:
             return f"lacks {capability}"
+    if candidate.refusal is not None:
+        return candidate.refusal
     if not candidate.available:
         return "not available"
     if not candidate.fits:

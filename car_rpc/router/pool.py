@@ -100,7 +100,7 @@ class Key(NamedTuple):
 
 
 class Pool:
-    """A pool at work.
+    """A pool at work: which conversations are with which member.
 
     Args:
         name: Its name.
@@ -121,7 +121,7 @@ class Pool:
         return Key(conversation_id, lasts=True)
 
     def order(self, key: Key, shut_off: Callable[[str], bool]) -> list[str]:
-        """Ids of the members in the order in which they are asked; at least one.
+        """Ids of the members in the order in which they are asked; at least one. Changes nothing.
 
         Args:
             key: What has its home here.
@@ -134,6 +134,13 @@ class Pool:
         if not ids:
             raise CarError("all_models_unavailable", pool=self.name)
         return sorted(ids, key=shut_off)
+
+    def begin(self, key: Key, model_id: str) -> None:
+        """A request begins with this member."""
+        if key.text not in self._stays:
+            self._turn += 1
+            if self.spec.home != "deterministic":
+                self._keep(key, Stay(model_id, 0))
 
     def moves(self, key: Key, model_id: str, failure: CarError, *, breaker_open: bool) -> bool:
         """Whether to go on with the next member after one failed."""
@@ -173,7 +180,5 @@ class Pool:
             return [stay.model_id, *(each for each in everyone if each != stay.model_id)]
         if self.spec.home == "round_robin":
             first = self._turn % len(ids)
-            self._turn += 1
             ids = ids[first:] + ids[:first]
-            self._keep(key, Stay(ids[0], 0))
         return [*ids, *spares]

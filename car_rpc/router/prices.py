@@ -12,8 +12,10 @@ from car_rpc.wire.models import (
     LocalSource,
     MlxSource,
     ModelSchema,
+    OllamaSource,
     OpenAICompatSource,
     SystemSource,
+    VllmMlxSource,
 )
 
 _THIS_MACHINE = re.compile(r"https?://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]|$)", re.IGNORECASE)
@@ -23,8 +25,10 @@ _LOCAL = (LocalSource, MlxSource, SystemSource, FakeSource)
 def is_local(model: ModelSchema) -> bool:
     """Whether the model runs on this machine, a server on it included."""
     source = model.source
-    if isinstance(source, OpenAICompatSource):
+    if isinstance(source, OpenAICompatSource | VllmMlxSource):
         return _THIS_MACHINE.match(source.endpoint) is not None
+    if isinstance(source, OllamaSource):
+        return _THIS_MACHINE.match(source.host) is not None
     return isinstance(source, _LOCAL)
 
 

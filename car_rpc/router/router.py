@@ -26,7 +26,7 @@ def route(
     """Choose a model, and say why.
 
     Args:
-        candidates: The models that there are.
+        candidates: The models that there are; of equals, the earlier one is preferred.
         ask: What is asked of one.
         config: How to choose.
         seed: Of the random numbers; the same one gives the same choice.
@@ -34,18 +34,7 @@ def route(
     Raises:
         CarError: ``model_not_found`` when none can answer; ``data.candidates`` says why not.
     """
-    everyone = sorted((scored(each, ask, config) for each in candidates), key=_id)
-    needs = sorted(ask.needs)
-    refused: Reasons = {}
-    passed: list[Scored] = []
-    for parts in everyone:
-        reason = unfit(parts.candidate, needs) or beyond_limits(parts, config)
-        if reason is None:
-            passed.append(parts)
-        else:
-            refused[parts.model_id] = reason
-    if not passed:
-        raise nobody(needs, refused)
+    everyone, passed, refused = _filtered(candidates, ask, config)
     kept, unwanted = wanted(passed, ask)
     selection = select(kept, ask, config, seed)
     chosen, strategy, reason = selection.chosen, *_why(selection, ask, config)
@@ -81,28 +70,47 @@ def route(
 
 
 def chosen_by_client(
-    candidate: Candidate,
     ask: Ask,
     config: RoutingConfig,
+    chosen: Candidate,
     reason: str,
-    strategy: RoutingStrategy = "explicit",
-    fallbacks: Sequence[str] = (),
+    failover: Sequence[Candidate] | None = None,
 ) -> RouteDecision:
-    """The decision where the client's word is the reason, and nothing is weighed."""
-    parts = scored(candidate, ask, config)
-    score = weighed(parts, weights_of(ask, config, quality_first=False), local_bonus(ask, config))
+    """The decision where the client's word is the reason, and nothing is weighed.
+
+    Args:
+        ask: What is asked.
+        config: How scores are made.
+        chosen: The model.
+        reason: Why, for people.
+        failover: The other members of the pool, in their order, when the client named a pool.
+    """
+    weights = weights_of(ask, config, quality_first=False)
+    bonus = local_bonus(ask, config)
+    everyone = [scored(each, ask, config) for each in (chosen, *(failover or ()))]
+    first, *others = everyone
+    model = chosen.model
     return RouteDecision(
-        model_id=parts.model_id,
-        model_name=candidate.model.name,
+        model_id=model.id,
+        model_name=model.name,
         task=ask.task,
         complexity=ask.complexity,
         reason=reason,
-        strategy=strategy,
+        strategy="explicit" if failover is None else "pool",
         predicted_quality=CHOSEN_QUALITY,
-        fallbacks=[*fallbacks],
-        context_length=candidate.model.context_length,
-        needs_compaction=_needs_compaction(parts, ask),
-        candidates=[_shown(parts, score, selected=True, in_band=True)],
+        fallbacks=[parts.model_id for parts in others],
+        context_length=model.context_length,
+        needs_compaction=_needs_compaction(first, ask),
+        candidates=[
+            _shown(
+                parts,
+                weighed(parts, weights, bonus),
+                selected=parts is first,
+                in_band=True,
+                why_not=UNSET if parts is first else "not the home in its pool",
+            )
+            for parts in everyone
+        ],
         propensity=1.0,
         input_tokens=ask.input_tokens,
         output_tokens=ask.output_tokens,
@@ -125,8 +133,23 @@ def nobody(needs: Sequence[str], refused: Reasons) -> CarError:
     )
 
 
-def _id(parts: Scored) -> str:
-    return parts.model_id
+def _filtered(
+    candidates: Iterable[Candidate], ask: Ask, config: RoutingConfig
+) -> tuple[list[Scored], list[Scored], Reasons]:
+    """All candidates; those that can answer; and why the others cannot."""
+    everyone = [scored(each, ask, config) for each in candidates]
+    needs = sorted(ask.needs)
+    refused: Reasons = {}
+    passed: list[Scored] = []
+    for parts in everyone:
+        reason = unfit(parts.candidate, needs) or beyond_limits(parts, config)
+        if reason is None:
+            passed.append(parts)
+        else:
+            refused[parts.model_id] = reason
+    if not passed:
+        raise nobody(needs, refused)
+    return everyone, passed, refused
 
 
 def _needs_compaction(parts: Scored, ask: Ask) -> bool:

@@ -50,6 +50,7 @@ class Candidate(NamedTuple):
         fits: Whether it fits in memory.
         breaker_open: Whether its circuit breaker keeps requests from it.
         profile: What was observed of it.
+        refusal: Why it cannot take what this request holds, where that is known.
     """
 
     model: ModelSchema
@@ -57,6 +58,7 @@ class Candidate(NamedTuple):
     fits: bool = True
     breaker_open: bool = False
     profile: ModelProfile | None = None
+    refusal: str | None = None
 
 
 class Scored(NamedTuple):

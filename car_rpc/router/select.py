@@ -44,18 +44,19 @@ class Selection(NamedTuple):
 
 
 def select(passed: Sequence[Scored], ask: Ask, config: RoutingConfig, seed: int) -> Selection:
-    """Choose one of at least one candidates, which come in the order of their ids."""
+    """Choose one of at least one candidates; of equals, the earlier one is preferred."""
     quality_first = _quality_first(passed, ask, config)
     weights = weights_of(ask, config, quality_first=quality_first)
     bonus = local_bonus(ask, config)
     explores = weights.quality > 0 and _explores(ask, config)
     floor = config.bootstrap_quality_floor if quality_first else config.quality_floor
     band = _band(passed, floor, explores=explores, best_only=ask.intent.high_stakes)
-    ranking = [(parts, weighed(parts, weights, bonus)) for parts in passed]
-    ranking.sort(key=lambda one: (one[0].model_id not in band, -one[1]))
+    scores = [(parts, weighed(parts, weights, bonus)) for parts in passed]
+    ranking = sorted(scores, key=lambda one: (one[0].model_id not in band, -one[1]))
     chosen, propensity, count = ranking[0][0], 1.0, 0
     if explores:
-        contenders = _contenders(ranking[: len(band)], weights)
+        inside = [one for one in scores if one[0].model_id in band]
+        contenders = _contenders(inside, weights)
         chosen, propensity = _thompson(contenders, weights, SplitMix64(seed))
         count = len(contenders)
     return Selection(ranking, weights, bonus, chosen, band, propensity, count)
@@ -88,9 +89,8 @@ def _band(
 
 
 def _contenders(inside: list[tuple[Scored, float]], weights: Weights) -> list[tuple[Scored, float]]:
-    hopes = [(-(score + weights.quality * p.belief.spread), p.model_id) for p, score in inside]
-    order = sorted(range(len(inside)), key=hopes.__getitem__)
-    return [inside[index] for index in order[:MAX_CONTENDERS]]
+    by_hope = sorted(inside, key=lambda one: -(one[1] + weights.quality * one[0].belief.spread))
+    return by_hope[:MAX_CONTENDERS]
 
 
 def _thompson(

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, keys, lifecycle, log, models, runner, search, speech, tasks
+from car_rpc.wire import (
+    inference,
+    keys,
+    lifecycle,
+    log,
+    models,
+    routing,
+    runner,
+    search,
+    speech,
+    tasks,
+)
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -168,6 +179,24 @@ METHODS: dict[str, Method] = {
         "Tells how the API keys of servers have fared, by their names.",
         lifecycle.EmptyParams,
         keys.KeysStatsResult,
+    ),
+    "models.route": Method(
+        "Tells which model a `generate` would get, and why; it does not run.",
+        inference.GenerateRequest,
+        routing.RouteDecision,
+        inline=True,
+    ),
+    "routing.get_config": Method(
+        "Reads how models are chosen.",
+        lifecycle.EmptyParams,
+        routing.RoutingConfigResult,
+        inline=True,
+    ),
+    "routing.set_config": Method(
+        "Sets how models are chosen, in every process on the state directory.",
+        routing.RoutingSetConfigParams,
+        routing.RoutingConfigResult,
+        logged=True,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

@@ -30,6 +30,9 @@ Capability: TypeAlias = Literal[
     "video_generation",
 ]
 
+#: Models of this provider prove that an installation works; they are chosen last.
+DEMO_PROVIDER = "demo"
+
 Pooling: TypeAlias = Literal["none", "mean", "cls", "last", "rank"]
 
 

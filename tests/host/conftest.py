@@ -15,6 +15,7 @@ from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import Services
+from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import Run, RunnerHost
 from car_rpc.host.session import Session
 from car_rpc.protocol.connection import Connection
@@ -23,6 +24,7 @@ from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.lifecycle import InitializeParams
 from car_rpc.wire.models import DelegatedSource, ModelSchema
+from car_rpc.wire.routing import RoutingConfig
 
 SO_FAR = {"type": "text_delta", "text": "so far"}
 BLOCK = {"type": "text_delta", "text": "x" * 1000}
@@ -101,8 +103,9 @@ class App:
         engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
         not_here: Any = None
         allowed = [tmp_path / "allowed"]
+        routing = RoutingStore(tmp_path / "car.db", RoutingConfig())
         self.services = Services(
-            engine, registry, self.runner, not_here, not_here, not_here, allowed
+            engine, registry, self.runner, not_here, not_here, not_here, allowed, routing
         )
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(

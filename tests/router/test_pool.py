@@ -44,6 +44,13 @@ def order(pool: Pool, text: str = "talk") -> list[str]:
     return pool.order(key(text), working)
 
 
+def begun(pool: Pool, text: str) -> str:
+    """The home of a conversation that begins."""
+    home = order(pool, text)[0]
+    pool.begin(key(text), home)
+    return home
+
+
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_homes_are_the_same_in_every_process_and_those_of_the_file(seed: str) -> None:
     done = subprocess.run(
@@ -82,8 +89,9 @@ def test_a_hash_at_the_very_top_is_a_score_like_any(monkeypatch: pytest.MonkeyPa
 
 def test_in_turn_and_the_first_that_works() -> None:
     turns = pool("a/1:x", "a/2:x", "a/3:x", home="round_robin")
-    assert [order(turns, text)[0] for text in "abca"] == ["a/1:x", "a/2:x", "a/3:x", "a/1:x"]
-    assert order(turns, "d") == ["a/1:x", "a/2:x", "a/3:x"]
+    assert [begun(turns, text) for text in "abca"] == ["a/1:x", "a/2:x", "a/3:x", "a/1:x"]
+    assert order(turns, "d") == order(turns, "d") == ["a/1:x", "a/2:x", "a/3:x"]
+    assert order(turns, "b") == ["a/2:x", "a/1:x", "a/3:x"]
     first = pool("a/1:x", "a/2:x", home="first_healthy")
     assert first.order(key(), {"a/1:x"}.__contains__) == ["a/2:x", "a/1:x"]
 

@@ -97,7 +97,6 @@ def test_of_those_that_can_one_is_chosen_and_every_other_one_has_a_reason(
     assert {decision.model_id, *decision.fallbacks} <= able
     assert decision.model_id not in decision.fallbacks
     assert 0 < decision.propensity <= 1 + 1e-9
-    assert route(list(reversed(rows)), ask, CONFIG, seed) == decision
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 1)), min_size=2, max_size=6))
@@ -151,7 +150,7 @@ def test_a_model_that_failed_lately_is_left_although_it_did_well_for_long() -> N
 def decided_by_client(tokens: int, window: int) -> RouteDecision:
     ask = Ask(input_tokens=tokens)
     return chosen_by_client(
-        Candidate(model("x", context_length=window)), ask, CONFIG, "explicit model"
+        ask, CONFIG, Candidate(model("x", context_length=window)), "explicit model"
     )
 
 

@@ -184,7 +184,9 @@ def latency_ms(row: Json, task: str, ask: Json, config: Json) -> float | None:
 
 
 def is_local(source: Json) -> bool:
-    if source["type"] == "openai_compat":
+    if source["type"] == "ollama":
+        return HOME.match(source.get("host", "http://127.0.0.1:11434")) is not None
+    if source["type"] in ("openai_compat", "vllm_mlx"):
         return HOME.match(source["endpoint"]) is not None
     return source["type"] in LOCAL
 
@@ -204,12 +206,15 @@ def cost_usd(row: Json, ask: Json) -> float | None:
 
 
 def refusal(row: Json, needs: list[str], config: Json) -> str | None:
-    lacking = [need for need in needs if need not in row["model"]["capabilities"]]
+    able = {*row["model"]["capabilities"]}
+    able |= {"vision"} if "grounding" in able else set()
+    lacking = [need for need in needs if need not in able]
     tiers = ["community", "curated"]
     tier = tiers.index(row["model"].get("trust_tier", "community"))
     limited, usd, ms = "max_cost_usd" in config, row["cost_usd"], row["latency_ms"]
     reasons = {
         f"lacks {lacking[0] if lacking else ''}": bool(lacking),
+        row.get("refusal", ""): "refusal" in row,
         "not available": not row["available"],
         "does not fit in memory": not row["fits"],
         "below min_trust_tier": tier < tiers.index(config["min_trust_tier"]),
@@ -340,14 +345,14 @@ def ranked(
         floor = best - 0.1
     for row in kept:
         row["in_band"] = row["q"] >= floor
-    return sorted(kept, key=lambda row: (not row["in_band"], -row["score"], row["id"])), explores
+    return sorted(kept, key=lambda row: (not row["in_band"], -row["score"])), explores
 
 
 def facts(case: Json, task: str, ask: Json, config: Json) -> list[Json]:
-    """The candidates by id, with all that sections 3 to 5 say of them."""
+    """The candidates, with all that sections 3 to 5 say of them."""
     half = 500 if ask["workload"] == "fast" else 2000
     rows: list[Json] = []
-    for given in sorted(case["candidates"], key=lambda given: given["model"]["id"]):
+    for given in case["candidates"]:
         row = {"profile": None, "available": True, "fits": True, "breaker_open": False, **given}
         model = row["model"]
         provider, _, rest = model["id"].partition("/")
@@ -402,8 +407,8 @@ def decide(case: Json) -> Json:
     ranking, explores = ranked(kept, config, ask, intent, first)
     chosen, propensity, contenders = ranking[0], 1.0, []
     if explores:
-        inside = [row for row in ranking if row["in_band"]]
-        inside.sort(key=lambda row: (-(row["score"] + weights[0] * row["spread"]), row["id"]))
+        inside = [row for row in kept if row["in_band"]]
+        inside.sort(key=lambda row: -(row["score"] + weights[0] * row["spread"]))
         contenders = inside[:8]
         chosen, propensity = thompson(contenders, weights[0], case["seed"])
     left_out = [row for row in passed if row not in kept]

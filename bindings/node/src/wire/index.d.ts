@@ -10,6 +10,7 @@ export * from './log.js';
 export * from './methods.js';
 export * from './models.js';
 export * from './open.js';
+export * from './routing.js';
 export * from './runner.js';
 export * from './search.js';
 export * from './speech.js';

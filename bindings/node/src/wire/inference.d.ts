@@ -3,6 +3,7 @@
 import type { ContentBlock, Message, Tool, ToolCall } from './content.js';
 import type { StopReason, StreamEvent } from './events.js';
 import type { JsonObject } from './open.js';
+import type { IntentHint } from './routing.js';
 
 /** A form that an answer must have. */
 export type ResponseFormat =
@@ -164,7 +165,7 @@ export interface GenerateRequest {
   /** Whether a provider may cache the prompt. */
   cache_control?: boolean;
   /** Hints for the router. */
-  intent?: JsonObject;
+  intent?: IntentHint;
   /** Opaque to the core; echoed in events and result. */
   client_ref?: string;
   /** Groups the requests of one conversation in the log. */

@@ -33,6 +33,7 @@ import type {
   ModelsRegisterResult,
   ModelsUnregisterResult,
 } from './models.js';
+import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
 import type {
   RunnerEventParams,
   RunnerEventResult,
@@ -79,6 +80,8 @@ export interface Methods {
   'models.list': { params: ModelsListParams; result: ModelsListResult };
   /** Adds a model, or replaces the one that was registered with its id. */
   'models.register': { params: ModelsRegisterParams; result: ModelsRegisterResult };
+  /** Tells which model a `generate` would get, and why; it does not run. */
+  'models.route': { params: GenerateRequest; result: RouteDecision };
   /** Finds models, those of the built-in catalog included, and says which fit this machine. */
   'models.search': { params: ModelsSearchParams; result: ModelsSearchResult };
   /** Removes a model that was registered; its files stay. */
@@ -89,6 +92,10 @@ export interface Methods {
   'ping': { params: EmptyParams; result: PingResult };
   /** Orders documents by how well they fit a query. */
   'rerank': { params: RerankParams; result: RerankResult };
+  /** Reads how models are chosen. */
+  'routing.get_config': { params: EmptyParams; result: RoutingConfigResult };
+  /** Sets how models are chosen, in every process on the state directory. */
+  'routing.set_config': { params: RoutingSetConfigParams; result: RoutingConfigResult };
   /** Carries one event of a run; as a request it tells whether to go on. */
   'runner.event': { params: RunnerEventParams; result: RunnerEventResult };
   /** Offers to run `delegated` models in the app; there is one runner at a time. */

@@ -2,6 +2,47 @@
 
 import type { KnownCapability } from './models.js';
 
+/** Which weights the router uses: what this version knows. */
+export type KnownRoutingMode =
+  | 'auto'
+  | 'best'
+  | 'fast';
+
+/** Which weights the router uses. */
+export type RoutingMode = KnownRoutingMode | (string & {});
+
+/** What a decision rests on: what this version knows. */
+export type KnownRoutingStrategy =
+  | 'explicit'
+  | 'exploration'
+  | 'pool'
+  | 'profile_based'
+  | 'schema_based';
+
+/** What a decision rests on. */
+export type RoutingStrategy = KnownRoutingStrategy | (string & {});
+
+/** A kind of work, by which the router learns: what this version knows. */
+export type KnownTask =
+  | 'classify'
+  | 'code'
+  | 'embed'
+  | 'generate'
+  | 'reasoning';
+
+/** A kind of work, by which the router learns. */
+export type Task = KnownTask | (string & {});
+
+/** How hard a request looks: what this version knows. */
+export type KnownTaskComplexity =
+  | 'code'
+  | 'complex'
+  | 'medium'
+  | 'simple';
+
+/** How hard a request looks. */
+export type TaskComplexity = KnownTaskComplexity | (string & {});
+
 /** What a request is for. */
 export type TaskHint =
   | 'chat'
@@ -45,4 +86,216 @@ export interface IntentHint {
    * @defaultValue `[]`
    */
   exclude_models?: string[];
+}
+
+/** A model of a pool. */
+export interface PoolMember {
+  /** Its id. */
+  model_id: string;
+  /**
+   * Its share of the homes, beside the weights of the others.
+   * @defaultValue `1.0`
+   */
+  weight?: number;
+  /**
+   * `failover_only` members are nobody's home.
+   * @defaultValue `"member"`
+   */
+  role?: 'failover_only' | 'member' | (string & {});
+}
+
+/** Models that stand for one another; asked for as the model `pool/NAME`. */
+export interface PoolSpec {
+  /** The models; at least one of them may be a home. */
+  members: PoolMember[];
+  /**
+   * How a conversation gets its home: by a hash that is the same in every process, in turn, or the
+   * first that works.
+   * @defaultValue `"deterministic"`
+   */
+  home?: 'deterministic' | 'first_healthy' | 'round_robin' | (string & {});
+  /**
+   * Whether a home is kept for a conversation or only for one request.
+   * @defaultValue `"conversation"`
+   */
+  sticky_scope?: 'conversation' | 'request' | (string & {});
+  /**
+   * When a conversation moves.
+   * @defaultValue `{"on_circuit_open": true, "on_quota": true, "quota_retry_after_threshold_ms": 0,
+   * "on_permanent": true}`
+   */
+  switch?: PoolSwitch;
+}
+
+/** Which failures move a conversation to another member of its pool. */
+export interface PoolSwitch {
+  /**
+   * Transient failures do, once the member's circuit breaker is open.
+   * @defaultValue `true`
+   */
+  on_circuit_open?: boolean;
+  /**
+   * A rate limit does.
+   * @defaultValue `true`
+   */
+  on_quota?: boolean;
+  /**
+   * Only when the wait is at least this long or unknown.
+   * @defaultValue `0`
+   */
+  quota_retry_after_threshold_ms?: number;
+  /**
+   * A model that is gone or refuses the credentials does.
+   * @defaultValue `true`
+   */
+  on_permanent?: boolean;
+  /** How often one conversation moves at most; unlimited when absent. */
+  max_switches_per_session?: number;
+}
+
+/** A model that was considered. Scores are from 0 to 1, a higher one is better. */
+export interface RouteCandidate {
+  /** Its id. */
+  model_id: string;
+  /** Share of its requests at this task that are expected to succeed. */
+  reliability: number;
+  /** The sum that candidates are ranked by; a bonus may lift it above 1. */
+  score: number;
+  /** Whether it was chosen. */
+  selected: boolean;
+  /** Whether its quality is above the floor. */
+  in_band: boolean;
+  /** Expected quality of its answer. */
+  quality: number;
+  /** Score of its speed. */
+  latency: number;
+  /** Score of its price. */
+  cost: number;
+  /** Expected time of its answer, in milliseconds; null when unknown. */
+  latency_ms: number | null;
+  /** Expected price of its answer, in USD; null when unknown. */
+  cost_usd: number | null;
+  /** Why it was not chosen. */
+  why_not?: string;
+}
+
+/** Result of `models.route`: which model a request gets, and why. */
+export interface RouteDecision {
+  /** Id of the model. */
+  model_id: string;
+  /** Its name. */
+  model_name: string;
+  /** What kind of work the request was taken for; profiles are kept by it. */
+  task: Task;
+  /** How hard it looks. */
+  complexity: TaskComplexity;
+  /** Why the model was chosen, for people. */
+  reason: string;
+  /**
+   * What the choice rests on: the client's word, what models declare, what was observed of them, a
+   * try of a less known one, or a pool's home.
+   */
+  strategy: RoutingStrategy;
+  /** Expected quality of its answer; 0.5 when the client chose. */
+  predicted_quality: number;
+  /** Ids of the models that are asked next, in order. */
+  fallbacks: string[];
+  /** Tokens of its context; 0 when unknown. */
+  context_length: number;
+  /** Whether the prompt seems longer than that. */
+  needs_compaction: boolean;
+  /** Every model that was considered, the best first. */
+  candidates: RouteCandidate[];
+  /**
+   * Probability with which this model was chosen: 1 unless the router tries less known models. It
+   * lets a log of decisions be evaluated.
+   */
+  propensity: number;
+  /** Estimated tokens of the prompt. */
+  input_tokens: number;
+  /** Tokens of the answer that prices and times were estimated with. */
+  output_tokens: number;
+}
+
+/** How the router chooses. `spec/ROUTING.md` has the rules. */
+export interface RoutingConfig {
+  /**
+   * Which weights are used: balanced, cheap and fast, or the best answers.
+   * @defaultValue `"auto"`
+   */
+  mode?: RoutingMode;
+  /**
+   * Weight of quality. The three weights are given together, with a sum of 1, and go before `mode`.
+   */
+  quality_weight?: number;
+  /** Weight of speed. */
+  latency_weight?: number;
+  /** Weight of cost. */
+  cost_weight?: number;
+  /**
+   * Calls after which what was observed of a model goes before what it declares.
+   * @defaultValue `5`
+   */
+  min_observations?: number;
+  /** Models known to take longer are left out, in milliseconds. */
+  max_latency_ms?: number;
+  /** Models that cost more for the request, or whose price is unknown, are left out, in USD. */
+  max_cost_usd?: number;
+  /**
+   * Whether models on this machine get a small bonus.
+   * @defaultValue `true`
+   */
+  prefer_local?: boolean;
+  /**
+   * How many observations an assumption is worth.
+   * @defaultValue `2.0`
+   */
+  prior_strength?: number;
+  /**
+   * Whether quality goes first while a task is new.
+   * @defaultValue `true`
+   */
+  quality_first_cold_start?: boolean;
+  /**
+   * Calls of a task after which it is not new any more.
+   * @defaultValue `10`
+   */
+  bootstrap_min_task_observations?: number;
+  /**
+   * Quality that a model must have while a task is new, if any has.
+   * @defaultValue `0.75`
+   */
+  bootstrap_quality_floor?: number;
+  /**
+   * Quality that a model must have later, if any has.
+   * @defaultValue `0.3`
+   */
+  quality_floor?: number;
+  /**
+   * Whether requests that a person waits for may try less known models.
+   * @defaultValue `false`
+   */
+  explore_interactive?: boolean;
+  /**
+   * `curated` leaves out the models that the user registered.
+   * @defaultValue `"community"`
+   */
+  min_trust_tier?: 'community' | 'curated' | (string & {});
+  /**
+   * Pools of models, by name.
+   * @defaultValue `{}`
+   */
+  pools?: Record<string, PoolSpec>;
+}
+
+/** The router's configuration. */
+export interface RoutingConfigResult {
+  /** The configuration as it holds now, in every process on the state directory. */
+  config: RoutingConfig;
+}
+
+/** Parameters of `routing.set_config`. */
+export interface RoutingSetConfigParams {
+  /** The whole configuration: what it does not name gets its default. */
+  config: RoutingConfig;
 }

@@ -410,7 +410,7 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
     /// Whether a provider may cache the prompt.
     public var cacheControl: Bool?
     /// Hints for the router.
-    public var intent: [String: JSONValue]?
+    public var intent: IntentHint?
     /// Opaque to the core; echoed in events and result.
     public var clientRef: String?
     /// Groups the requests of one conversation in the log.
@@ -460,7 +460,7 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
         images: [ContentBlock]? = nil,
         responseFormat: ResponseFormat? = nil,
         cacheControl: Bool? = nil,
-        intent: [String: JSONValue]? = nil,
+        intent: IntentHint? = nil,
         clientRef: String? = nil,
         conversationId: String? = nil,
         timeoutMs: Int? = nil,

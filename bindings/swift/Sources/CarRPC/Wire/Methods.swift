@@ -30,6 +30,8 @@ public enum Methods {
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
     /// Adds a model, or replaces the one that was registered with its id.
     public static let modelsRegister = RPCMethod<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /// Tells which model a `generate` would get, and why; it does not run.
+    public static let modelsRoute = RPCMethod<GenerateRequest, RouteDecision>("models.route")
     /// Finds models, those of the built-in catalog included, and says which fit this machine.
     public static let modelsSearch = RPCMethod<ModelsSearchParams, ModelsSearchResult>("models.search")
     /// Removes a model that was registered; its files stay.
@@ -40,6 +42,10 @@ public enum Methods {
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
     /// Orders documents by how well they fit a query.
     public static let rerank = RPCMethod<RerankParams, RerankResult>("rerank")
+    /// Reads how models are chosen.
+    public static let routingGetConfig = RPCMethod<EmptyParams, RoutingConfigResult>("routing.get_config")
+    /// Sets how models are chosen, in every process on the state directory.
+    public static let routingSetConfig = RPCMethod<RoutingSetConfigParams, RoutingConfigResult>("routing.set_config")
     /// Carries one event of a run; as a request it tells whether to go on.
     public static let runnerEvent = RPCMethod<RunnerEventParams, RunnerEventResult>("runner.event")
     /// Carries one event of a run; as a request it tells whether to go on.

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "66ef00fb7bfbf183"
+    public static let hash = "dcdc829e97363280"
 }

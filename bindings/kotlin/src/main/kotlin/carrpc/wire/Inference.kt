@@ -278,7 +278,7 @@ data class GenerateRequest(
     @SerialName("cache_control")
     val cacheControl: Boolean? = null,
     /** Hints for the router. */
-    val intent: JsonObject? = null,
+    val intent: IntentHint? = null,
     /** Opaque to the core; echoed in events and result. */
     @SerialName("client_ref")
     val clientRef: String? = null,

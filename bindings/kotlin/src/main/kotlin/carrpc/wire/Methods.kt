@@ -34,6 +34,8 @@ object Methods {
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
     /** Adds a model, or replaces the one that was registered with its id. */
     val modelsRegister = method<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /** Tells which model a `generate` would get, and why; it does not run. */
+    val modelsRoute = method<GenerateRequest, RouteDecision>("models.route")
     /** Finds models, those of the built-in catalog included, and says which fit this machine. */
     val modelsSearch = method<ModelsSearchParams, ModelsSearchResult>("models.search")
     /** Removes a model that was registered; its files stay. */
@@ -44,6 +46,10 @@ object Methods {
     val ping = method<EmptyParams, PingResult>("ping")
     /** Orders documents by how well they fit a query. */
     val rerank = method<RerankParams, RerankResult>("rerank")
+    /** Reads how models are chosen. */
+    val routingGetConfig = method<EmptyParams, RoutingConfigResult>("routing.get_config")
+    /** Sets how models are chosen, in every process on the state directory. */
+    val routingSetConfig = method<RoutingSetConfigParams, RoutingConfigResult>("routing.set_config")
     /** Carries one event of a run; as a request it tells whether to go on. */
     val runnerEvent = method<RunnerEventParams, RunnerEventResult>("runner.event")
     /** Carries one event of a run; as a request it tells whether to go on. */

@@ -6,6 +6,55 @@ import kotlin.jvm.JvmInline
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 
+/** Which weights the router uses. */
+@Serializable
+@JvmInline
+value class RoutingMode(val value: String) {
+    companion object {
+        val AUTO = RoutingMode("auto")
+        val BEST = RoutingMode("best")
+        val FAST = RoutingMode("fast")
+    }
+}
+
+/** What a decision rests on. */
+@Serializable
+@JvmInline
+value class RoutingStrategy(val value: String) {
+    companion object {
+        val EXPLICIT = RoutingStrategy("explicit")
+        val EXPLORATION = RoutingStrategy("exploration")
+        val POOL = RoutingStrategy("pool")
+        val PROFILE_BASED = RoutingStrategy("profile_based")
+        val SCHEMA_BASED = RoutingStrategy("schema_based")
+    }
+}
+
+/** A kind of work, by which the router learns. */
+@Serializable
+@JvmInline
+value class Task(val value: String) {
+    companion object {
+        val CLASSIFY = Task("classify")
+        val CODE = Task("code")
+        val EMBED = Task("embed")
+        val GENERATE = Task("generate")
+        val REASONING = Task("reasoning")
+    }
+}
+
+/** How hard a request looks. */
+@Serializable
+@JvmInline
+value class TaskComplexity(val value: String) {
+    companion object {
+        val CODE = TaskComplexity("code")
+        val COMPLEX = TaskComplexity("complex")
+        val MEDIUM = TaskComplexity("medium")
+        val SIMPLE = TaskComplexity("simple")
+    }
+}
+
 /** What a request is for. */
 @Serializable
 @JvmInline
@@ -17,6 +66,50 @@ value class TaskHint(val value: String) {
         val EXTRACT = TaskHint("extract")
         val REASONING = TaskHint("reasoning")
         val SUMMARIZE = TaskHint("summarize")
+    }
+}
+
+/** `failover_only` members are nobody's home. */
+@Serializable
+@JvmInline
+value class PoolMemberRole(val value: String) {
+    companion object {
+        val FAILOVER_ONLY = PoolMemberRole("failover_only")
+        val MEMBER = PoolMemberRole("member")
+    }
+}
+
+/**
+ * How a conversation gets its home: by a hash that is the same in every process, in turn, or the
+ * first that works.
+ */
+@Serializable
+@JvmInline
+value class PoolSpecHome(val value: String) {
+    companion object {
+        val DETERMINISTIC = PoolSpecHome("deterministic")
+        val FIRST_HEALTHY = PoolSpecHome("first_healthy")
+        val ROUND_ROBIN = PoolSpecHome("round_robin")
+    }
+}
+
+/** Whether a home is kept for a conversation or only for one request. */
+@Serializable
+@JvmInline
+value class PoolSpecStickyScope(val value: String) {
+    companion object {
+        val CONVERSATION = PoolSpecStickyScope("conversation")
+        val REQUEST = PoolSpecStickyScope("request")
+    }
+}
+
+/** `curated` leaves out the models that the user registered. */
+@Serializable
+@JvmInline
+value class RoutingConfigMinTrustTier(val value: String) {
+    companion object {
+        val COMMUNITY = RoutingConfigMinTrustTier("community")
+        val CURATED = RoutingConfigMinTrustTier("curated")
     }
 }
 
@@ -60,4 +153,258 @@ data class IntentHint(
      */
     @SerialName("exclude_models")
     val excludeModels: List<String> = emptyList(),
+)
+
+/** A model of a pool. */
+@Serializable
+data class PoolMember(
+    /** Its id. */
+    @SerialName("model_id")
+    val modelId: String,
+    /**
+     * Its share of the homes, beside the weights of the others.
+     * Default: `1.0`.
+     */
+    val weight: Double = 1.0,
+    /**
+     * `failover_only` members are nobody's home.
+     * Default: `"member"`.
+     */
+    val role: PoolMemberRole = PoolMemberRole("member"),
+)
+
+/** Models that stand for one another; asked for as the model `pool/NAME`. */
+@Serializable
+data class PoolSpec(
+    /** The models; at least one of them may be a home. */
+    val members: List<PoolMember>,
+    /**
+     * How a conversation gets its home: by a hash that is the same in every process, in turn, or
+     * the first that works.
+     * Default: `"deterministic"`.
+     */
+    val home: PoolSpecHome = PoolSpecHome("deterministic"),
+    /**
+     * Whether a home is kept for a conversation or only for one request.
+     * Default: `"conversation"`.
+     */
+    @SerialName("sticky_scope")
+    val stickyScope: PoolSpecStickyScope = PoolSpecStickyScope("conversation"),
+    /**
+     * When a conversation moves.
+     * Default: `{"on_circuit_open": true, "on_quota": true, "quota_retry_after_threshold_ms": 0,
+     * "on_permanent": true}`.
+     */
+    val switch: PoolSwitch? = null,
+)
+
+/** Which failures move a conversation to another member of its pool. */
+@Serializable
+data class PoolSwitch(
+    /**
+     * Transient failures do, once the member's circuit breaker is open.
+     * Default: `true`.
+     */
+    @SerialName("on_circuit_open")
+    val onCircuitOpen: Boolean = true,
+    /**
+     * A rate limit does.
+     * Default: `true`.
+     */
+    @SerialName("on_quota")
+    val onQuota: Boolean = true,
+    /**
+     * Only when the wait is at least this long or unknown.
+     * Default: `0`.
+     */
+    @SerialName("quota_retry_after_threshold_ms")
+    val quotaRetryAfterThresholdMs: Long = 0,
+    /**
+     * A model that is gone or refuses the credentials does.
+     * Default: `true`.
+     */
+    @SerialName("on_permanent")
+    val onPermanent: Boolean = true,
+    /** How often one conversation moves at most; unlimited when absent. */
+    @SerialName("max_switches_per_session")
+    val maxSwitchesPerSession: Long? = null,
+)
+
+/** A model that was considered. Scores are from 0 to 1, a higher one is better. */
+@Serializable
+data class RouteCandidate(
+    /** Its id. */
+    @SerialName("model_id")
+    val modelId: String,
+    /** Share of its requests at this task that are expected to succeed. */
+    val reliability: Double,
+    /** The sum that candidates are ranked by; a bonus may lift it above 1. */
+    val score: Double,
+    /** Whether it was chosen. */
+    val selected: Boolean,
+    /** Whether its quality is above the floor. */
+    @SerialName("in_band")
+    val inBand: Boolean,
+    /** Expected quality of its answer. */
+    val quality: Double,
+    /** Score of its speed. */
+    val latency: Double,
+    /** Score of its price. */
+    val cost: Double,
+    /** Expected time of its answer, in milliseconds; null when unknown. */
+    @SerialName("latency_ms")
+    val latencyMs: Double?,
+    /** Expected price of its answer, in USD; null when unknown. */
+    @SerialName("cost_usd")
+    val costUsd: Double?,
+    /** Why it was not chosen. */
+    @SerialName("why_not")
+    val whyNot: String? = null,
+)
+
+/** Result of `models.route`: which model a request gets, and why. */
+@Serializable
+data class RouteDecision(
+    /** Id of the model. */
+    @SerialName("model_id")
+    val modelId: String,
+    /** Its name. */
+    @SerialName("model_name")
+    val modelName: String,
+    /** What kind of work the request was taken for; profiles are kept by it. */
+    val task: Task,
+    /** How hard it looks. */
+    val complexity: TaskComplexity,
+    /** Why the model was chosen, for people. */
+    val reason: String,
+    /**
+     * What the choice rests on: the client's word, what models declare, what was observed of them,
+     * a try of a less known one, or a pool's home.
+     */
+    val strategy: RoutingStrategy,
+    /** Expected quality of its answer; 0.5 when the client chose. */
+    @SerialName("predicted_quality")
+    val predictedQuality: Double,
+    /** Ids of the models that are asked next, in order. */
+    val fallbacks: List<String>,
+    /** Tokens of its context; 0 when unknown. */
+    @SerialName("context_length")
+    val contextLength: Long,
+    /** Whether the prompt seems longer than that. */
+    @SerialName("needs_compaction")
+    val needsCompaction: Boolean,
+    /** Every model that was considered, the best first. */
+    val candidates: List<RouteCandidate>,
+    /**
+     * Probability with which this model was chosen: 1 unless the router tries less known models. It
+     * lets a log of decisions be evaluated.
+     */
+    val propensity: Double,
+    /** Estimated tokens of the prompt. */
+    @SerialName("input_tokens")
+    val inputTokens: Long,
+    /** Tokens of the answer that prices and times were estimated with. */
+    @SerialName("output_tokens")
+    val outputTokens: Long,
+)
+
+/** How the router chooses. `spec/ROUTING.md` has the rules. */
+@Serializable
+data class RoutingConfig(
+    /**
+     * Which weights are used: balanced, cheap and fast, or the best answers.
+     * Default: `"auto"`.
+     */
+    val mode: RoutingMode = RoutingMode("auto"),
+    /**
+     * Weight of quality. The three weights are given together, with a sum of 1, and go before
+     * `mode`.
+     */
+    @SerialName("quality_weight")
+    val qualityWeight: Double? = null,
+    /** Weight of speed. */
+    @SerialName("latency_weight")
+    val latencyWeight: Double? = null,
+    /** Weight of cost. */
+    @SerialName("cost_weight")
+    val costWeight: Double? = null,
+    /**
+     * Calls after which what was observed of a model goes before what it declares.
+     * Default: `5`.
+     */
+    @SerialName("min_observations")
+    val minObservations: Long = 5,
+    /** Models known to take longer are left out, in milliseconds. */
+    @SerialName("max_latency_ms")
+    val maxLatencyMs: Double? = null,
+    /** Models that cost more for the request, or whose price is unknown, are left out, in USD. */
+    @SerialName("max_cost_usd")
+    val maxCostUsd: Double? = null,
+    /**
+     * Whether models on this machine get a small bonus.
+     * Default: `true`.
+     */
+    @SerialName("prefer_local")
+    val preferLocal: Boolean = true,
+    /**
+     * How many observations an assumption is worth.
+     * Default: `2.0`.
+     */
+    @SerialName("prior_strength")
+    val priorStrength: Double = 2.0,
+    /**
+     * Whether quality goes first while a task is new.
+     * Default: `true`.
+     */
+    @SerialName("quality_first_cold_start")
+    val qualityFirstColdStart: Boolean = true,
+    /**
+     * Calls of a task after which it is not new any more.
+     * Default: `10`.
+     */
+    @SerialName("bootstrap_min_task_observations")
+    val bootstrapMinTaskObservations: Long = 10,
+    /**
+     * Quality that a model must have while a task is new, if any has.
+     * Default: `0.75`.
+     */
+    @SerialName("bootstrap_quality_floor")
+    val bootstrapQualityFloor: Double = 0.75,
+    /**
+     * Quality that a model must have later, if any has.
+     * Default: `0.3`.
+     */
+    @SerialName("quality_floor")
+    val qualityFloor: Double = 0.3,
+    /**
+     * Whether requests that a person waits for may try less known models.
+     * Default: `false`.
+     */
+    @SerialName("explore_interactive")
+    val exploreInteractive: Boolean = false,
+    /**
+     * `curated` leaves out the models that the user registered.
+     * Default: `"community"`.
+     */
+    @SerialName("min_trust_tier")
+    val minTrustTier: RoutingConfigMinTrustTier = RoutingConfigMinTrustTier("community"),
+    /**
+     * Pools of models, by name.
+     * Default: `{}`.
+     */
+    val pools: Map<String, PoolSpec>? = null,
+)
+
+/** The router's configuration. */
+@Serializable
+data class RoutingConfigResult(
+    /** The configuration as it holds now, in every process on the state directory. */
+    val config: RoutingConfig,
+)
+
+/** Parameters of `routing.set_config`. */
+@Serializable
+data class RoutingSetConfigParams(
+    /** The whole configuration: what it does not name gets its default. */
+    val config: RoutingConfig,
 )

@@ -1,0 +1,268 @@
+"""The router amid the world: models as they are now, the configuration, pools and preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from msgspec import UNSET, Struct, UnsetType
+
+from car_rpc.engine.breaker import Breakers
+from car_rpc.engine.modality import unsupported_content
+from car_rpc.engine.ports import Backend, Clock
+from car_rpc.errors import CarError, invalid_params
+from car_rpc.registry.catalog import require_capability
+from car_rpc.registry.registry import Registry
+from car_rpc.router.ask import Ask, ask_of
+from car_rpc.router.complexity import assess
+from car_rpc.router.filters import unfit
+from car_rpc.router.pool import POOL_PREFIX, Key, Pool
+from car_rpc.router.router import chosen_by_client, nobody, route
+from car_rpc.router.scores import Candidate
+from car_rpc.router.splitmix import fnv1a64
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.outcomes import ModelProfile
+from car_rpc.wire.routing import RouteDecision, RoutingConfig
+from car_rpc.wire.script import last_user_text
+
+#: Most candidates that the event log keeps of a decision; `models.route` tells all.
+MAX_LOGGED_CANDIDATES = 32
+
+
+class PreferredModels(Struct, frozen=True, kw_only=True):
+    """Models that the user prefers, by id or name; a request that names one goes before.
+
+    Attributes:
+        generation: For ``generate``; may be a pool.
+        embedding: For ``embed``.
+        classification: For ``classify``.
+    """
+
+    generation: str | None = None
+    embedding: str | None = None
+    classification: str | None = None
+
+    def of(self, capability: Capability) -> str | None:
+        """The preferred model with a capability."""
+        match capability:
+            case "generate":
+                return self.generation
+            case "embed":
+                return self.embedding
+            case "classify":
+                return self.classification
+            case _:
+                return None
+
+
+Profiles: TypeAlias = Mapping[str, ModelProfile]
+
+
+def nothing_known() -> Profiles:
+    """No model has been observed."""
+    return {}
+
+
+def fits_anyway(_model: ModelSchema) -> bool:
+    """No memory is too small, as far as is known."""
+    return True
+
+
+class RoutingInputs(NamedTuple):
+    """What choosing a model depends on, beside the models themselves.
+
+    Attributes:
+        config: The configuration as it is now.
+        preferred: The models that the user prefers.
+        profiles: What is known of each model now, by id.
+        fits: Whether a model fits in memory.
+    """
+
+    config: Callable[[], RoutingConfig] = RoutingConfig
+    preferred: PreferredModels = PreferredModels()
+    profiles: Callable[[], Profiles] = nothing_known
+    fits: Callable[[ModelSchema], bool] = fits_anyway
+
+
+class Way(NamedTuple):
+    """A request's way through a pool."""
+
+    pool: Pool
+    key: Key
+
+
+class Route(NamedTuple):
+    """Which models may answer, best first, and why.
+
+    Attributes:
+        models: The models.
+        decision: The first one, with all reasons.
+        way: The pool that they belong to, where the client named one.
+    """
+
+    models: list[ModelSchema]
+    decision: RouteDecision
+    way: Way | None = None
+
+
+class Routing:
+    """Chooses models.
+
+    Args:
+        registry: The models.
+        backend_of: The backend that serves a model.
+        breakers: The models' circuit breakers.
+        clock: Time, for them.
+        inputs: What else the choice depends on.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        backend_of: Callable[[ModelSchema], Backend],
+        breakers: Breakers,
+        clock: Clock,
+        inputs: RoutingInputs,
+    ) -> None:
+        self._registry = registry
+        self._backend_of = backend_of
+        self._breakers = breakers
+        self._clock = clock
+        self._inputs = inputs
+        self._pools: dict[str, Pool] = {}
+
+    def generate(self, request: GenerateRequest, trace_id: str) -> Route:
+        """Choose for a ``generate`` request.
+
+        Raises:
+            CarError: No model can answer, or the request says nothing to be answered.
+        """
+        if request.prompt is UNSET and not request.messages:
+            raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
+        config = self._inputs.config()
+        ask = ask_of(request, assess(_asked_text(request)))
+        wanted, reason = self._wished(request.model, "generate")
+        if wanted is None:
+            models = self._registry.ranked("generate")
+            seed = fnv1a64(trace_id.encode())
+            try:
+                decision = route(self._now(models, request), ask, config, seed)
+            except CarError as error:
+                raise self._content_refused(models, request) or error from None
+            known = {model.id: model for model in models}
+            ids = [decision.model_id, *decision.fallbacks]
+            return Route([known[each] for each in ids], decision)
+        pool = self._pool(wanted, config)
+        if pool is not None:
+            conversation_id = request.conversation_id or None
+            key = pool.key(conversation_id, trace_id)
+            return self._pooled(pool, key, ask, request)
+        model = require_capability(self._registry.find(wanted), "generate")
+        refusal = unsupported_content(model, request)
+        if refusal is not None:
+            raise refusal
+        (chosen,) = self._now([model], request)
+        return Route([model], chosen_by_client(ask, config, chosen, reason))
+
+    def other(self, wanted: str | UnsetType, capability: Capability) -> ModelSchema:
+        """The model for other work: the one asked for, the preferred one, else the best available.
+
+        It does not change with what is learned: vectors of two models do not go together.
+
+        Raises:
+            CarError: No model can do it.
+        """
+        name, _ = self._wished(wanted, capability)
+        if name is not None:
+            return require_capability(self._registry.find(name), capability)
+        return self._registry.available_for(capability, self._is_available)[0]
+
+    def began(self, chosen: Route) -> None:
+        """The request goes to the first of its models now."""
+        if chosen.way is not None:
+            chosen.way.pool.begin(chosen.way.key, chosen.models[0].id)
+
+    def moves(self, chosen: Route, model: ModelSchema, failure: CarError) -> bool:
+        """Whether another model may be asked after one failed."""
+        if chosen.way is None:
+            return True
+        pool, key = chosen.way
+        return pool.moves(key, model.id, failure, breaker_open=self._shut_off(model.id))
+
+    def answered(self, chosen: Route, model: ModelSchema) -> None:
+        """A model answered."""
+        if chosen.way is not None:
+            chosen.way.pool.answered(chosen.way.key, model.id)
+
+    def _wished(self, wanted: str | UnsetType, capability: Capability) -> tuple[str | None, str]:
+        if isinstance(wanted, str):
+            return wanted, "explicit model"
+        return self._inputs.preferred.of(capability), "preferred generation model override"
+
+    def _now(self, models: Iterable[ModelSchema], request: GenerateRequest) -> list[Candidate]:
+        profiles = self._inputs.profiles()
+        candidates: list[Candidate] = []
+        for model in models:
+            refusal = unsupported_content(model, request)
+            candidates.append(
+                Candidate(
+                    model,
+                    self._is_available(model),
+                    self._inputs.fits(model),
+                    self._shut_off(model.id),
+                    profiles.get(model.id),
+                    refusal.detail if refusal is not None else None,
+                )
+            )
+        return candidates
+
+    def _content_refused(
+        self, models: Iterable[ModelSchema], request: GenerateRequest
+    ) -> CarError | None:
+        """What of the request's content the first available model does not understand."""
+        refusals = (unsupported_content(m, request) for m in models if self._is_available(m))
+        return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def _is_available(self, model: ModelSchema) -> bool:
+        return self._backend_of(model).availability(model).available
+
+    def _shut_off(self, model_id: str) -> bool:
+        return not self._breakers.of(model_id).available(self._clock.now_ms())
+
+    def _pool(self, wanted: str, config: RoutingConfig) -> Pool | None:
+        """The pool of this name, anew once it was configured otherwise."""
+        name = wanted.removeprefix(POOL_PREFIX)
+        spec = config.pools.get(name)
+        if spec is None or name == wanted:
+            return None
+        pool = self._pools.get(name)
+        if pool is None or pool.spec != spec:
+            pool = self._pools[name] = Pool(name, spec)
+        return pool
+
+    def _pooled(self, pool: Pool, key: Key, ask: Ask, request: GenerateRequest) -> Route:
+        members = sorted(member.model_id for member in pool.spec.members)
+        needs = sorted(ask.needs)
+        able: dict[str, Candidate] = {}
+        refused = dict.fromkeys(members, "not registered")
+        named = [model for model in self._registry.all() if model.id in refused]
+        for candidate in self._now(named, request):
+            reason = unfit(candidate, needs)
+            if reason is None:
+                able[candidate.model.id] = candidate
+            refused[candidate.model.id] = reason or "in quarantine"
+        shut_off = {each for each, candidate in able.items() if candidate.breaker_open}
+        order = [each for each in pool.order(key, shut_off.__contains__) if each in able]
+        if not order:
+            raise nobody(needs, refused)
+        chosen, *failover = asked = [able[each] for each in order]
+        config, reason = self._inputs.config(), f"home in the pool {pool.name}"
+        decision = chosen_by_client(ask, config, chosen, reason, failover)
+        return Route([each.model for each in asked], decision, Way(pool, key))
+
+
+def _asked_text(request: GenerateRequest) -> str:
+    if isinstance(request.prompt, str):
+        return request.prompt
+    return last_user_text(request.messages or [])
