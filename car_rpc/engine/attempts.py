@@ -42,6 +42,9 @@ from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
 from car_rpc.wire.inference import AttemptReport
 from car_rpc.wire.models import ModelSchema
 
+#: Whether another model may be asked after this one failed so.
+Moves: TypeAlias = Callable[[ModelSchema, CarError], bool]
+
 Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
 
 #: Longest wait for the same model while another one could be asked, in milliseconds.
@@ -64,6 +67,10 @@ class Parts(Protocol):
     backend_of: Callable[[ModelSchema], Backend]
     breakers: Breakers
     retry_policy: RetryPolicy
+
+
+def _always(_model: ModelSchema, _failure: CarError) -> bool:
+    return True
 
 
 class Attempts:
@@ -122,16 +129,12 @@ class Attempts:
         """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
         self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
-    async def run(
-        self,
-        candidates: Sequence[ModelSchema],
-        moves: Callable[[ModelSchema, CarError], bool] = lambda _model, _failure: True,
-    ) -> ModelSchema:
+    async def run(self, candidates: Sequence[ModelSchema], moves: Moves = _always) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
 
         Args:
             candidates: The models, best first.
-            moves: Whether the next one may be asked after a failure of one.
+            moves: Whether the next one may be asked after a failure of one; always by default.
 
         Raises:
             CarError: How the last one failed that was asked at all.

@@ -27,7 +27,7 @@ from car_rpc.wire.routing import RouteDecision, RoutingConfig
 from car_rpc.wire.script import last_user_text
 
 #: Most candidates that the event log keeps of a decision; `models.route` tells all.
-MAX_LOGGED_CANDIDATES = 32
+MAX_LOGGED_CANDIDATES = 16
 
 
 class PreferredModels(Struct, frozen=True, kw_only=True):
@@ -142,7 +142,9 @@ class Routing:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
         config = self._inputs.config()
         ask = ask_of(request, assess(_asked_text(request)))
-        wanted, reason = self._wished(request.model, "generate")
+        wanted, reason = self._inputs.preferred.generation, "preferred generation model override"
+        if isinstance(request.model, str):
+            wanted, reason = request.model, "explicit model"
         if wanted is None:
             models = self._registry.ranked("generate")
             seed = fnv1a64(trace_id.encode())
@@ -173,9 +175,12 @@ class Routing:
         Raises:
             CarError: No model can do it.
         """
-        name, _ = self._wished(wanted, capability)
-        if name is not None:
-            return require_capability(self._registry.find(name), capability)
+        preferred = self._inputs.preferred.of(capability)
+        # A pool is only for whole conversations.
+        if preferred is not None and not preferred.startswith(POOL_PREFIX):
+            wanted = preferred if wanted is UNSET else wanted
+        if isinstance(wanted, str):
+            return require_capability(self._registry.find(wanted), capability)
         return self._registry.available_for(capability, self._is_available)[0]
 
     def began(self, chosen: Route) -> None:
@@ -194,11 +199,6 @@ class Routing:
         """A model answered."""
         if chosen.way is not None:
             chosen.way.pool.answered(chosen.way.key, model.id)
-
-    def _wished(self, wanted: str | UnsetType, capability: Capability) -> tuple[str | None, str]:
-        if isinstance(wanted, str):
-            return wanted, "explicit model"
-        return self._inputs.preferred.of(capability), "preferred generation model override"
 
     def _now(self, models: Iterable[ModelSchema], request: GenerateRequest) -> list[Candidate]:
         profiles = self._inputs.profiles()

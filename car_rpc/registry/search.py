@@ -7,10 +7,15 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
-from car_rpc.registry.catalog import DEMO_PROVIDER
 from car_rpc.registry.equivalents import base_name
 from car_rpc.registry.fit import fits, memory_bytes, parameters, weights_bytes
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.wire.models import (
+    DEMO_PROVIDER,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    ModelSource,
+)
 from car_rpc.wire.search import ModelsSearchParams, ModelTemplate, ModelUpgrade
 
 #: Numbers of parameters that differ by less than this share are the same size.

@@ -60,8 +60,8 @@ class Belief(NamedTuple):
     @property
     def spread(self) -> float:
         """The standard deviation of the quality."""
-        quality = self.quality
-        return math.sqrt(quality * (1 - quality) / (self.alpha + self.beta + 1))
+        total = self.alpha + self.beta
+        return math.sqrt(self.alpha * self.beta / (total + 1)) / total
 
 
 class Draws:

@@ -7,9 +7,8 @@ for the same words.
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeAlias
 
-TaskComplexity: TypeAlias = Literal["simple", "medium", "code", "complex"]
+from car_rpc.wire.routing import TaskComplexity
 
 #: Longer requests are complex, in characters.
 LONG_CHARS = 1200

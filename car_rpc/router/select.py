@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from typing import NamedTuple
 
 from car_rpc.router.ask import Ask
@@ -49,14 +50,19 @@ def select(passed: Sequence[Scored], ask: Ask, config: RoutingConfig, seed: int)
     weights = weights_of(ask, config, quality_first=quality_first)
     bonus = local_bonus(ask, config)
     explores = weights.quality > 0 and _explores(ask, config)
+    spreads = {p.model_id: p.belief.spread if explores else 0.0 for p in passed}
     floor = config.bootstrap_quality_floor if quality_first else config.quality_floor
-    band = _band(passed, floor, explores=explores, best_only=ask.intent.high_stakes)
+    band = _band(passed, spreads, floor, best_only=ask.intent.high_stakes)
     scores = [(parts, weighed(parts, weights, bonus)) for parts in passed]
     ranking = sorted(scores, key=lambda one: (one[0].model_id not in band, -one[1]))
     chosen, propensity, count = ranking[0][0], 1.0, 0
     if explores:
-        inside = [one for one in scores if one[0].model_id in band]
-        contenders = _contenders(inside, weights)
+        hopes = [
+            (-(score + weights.quality * spreads[parts.model_id]), index)
+            for index, (parts, score) in enumerate(scores)
+            if parts.model_id in band
+        ]
+        contenders = [scores[index] for _, index in nsmallest(MAX_CONTENDERS, hopes)]
         chosen, propensity = _thompson(contenders, weights, SplitMix64(seed))
         count = len(contenders)
     return Selection(ranking, weights, bonus, chosen, band, propensity, count)
@@ -77,20 +83,13 @@ def _explores(ask: Ask, config: RoutingConfig) -> bool:
 
 
 def _band(
-    passed: Sequence[Scored], floor: float, *, explores: bool, best_only: bool
+    passed: Sequence[Scored], spreads: dict[str, float], floor: float, *, best_only: bool
 ) -> frozenset[str]:
-    qualities = {
-        p.model_id: min(1.0, p.quality + p.belief.spread) if explores else p.quality for p in passed
-    }
+    qualities = {p.model_id: min(1.0, p.quality + spreads[p.model_id]) for p in passed}
     best = max(qualities.values())
     if best_only or best < floor:
         floor = best - BAND_WIDTH
     return frozenset(model_id for model_id, quality in qualities.items() if quality >= floor)
-
-
-def _contenders(inside: list[tuple[Scored, float]], weights: Weights) -> list[tuple[Scored, float]]:
-    by_hope = sorted(inside, key=lambda one: -(one[1] + weights.quality * one[0].belief.spread))
-    return by_hope[:MAX_CONTENDERS]
 
 
 def _thompson(

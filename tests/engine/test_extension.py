@@ -87,7 +87,7 @@ async def test_an_answer_that_reached_its_limit_is_left_alone_unless_asked_for(
 async def test_it_is_continued_and_whole_and_the_events_say_so(world: Any, answers: Any) -> None:
     answers([CUT, [TextDelta(text=REST)]])
 
-    result = await world.generate(max_tokens_continuations=3, tools=[])
+    result = await world.generate(max_tokens_continuations=3, tools=[], model="test/one:a")
 
     assert result.text == shown(world) == HALF + REST
     assert (result.stop_reason, result.recoveries) == ("end_turn", 1)

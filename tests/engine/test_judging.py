@@ -26,7 +26,8 @@ def with_models(world: Any, tmp_path: Any, *capabilities: list[Capability]) -> A
     models = [
         scripted_model(f"test/m{number}:a", [], each) for number, each in enumerate(capabilities)
     ]
-    world.engine._registry = Registry(models, ModelStore(tmp_path / "other.db"), tmp_path)
+    registry = Registry(models, ModelStore(tmp_path / "other.db"), tmp_path)
+    world.engine._registry = world.engine.routing._registry = registry
     return world
 
 

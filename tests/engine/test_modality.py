@@ -126,8 +126,8 @@ async def test_a_model_that_cannot_see_the_images_is_passed_over_and_the_log_say
     assert result.model_used == "test/three:a"
     assert [e.model for e in seeing.listener.events if isinstance(e, Attempt)] == ["test/three:a"]
     (route,) = [entry.data for entry in seeing.sink.entries if entry.type == "route"]
-    why_not = "model 'test/one:a' does not support image input at images[0]"
-    assert route["skipped"] == [{"model": "test/one:a", "why_not": why_not}]
+    _, blind = route["candidates"]
+    assert (blind.model_id, blind.why_not) == ("test/one:a", "lacks vision")
     assert (route["model"], route["fallbacks"]) == ("test/three:a", [])
 
 

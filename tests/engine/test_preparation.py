@@ -102,7 +102,7 @@ def test_all_else_stays_as_the_client_wrote_it() -> None:
 async def test_the_model_sees_it_and_the_log_keeps_what_was_asked(world: Any, play: Any) -> None:
     world.backend.play = play(TextDelta(text="ok"))
 
-    await world.generate(tools=[tool("done")])
+    await world.generate(tools=[tool("done")], model="test/one:a")
 
     (call,) = world.backend.calls
     assert call.request.context == msgspec.json.decode(call.raw_request)["context"] == NOTE

@@ -94,8 +94,7 @@ async def test_a_model_whose_breaker_is_open_is_passed_over(engines: Engines, wo
     engines.register("me/a:1")
     breaker = world.engine.breakers.of("me/a:1")
     for _ in range(5):
-        breaker.admit(0)
-        breaker.failed(CarError("provider_error"), 0)
+        breaker.admit(0).failed(CarError("provider_error"), 0)
     decision = engines.decided()
     assert decision.model_id == "test/one:a"
     assert decision.candidates[-1].why_not == "circuit breaker open"

@@ -47,8 +47,11 @@ def test_what_was_explained_is_what_runs_and_what_the_log_tells(core: Core) -> N
     assert result["model_used"] == "me/two:1"
     query = {"trace_id": result["trace_id"], "types": ["route"]}
     (event,) = core.call("eventlog.query", query)["events"]
-    for member in ("reason", "strategy", "candidates", "propensity", "fallbacks"):
+    for member in ("reason", "strategy", "propensity", "fallbacks"):
         assert event["data"][member] == explained[member]
+    logged = event["data"]["candidates"]
+    assert len(logged) > 1
+    assert logged == explained["candidates"][: len(logged)]
 
 
 def test_a_pool_keeps_a_conversation_with_one_member_over_processes(start_core: StartCore) -> None:

@@ -55,6 +55,7 @@ candidates = st.builds(
     available=st.booleans(),
     fits=st.booleans(),
     breaker_open=st.booleans(),
+    refusal=st.none(),
     profile=st.none()
     | st.builds(
         lambda calls, quality: observed("x", calls, quality).profile,

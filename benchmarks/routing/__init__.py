@@ -1,0 +1,1 @@
+"""How well models are chosen, beside what else is in use; `make bench-routing` runs it."""
