@@ -94,12 +94,12 @@ class App:
         runner: RunnerHost,
         allowed_paths: Sequence[Path],
     ) -> None:
+        _make_private_directory(settings.state_dir)
         configuration = load(
             settings.config or settings.state_dir / FILE_NAME,
             os.environ,
             needed=settings.config is not None,
         )
-        _make_private_directory(settings.state_dir)
         database = settings.state_dir / DATABASE_NAME
         self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
         ids = RandomIds()
