@@ -27,6 +27,7 @@ from car_rpc.engine.interruption import (
     passes,
     plan,
 )
+from car_rpc.engine.metering import Metering, Work
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
@@ -61,6 +62,7 @@ class Parts(Protocol):
     backend_of: Callable[[ModelSchema], Backend]
     breakers: Breakers
     retry_policy: RetryPolicy
+    metering: Metering
 
 
 class Asked(NamedTuple):
@@ -71,12 +73,14 @@ class Asked(NamedTuple):
         raw: The client's own JSON of it.
         request_id: The client's id of it.
         deadline_ms: When its time is up, by the clock; ``None`` for never.
+        task: What models are asked for, as their profiles call it.
     """
 
     request: GenerateRequest
     raw: bytes
     request_id: RequestId
     deadline_ms: float | None
+    task: str = "generate"
 
 
 class Attempts:
@@ -321,10 +325,13 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
-            async with aclosing(backend.generate(call)) as events:
-                async for event in events:
-                    await self._output.push(event)
-            await self._output.close()
+            work = Work(model, self._asked.task, trace_id, number)
+            async with self._parts.metering.attempt(work) as meter:
+                async with aclosing(backend.generate(call)) as events:
+                    async for event in events:
+                        meter.take(event)
+                        await self._output.push(event)
+                await self._output.close()
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else "cancelled"
             raise

@@ -19,6 +19,7 @@ from car_rpc.engine.generation import (
     record_failure,
     request_data,
 )
+from car_rpc.engine.metering import Metering, NothingLearned, Work
 from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import (
     Backend,
@@ -26,6 +27,7 @@ from car_rpc.engine.ports import (
     EmbeddingBatch,
     EventSink,
     IdSource,
+    Outcomes,
     Recording,
     Transcript,
 )
@@ -35,6 +37,7 @@ from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
 from car_rpc.wire.base import decode_object
+from car_rpc.wire.events import UsageEvent
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import Capability, ModelSchema
 
@@ -44,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_RETRY_POLICY = RetryPolicy()
 DEFAULT_BREAKER_POLICY = BreakerPolicy()
+NOTHING_LEARNED = NothingLearned()
 
 
 class Engine:
@@ -57,22 +61,26 @@ class Engine:
         ids: Source of trace ids.
         retry_policy: What is tried again on one model.
         breaker_policy: When a model is left alone.
+        outcomes: Learns from how attempts end.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
         self,
         registry: Registry,
         backend_of: Callable[[ModelSchema], Backend],
         sink: EventSink,
         clock: Clock,
         ids: IdSource,
+        *,
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
+        outcomes: Outcomes = NOTHING_LEARNED,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
+        self.metering = Metering(clock, outcomes)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry
@@ -142,11 +150,14 @@ class Engine:
             # and E5 model cards).
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
-        async def work() -> tuple[ModelSchema, EmbeddingBatch]:
+        async def work(trace_id: str) -> tuple[ModelSchema, EmbeddingBatch]:
             model = self.route(params.model, "embed")
-            return model, await self.backend_of(model).embed(model, texts)
+            async with self.metering.attempt(Work(model, "embed", trace_id)) as meter:
+                batch = await self.backend_of(model).embed(model, texts)
+                meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
+            return model, batch
 
-        return await self.recorded(origin, work)
+        return await self._traced(origin, work)
 
     async def tokenize(self, wanted: str, text: str) -> list[int]:
         """Token ids of a text in a model's vocabulary."""
@@ -167,11 +178,12 @@ class Engine:
             CarError: As :meth:`generate`.
         """
 
-        async def work() -> tuple[ModelSchema, Transcript]:
+        async def work(trace_id: str) -> tuple[ModelSchema, Transcript]:
             model = self.route(wanted, "speech_to_text")
-            return model, await self.backend_of(model).transcribe(model, recording)
+            async with self.metering.attempt(Work(model, "transcribe", trace_id)):
+                return model, await self.backend_of(model).transcribe(model, recording)
 
-        return await self.recorded(origin, work)
+        return await self._traced(origin, work)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
         """Run work with its request and its completion in the event log.
@@ -179,11 +191,15 @@ class Engine:
         Raises:
             CarError: What the work raised, with the trace added.
         """
+        return await self._traced(origin, lambda _: work())
+
+    async def _traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
+        """As :meth:`recorded`, for work that wants to know its trace."""
         recorder = Recorder(self._sink, self._ids.new("tr_"))
         started = self.clock.now_ms()
         await recorder.commit("request", **request_data(origin))
         try:
-            result = await work()
+            result = await work(recorder.trace_id)
         except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error).with_data(trace_id=recorder.trace_id)
             await record_failure(recorder, failure, self.clock.now_ms() - started)

@@ -9,24 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 from array import array
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UnsetType
 
 from car_rpc.engine import judging
-from car_rpc.engine.engine import Engine
-from car_rpc.engine.generation import Origin
-from car_rpc.engine.output import Listener
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError
-from car_rpc.eventlog.writer import EventLog
-from car_rpc.host import attachments, audio
+from car_rpc.host import accounts, attachments, audio
 from car_rpc.host.progress import heartbeats
-from car_rpc.host.runner import RunnerHost
-from car_rpc.registry.registry import Registry
+from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import (
     DetokenizeParams,
@@ -68,33 +59,6 @@ from car_rpc.wire.tasks import (
     RerankParams,
     RerankResult,
 )
-
-
-class Services(NamedTuple):
-    """What handlers work with."""
-
-    engine: Engine
-    registry: Registry
-    runner: RunnerHost
-    log: EventLog
-    allowed_roots: list[Path]
-
-
-class Scope(NamedTuple):
-    """One request, as handlers see it.
-
-    Attributes:
-        origin: Where it came from.
-        notify: Sends a notification of it, before its response: method and encoded params.
-        open_stream: Opens its stream; takes the client's own reference to the request.
-    """
-
-    origin: Origin
-    notify: Callable[[str, bytes], None]
-    open_stream: Callable[[str | UnsetType], Listener]
-
-
-Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
 
 
 async def generate(services: Services, scope: Scope, params: GenerateRequest) -> InferenceResult:
@@ -290,4 +254,5 @@ HANDLERS: dict[str, Handler] = {
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,
     "eventlog.query": eventlog_query,
+    **accounts.HANDLERS,
 }

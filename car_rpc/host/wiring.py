@@ -21,11 +21,15 @@ from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.ports import Backend, LogEntry
 from car_rpc.errors import CarError
+from car_rpc.eventlog.times import to_text
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.configuration import FILE_NAME, load
 from car_rpc.host.dispatch import Dispatcher
-from car_rpc.host.handlers import Services
 from car_rpc.host.runner import RunnerHost
+from car_rpc.host.services import Services
+from car_rpc.outcomes.priors import load_priors, prior_paths
+from car_rpc.outcomes.store import OutcomeStore
+from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
@@ -107,17 +111,20 @@ class App:
             "mlx": MissingBackend("mlx"),
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
+        priors = load_priors(prior_paths(settings.models_dir, os.environ))
+        self._outcomes = Tracker(OutcomeStore(database), priors, lambda: to_text(datetime.now(UTC)))
         engine = Engine(
             self._registry,
             self._backend_of,
             self.log,
             SystemClock(),
             ids,
-            configuration.retry,
-            configuration.breaker,
+            retry_policy=configuration.retry,
+            breaker_policy=configuration.breaker,
+            outcomes=self._outcomes,
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
-        services = Services(engine, self._registry, runner, self.log, roots)
+        services = Services(engine, self._registry, runner, self.log, roots, self._outcomes)
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:
@@ -132,7 +139,7 @@ class App:
     async def close(self, reason: str, timeout_s: float) -> None:
         """Record that the session ended, write out the event log and close the database."""
         self.log.append(LogEntry("session_end", {"reason": reason}))
-        await self.log.close(timeout_s)
+        await asyncio.gather(self.log.close(timeout_s), self._outcomes.close(timeout_s))
         self._registry.close()
 
     def _backend_of(self, model: ModelSchema) -> Backend:

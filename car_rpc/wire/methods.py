@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, runner, speech, tasks
+from car_rpc.wire import inference, lifecycle, log, models, outcomes, runner, speech, tasks
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -147,6 +147,37 @@ METHODS: dict[str, Method] = {
         models.ModelParams,
         models.ModelsUnregisterResult,
         logged=True,
+    ),
+    "models.stats": Method(
+        "Tells how models did so far.", outcomes.ModelsStatsParams, outcomes.ModelsStatsResult
+    ),
+    "profiles.export": Method(
+        "Hands out what was observed of the models.",
+        lifecycle.EmptyParams,
+        outcomes.ProfilesResult,
+    ),
+    "profiles.import": Method(
+        "Takes over what was observed of models elsewhere.",
+        outcomes.ProfilesImportParams,
+        outcomes.ProfilesImportResult,
+        logged=True,
+    ),
+    "outcomes.report": Method(
+        "Tells whether an answer was of use; models are judged by it.",
+        outcomes.OutcomesReportParams,
+        outcomes.OutcomesReportResult,
+        logged=True,
+    ),
+    "outcomes.resolve_pending": Method(
+        "Tells of many answers at once whether they turned out to be right.",
+        outcomes.OutcomesResolvePendingParams,
+        outcomes.OutcomesResolvePendingResult,
+        logged=True,
+    ),
+    "outcomes.scoreboard": Method(
+        "Compares what models achieved, and what an accepted answer cost.",
+        outcomes.OutcomesScoreboardParams,
+        outcomes.OutcomesScoreboardResult,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

@@ -14,15 +14,19 @@ from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
-from car_rpc.host.handlers import Services
 from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.services import Services
 from car_rpc.host.session import Session
+from car_rpc.outcomes.store import OutcomeStore
+from car_rpc.outcomes.tracker import Tracker
 from car_rpc.protocol.connection import Connection
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.lifecycle import InitializeParams
 from car_rpc.wire.models import DelegatedSource, ModelSchema
+
+NOW = "2026-01-31T08:30:00.000Z"
 
 SO_FAR = {"type": "text_delta", "text": "so far"}
 BLOCK = {"type": "text_delta", "text": "x" * 1000}
@@ -80,6 +84,7 @@ class App:
         tmp_path: Path,
         connection: Connection[Run] | None = None,
         drain_ms: int = 50,
+        outcomes: Any = None,
     ) -> None:
         self.connection = connection or Connection()
         self.messages: list[Any] = []
@@ -96,9 +101,11 @@ class App:
         def backend_of(model: ModelSchema) -> Any:
             return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
 
-        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
+        learned = {} if outcomes is None else {"outcomes": outcomes}
+        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter(), **learned)
         no_log: Any = None
-        self.services = Services(engine, registry, self.runner, no_log, [tmp_path / "allowed"])
+        roots = [tmp_path / "allowed"]
+        self.services = Services(engine, registry, self.runner, no_log, roots, outcomes)
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(
             settings=settings,
@@ -193,10 +200,12 @@ def registry(tmp_path: Path) -> Any:
 @pytest.fixture
 async def fresh(registry: Registry, tmp_path: Path) -> Any:
     """A session that nobody has introduced himself to."""
-    app = App(registry, tmp_path)
+    outcomes = Tracker(OutcomeStore(tmp_path / "car.db"), {}, lambda: NOW)
+    app = App(registry, tmp_path, outcomes=outcomes)
     yield app
     app.session.cancel_all()
     await app.session.answered(5)
+    await outcomes.close(5)
 
 
 @pytest.fixture

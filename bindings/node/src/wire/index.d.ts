@@ -9,6 +9,7 @@ export * from './log.js';
 export * from './methods.js';
 export * from './models.js';
 export * from './open.js';
+export * from './outcomes.js';
 export * from './runner.js';
 export * from './speech.js';
 export * from './tasks.js';

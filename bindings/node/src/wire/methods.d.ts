@@ -31,6 +31,19 @@ import type {
   ModelsUnregisterResult,
 } from './models.js';
 import type {
+  ModelsStatsParams,
+  ModelsStatsResult,
+  OutcomesReportParams,
+  OutcomesReportResult,
+  OutcomesResolvePendingParams,
+  OutcomesResolvePendingResult,
+  OutcomesScoreboardParams,
+  OutcomesScoreboardResult,
+  ProfilesImportParams,
+  ProfilesImportResult,
+  ProfilesResult,
+} from './outcomes.js';
+import type {
   RunnerEventParams,
   RunnerEventResult,
   RunnerRegisterParams,
@@ -71,10 +84,22 @@ export interface Methods {
   'models.list': { params: ModelsListParams; result: ModelsListResult };
   /** Adds a model, or replaces the one that was registered with its id. */
   'models.register': { params: ModelsRegisterParams; result: ModelsRegisterResult };
+  /** Tells how models did so far. */
+  'models.stats': { params: ModelsStatsParams; result: ModelsStatsResult };
   /** Removes a model that was registered; its files stay. */
   'models.unregister': { params: ModelParams; result: ModelsUnregisterResult };
+  /** Tells whether an answer was of use; models are judged by it. */
+  'outcomes.report': { params: OutcomesReportParams; result: OutcomesReportResult };
+  /** Tells of many answers at once whether they turned out to be right. */
+  'outcomes.resolve_pending': { params: OutcomesResolvePendingParams; result: OutcomesResolvePendingResult };
+  /** Compares what models achieved, and what an accepted answer cost. */
+  'outcomes.scoreboard': { params: OutcomesScoreboardParams; result: OutcomesScoreboardResult };
   /** Asks whether the other side is alive; allowed before `initialize`. */
   'ping': { params: EmptyParams; result: PingResult };
+  /** Hands out what was observed of the models. */
+  'profiles.export': { params: EmptyParams; result: ProfilesResult };
+  /** Takes over what was observed of models elsewhere. */
+  'profiles.import': { params: ProfilesImportParams; result: ProfilesImportResult };
   /** Orders documents by how well they fit a query. */
   'rerank': { params: RerankParams; result: RerankResult };
   /** Carries one event of a run; as a request it tells whether to go on. */

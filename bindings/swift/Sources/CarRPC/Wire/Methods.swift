@@ -26,10 +26,22 @@ public enum Methods {
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
     /// Adds a model, or replaces the one that was registered with its id.
     public static let modelsRegister = RPCMethod<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /// Tells how models did so far.
+    public static let modelsStats = RPCMethod<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /// Removes a model that was registered; its files stay.
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /// Tells whether an answer was of use; models are judged by it.
+    public static let outcomesReport = RPCMethod<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
+    /// Tells of many answers at once whether they turned out to be right.
+    public static let outcomesResolvePending = RPCMethod<OutcomesResolvePendingParams, OutcomesResolvePendingResult>("outcomes.resolve_pending")
+    /// Compares what models achieved, and what an accepted answer cost.
+    public static let outcomesScoreboard = RPCMethod<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
+    /// Hands out what was observed of the models.
+    public static let profilesExport = RPCMethod<EmptyParams, ProfilesResult>("profiles.export")
+    /// Takes over what was observed of models elsewhere.
+    public static let profilesImport = RPCMethod<ProfilesImportParams, ProfilesImportResult>("profiles.import")
     /// Orders documents by how well they fit a query.
     public static let rerank = RPCMethod<RerankParams, RerankResult>("rerank")
     /// Carries one event of a run; as a request it tells whether to go on.

@@ -30,10 +30,22 @@ object Methods {
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
     /** Adds a model, or replaces the one that was registered with its id. */
     val modelsRegister = method<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /** Tells how models did so far. */
+    val modelsStats = method<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /** Removes a model that was registered; its files stay. */
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /** Tells whether an answer was of use; models are judged by it. */
+    val outcomesReport = method<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
+    /** Tells of many answers at once whether they turned out to be right. */
+    val outcomesResolvePending = method<OutcomesResolvePendingParams, OutcomesResolvePendingResult>("outcomes.resolve_pending")
+    /** Compares what models achieved, and what an accepted answer cost. */
+    val outcomesScoreboard = method<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
+    /** Hands out what was observed of the models. */
+    val profilesExport = method<EmptyParams, ProfilesResult>("profiles.export")
+    /** Takes over what was observed of models elsewhere. */
+    val profilesImport = method<ProfilesImportParams, ProfilesImportResult>("profiles.import")
     /** Orders documents by how well they fit a query. */
     val rerank = method<RerankParams, RerankResult>("rerank")
     /** Carries one event of a run; as a request it tells whether to go on. */

@@ -1,0 +1,129 @@
+"""What every attempt on a model goes through, whatever it is for: it is timed and learned from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from car_rpc.engine.ports import Clock, Outcomes
+from car_rpc.errors import CarError
+from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
+from car_rpc.wire.events import (
+    ReasoningDelta,
+    RunnerEvent,
+    StreamEvent,
+    TextDelta,
+    ToolCallStart,
+    UsageEvent,
+)
+from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.outcomes import ModelProfile
+
+
+class Work(NamedTuple):
+    """An attempt on a model.
+
+    Attributes:
+        model: The model.
+        task: What it is asked for; names a row of its profile.
+        trace_id: The request.
+        attempt: Number of the attempt, from 1.
+    """
+
+    model: ModelSchema
+    task: str
+    trace_id: str
+    attempt: int = 1
+
+
+class Meter:
+    """What one attempt has used so far.
+
+    Args:
+        clock: Time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_ms = clock.now_ms()
+        self._usage: dict[str, int] = {}
+        #: Milliseconds until the first token.
+        self.ttft_ms: float | None = None
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds since the attempt began."""
+        return self._clock.now_ms() - self._started_ms
+
+    def tokens(self, name: str) -> int | None:
+        """A count of :class:`UsageEvent`, or ``None`` when the backend has not said."""
+        return self._usage.get(name)
+
+    def take(self, event: StreamEvent | RunnerEvent) -> None:
+        """Count an event of the backend."""
+        if isinstance(event, UsageEvent):
+            for field in event.__struct_fields__:
+                value = getattr(event, field)
+                if value is not UNSET:
+                    self._usage[field] = max(value, self._usage.get(field, 0))
+        elif self.ttft_ms is None and isinstance(event, TextDelta | ReasoningDelta | ToolCallStart):
+            self.ttft_ms = self.latency_ms
+
+
+class Metering:
+    """Meters attempts.
+
+    Args:
+        clock: Time.
+        outcomes: Learns from how they end.
+    """
+
+    def __init__(self, clock: Clock, outcomes: Outcomes) -> None:
+        self._clock = clock
+        self._outcomes = outcomes
+
+    @asynccontextmanager
+    async def attempt(self, work: Work) -> AsyncGenerator[Meter]:
+        """Meter what happens inside; the meter wants to be told of the backend's events."""
+        meter = Meter(self._clock)
+        outcome = SUCCESS
+        try:
+            yield meter
+        except BaseException as error:
+            outcome = _kind(error)
+            raise
+        finally:
+            self._outcomes.attempt_ended(
+                AttemptEnd(
+                    trace_id=work.trace_id,
+                    attempt=work.attempt,
+                    model_id=work.model.id,
+                    task=work.task,
+                    outcome=outcome,
+                    latency_ms=meter.latency_ms,
+                    ttft_ms=meter.ttft_ms,
+                    input_tokens=meter.tokens("prompt_tokens"),
+                    output_tokens=meter.tokens("completion_tokens"),
+                )
+            )
+
+
+class NothingLearned:
+    """Outcomes that nobody keeps, for an engine without a state directory."""
+
+    def attempt_ended(self, end: AttemptEnd) -> None:
+        """Forget it."""
+
+    def profiles(self) -> Mapping[str, ModelProfile]:
+        """Nothing is known of any model."""
+        return {}
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, CarError):
+        return error.kind
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"

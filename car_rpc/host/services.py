@@ -1,0 +1,45 @@
+"""What handlers are given: the parts of the process, and the request at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import UnsetType
+
+from car_rpc.engine.engine import Engine
+from car_rpc.engine.generation import Origin
+from car_rpc.engine.output import Listener
+from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.runner import RunnerHost
+from car_rpc.outcomes.tracker import Tracker
+from car_rpc.registry.registry import Registry
+
+
+class Services(NamedTuple):
+    """What handlers work with."""
+
+    engine: Engine
+    registry: Registry
+    runner: RunnerHost
+    log: EventLog
+    allowed_roots: list[Path]
+    outcomes: Tracker
+
+
+class Scope(NamedTuple):
+    """One request, as handlers see it.
+
+    Attributes:
+        origin: Where it came from.
+        notify: Sends a notification of it, before its response: method and encoded params.
+        open_stream: Opens its stream; takes the client's own reference to the request.
+    """
+
+    origin: Origin
+    notify: Callable[[str, bytes], None]
+    open_stream: Callable[[str | UnsetType], Listener]
+
+
+Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
