@@ -33,8 +33,11 @@ from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.spending import Bill
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
+from car_rpc.router.estimate import input_tokens, output_tokens
+from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Attempt, Done, ReasoningDelta, Recovery, Stop, StreamReset
 from car_rpc.wire.inference import AttemptReport, GenerateRequest
@@ -48,8 +51,9 @@ SOON_MS = 2000
 #: Longest wait at all, in milliseconds; beyond it the client hears how long it would be.
 PATIENCE_MS = 60_000
 
-#: What no other model is asked after: the app's own wish, or an answer that is one.
-_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied", "spend_limit_exceeded"})
+#: What no other model is asked after: the app's own wish, or an answer that is one. A spend limit
+#: is none of it: a cheaper model may fit, and a local one always does.
+_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied"})
 
 #: Crashes of a worker during one request after which the request is the suspect.
 _SUSPECT_AFTER_CRASHES = 2
@@ -106,6 +110,8 @@ class Attempts:
     ) -> None:
         #: How often a broken stream went on.
         self.recoveries = 0
+        #: What the attempts have cost.
+        self.bill = Bill()
         self._parts = parts
         self._asked = asked
         self._level: Level = asked.request.recovery or "resume"
@@ -325,8 +331,7 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
-            work = Work(model, self._asked.task, trace_id, number)
-            async with self._parts.metering.attempt(work) as meter:
+            async with self._parts.metering.attempt(self._work(call), self.bill) as meter:
                 async with aclosing(backend.generate(call)) as events:
                     async for event in events:
                         meter.take(event)
@@ -367,6 +372,17 @@ class Attempts:
             attempt=number,
             deadline_ms=self._time_left_ms(),
             continuation=continuation,
+        )
+
+    def _work(self, call: GenerateCall) -> Work:
+        request = call.request
+        return Work(
+            model=call.model,
+            task=self._asked.task,
+            trace_id=call.trace_id,
+            expected=Tokens(input_tokens(request), output_tokens(request)),
+            attempt=call.attempt,
+            time_ms=call.deadline_ms,
         )
 
     def _time_left_ms(self) -> int | None:

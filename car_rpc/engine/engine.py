@@ -33,9 +33,13 @@ from car_rpc.engine.ports import (
 )
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.spending import Bill, Spending
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
+from car_rpc.router.estimate import text_tokens
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.events import UsageEvent
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
@@ -62,6 +66,7 @@ class Engine:
         retry_policy: What is tried again on one model.
         breaker_policy: When a model is left alone.
         outcomes: Learns from how attempts end.
+        budget: Where their money is reserved and charged; ``None`` for no accounts.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
@@ -75,12 +80,13 @@ class Engine:
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
         outcomes: Outcomes = NOTHING_LEARNED,
+        budget: Budget | None = None,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
-        self.metering = Metering(clock, outcomes)
+        self.metering = Metering(clock, outcomes, Spending(budget))
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry
@@ -152,7 +158,9 @@ class Engine:
 
         async def work(trace_id: str) -> tuple[ModelSchema, EmbeddingBatch]:
             model = self.route(params.model, "embed")
-            async with self.metering.attempt(Work(model, "embed", trace_id)) as meter:
+            expected = Tokens(sum(map(text_tokens, texts)), 0)
+            attempt = Work(model, "embed", trace_id, expected)
+            async with self.metering.attempt(attempt, Bill()) as meter:
                 batch = await self.backend_of(model).embed(model, texts)
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
             return model, batch
@@ -180,7 +188,7 @@ class Engine:
 
         async def work(trace_id: str) -> tuple[ModelSchema, Transcript]:
             model = self.route(wanted, "speech_to_text")
-            async with self.metering.attempt(Work(model, "transcribe", trace_id)):
+            async with self.metering.attempt(Work(model, "transcribe", trace_id), Bill()):
                 return model, await self.backend_of(model).transcribe(model, recording)
 
         return await self._traced(origin, work)

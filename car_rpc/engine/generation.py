@@ -125,7 +125,7 @@ class Generation:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
-        return self._inference_result(model, attempts.recoveries)
+        return self._inference_result(model, attempts)
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
@@ -148,7 +148,7 @@ class Generation:
             "usage": accumulator.usage,
         }
 
-    def _inference_result(self, model: ModelSchema, recoveries: int) -> InferenceResult:
+    def _inference_result(self, model: ModelSchema, attempts: Attempts) -> InferenceResult:
         accumulator = self._accumulator
         first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
@@ -164,9 +164,10 @@ class Generation:
             stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
-            recoveries=recoveries or UNSET,
+            recoveries=attempts.recoveries or UNSET,
             provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
+            cost_usd=attempts.bill.cost_usd,
         )
 
 

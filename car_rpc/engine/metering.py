@@ -1,4 +1,8 @@
-"""What every attempt on a model goes through, whatever it is for: it is timed and learned from."""
+"""What every attempt on a model goes through, whatever it is for.
+
+What it may cost is reserved, it is timed, its tokens are counted, it is charged, and the model is
+judged by how it ended.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from typing import NamedTuple
 from msgspec import UNSET
 
 from car_rpc.engine.ports import Clock, Outcomes
+from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
+from car_rpc.spend.prices import Tokens
 from car_rpc.wire.events import (
     ReasoningDelta,
     RunnerEvent,
@@ -31,13 +37,17 @@ class Work(NamedTuple):
         model: The model.
         task: What it is asked for; names a row of its profile.
         trace_id: The request.
+        expected: The tokens that it may take.
         attempt: Number of the attempt, from 1.
+        time_ms: Its time limit in milliseconds, if it has one.
     """
 
     model: ModelSchema
     task: str
     trace_id: str
+    expected: Tokens = Tokens(0, 0)
     attempt: int = 1
+    time_ms: int | None = None
 
 
 class Meter:
@@ -51,6 +61,8 @@ class Meter:
         self._clock = clock
         self._started_ms = clock.now_ms()
         self._usage: dict[str, int] = {}
+        #: Whether anything came.
+        self.streamed = False
         #: Milliseconds until the first token.
         self.ttft_ms: float | None = None
 
@@ -59,12 +71,22 @@ class Meter:
         """Milliseconds since the attempt began."""
         return self._clock.now_ms() - self._started_ms
 
-    def tokens(self, name: str) -> int | None:
+    @property
+    def tokens(self) -> Tokens | None:
+        """What it took; ``None`` when the backend has not said."""
+        prompt, completion = self.count("prompt_tokens"), self.count("completion_tokens")
+        if prompt is None or completion is None:
+            return None
+        read, written = self.count("cache_read_tokens"), self.count("cache_creation_tokens")
+        return Tokens(prompt, completion, read or 0, written or 0)
+
+    def count(self, name: str) -> int | None:
         """A count of :class:`UsageEvent`, or ``None`` when the backend has not said."""
         return self._usage.get(name)
 
     def take(self, event: StreamEvent | RunnerEvent) -> None:
         """Count an event of the backend."""
+        self.streamed = True
         if isinstance(event, UsageEvent):
             for field in event.__struct_fields__:
                 value = getattr(event, field)
@@ -80,15 +102,26 @@ class Metering:
     Args:
         clock: Time.
         outcomes: Learns from how they end.
+        spending: Their money.
     """
 
-    def __init__(self, clock: Clock, outcomes: Outcomes) -> None:
+    def __init__(self, clock: Clock, outcomes: Outcomes, spending: Spending) -> None:
         self._clock = clock
         self._outcomes = outcomes
+        self._spending = spending
 
     @asynccontextmanager
-    async def attempt(self, work: Work) -> AsyncGenerator[Meter]:
-        """Meter what happens inside; the meter wants to be told of the backend's events."""
+    async def attempt(self, work: Work, bill: Bill) -> AsyncGenerator[Meter]:
+        """Meter what happens inside; the meter wants to be told of the backend's events.
+
+        Args:
+            work: The attempt.
+            bill: The request's, where its cost is put down.
+
+        Raises:
+            CarError: ``spend_limit_exceeded`` before anything happens, or ``io_error``.
+        """
+        reservation = await self._spending.reserve(work.model, work.expected, bill, work.time_ms)
         meter = Meter(self._clock)
         outcome = SUCCESS
         try:
@@ -97,6 +130,8 @@ class Metering:
             outcome = _kind(error)
             raise
         finally:
+            ended = Ended(outcome, meter.tokens, meter.streamed)
+            cost = self._spending.cost(work.model, reservation, ended)
             self._outcomes.attempt_ended(
                 AttemptEnd(
                     trace_id=work.trace_id,
@@ -106,10 +141,12 @@ class Metering:
                     outcome=outcome,
                     latency_ms=meter.latency_ms,
                     ttft_ms=meter.ttft_ms,
-                    input_tokens=meter.tokens("prompt_tokens"),
-                    output_tokens=meter.tokens("completion_tokens"),
+                    input_tokens=meter.count("prompt_tokens"),
+                    output_tokens=meter.count("completion_tokens"),
+                    cost_nano_usd=cost,
                 )
             )
+            await self._spending.settle(reservation, cost, bill)
 
 
 class NothingLearned:

@@ -1,11 +1,13 @@
-"""Handlers of the methods that say how models did: outcomes, profiles and statistics."""
+"""Handlers of the methods that say how models did and what they cost."""
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import UNSET
 
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.host.services import Handler, Scope, Services
+from car_rpc.spend.budget import scope_of
 from car_rpc.wire.lifecycle import EmptyParams
 from car_rpc.wire.outcomes import (
     ModelProfile,
@@ -22,6 +24,7 @@ from car_rpc.wire.outcomes import (
     ProfilesImportResult,
     ProfilesResult,
 )
+from car_rpc.wire.spend import SpendLimits, SpendStatusParams, SpendStatusResult
 
 
 async def outcomes_report(
@@ -102,6 +105,29 @@ def _mean(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
+async def spend_status(
+    services: Services, _: Scope, params: SpendStatusParams
+) -> SpendStatusResult:
+    """What was spent, and what may be."""
+    model_id = services.registry.find(params.model).id if isinstance(params.model, str) else None
+    return await services.budget.status(scope_of(model_id, params.provider))
+
+
+async def spend_set_limits(
+    services: Services, scope: Scope, params: SpendLimits
+) -> SpendStatusResult:
+    """Replace the limits of some models."""
+
+    async def work() -> SpendStatusResult:
+        limits = params
+        if isinstance(params.model, str):
+            model_id = services.registry.find(params.model).id
+            limits = msgspec.structs.replace(params, model=model_id)
+        return await services.budget.set_limits(limits)
+
+    return await services.engine.recorded(scope.origin, work)
+
+
 HANDLERS: dict[str, Handler] = {
     "outcomes.report": outcomes_report,
     "outcomes.resolve_pending": outcomes_resolve_pending,
@@ -109,4 +135,6 @@ HANDLERS: dict[str, Handler] = {
     "profiles.export": profiles_export,
     "profiles.import": profiles_import,
     "models.stats": models_stats,
+    "spend.status": spend_status,
+    "spend.set_limits": spend_set_limits,
 }

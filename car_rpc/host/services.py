@@ -15,6 +15,7 @@ from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.runner import RunnerHost
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.registry import Registry
+from car_rpc.spend.budget import Budget
 
 
 class Services(NamedTuple):
@@ -26,6 +27,7 @@ class Services(NamedTuple):
     log: EventLog
     allowed_roots: list[Path]
     outcomes: Tracker
+    budget: Budget
 
 
 class Scope(NamedTuple):

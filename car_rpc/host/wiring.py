@@ -33,6 +33,8 @@ from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.store import SpendStore
 from car_rpc.wire.models import (
     DelegatedSource,
     FakeSource,
@@ -113,6 +115,7 @@ class App:
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
         priors = load_priors(prior_paths(settings.models_dir, os.environ))
         self._outcomes = Tracker(OutcomeStore(database), priors, lambda: to_text(datetime.now(UTC)))
+        self._budget = Budget(SpendStore(database), lambda: datetime.now(UTC))
         engine = Engine(
             self._registry,
             self._backend_of,
@@ -122,9 +125,12 @@ class App:
             retry_policy=configuration.retry,
             breaker_policy=configuration.breaker,
             outcomes=self._outcomes,
+            budget=self._budget,
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
-        services = Services(engine, self._registry, runner, self.log, roots, self._outcomes)
+        services = Services(
+            engine, self._registry, runner, self.log, roots, self._outcomes, self._budget
+        )
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:
@@ -141,6 +147,7 @@ class App:
         self.log.append(LogEntry("session_end", {"reason": reason}))
         await asyncio.gather(self.log.close(timeout_s), self._outcomes.close(timeout_s))
         self._registry.close()
+        self._budget.close()
 
     def _backend_of(self, model: ModelSchema) -> Backend:
         match model.source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, outcomes, runner, speech, tasks
+from car_rpc.wire import inference, lifecycle, log, models, outcomes, runner, speech, spend, tasks
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -178,6 +178,17 @@ METHODS: dict[str, Method] = {
         "Compares what models achieved, and what an accepted answer cost.",
         outcomes.OutcomesScoreboardParams,
         outcomes.OutcomesScoreboardResult,
+    ),
+    "spend.status": Method(
+        "Tells what was spent, by all processes on the state directory, and what may be.",
+        spend.SpendStatusParams,
+        spend.SpendStatusResult,
+    ),
+    "spend.set_limits": Method(
+        "Replaces the spend limits of all models, of one, or of a provider's.",
+        spend.SpendLimits,
+        spend.SpendStatusResult,
+        logged=True,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

@@ -62,6 +62,7 @@ async def test_an_answer_is_told_with_its_times_and_tokens(world: Any, ends: End
             ttft_ms=30,
             input_tokens=5,
             output_tokens=2,
+            cost_nano_usd=0,
         )
     ]
 

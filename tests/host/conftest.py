@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from car_rpc.outcomes.tracker import Tracker
 from car_rpc.protocol.connection import Connection
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.store import SpendStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.lifecycle import InitializeParams
 from car_rpc.wire.models import DelegatedSource, ModelSchema
@@ -84,7 +87,7 @@ class App:
         tmp_path: Path,
         connection: Connection[Run] | None = None,
         drain_ms: int = 50,
-        outcomes: Any = None,
+        **kept: Any,
     ) -> None:
         self.connection = connection or Connection()
         self.messages: list[Any] = []
@@ -101,11 +104,17 @@ class App:
         def backend_of(model: ModelSchema) -> Any:
             return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
 
-        learned = {} if outcomes is None else {"outcomes": outcomes}
-        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter(), **learned)
-        no_log: Any = None
-        roots = [tmp_path / "allowed"]
-        self.services = Services(engine, registry, self.runner, no_log, roots, outcomes)
+        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter(), **kept)
+        nothing: Any = None
+        self.services = Services(
+            engine=engine,
+            registry=registry,
+            runner=self.runner,
+            log=nothing,
+            allowed_roots=[tmp_path / "allowed"],
+            outcomes=kept.get("outcomes", nothing),
+            budget=kept.get("budget", nothing),
+        )
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(
             settings=settings,
@@ -201,11 +210,13 @@ def registry(tmp_path: Path) -> Any:
 async def fresh(registry: Registry, tmp_path: Path) -> Any:
     """A session that nobody has introduced himself to."""
     outcomes = Tracker(OutcomeStore(tmp_path / "car.db"), {}, lambda: NOW)
-    app = App(registry, tmp_path, outcomes=outcomes)
+    budget = Budget(SpendStore(tmp_path / "car.db"), lambda: datetime.fromisoformat(NOW))
+    app = App(registry, tmp_path, outcomes=outcomes, budget=budget)
     yield app
     app.session.cancel_all()
     await app.session.answered(5)
     await outcomes.close(5)
+    budget.close()
 
 
 @pytest.fixture

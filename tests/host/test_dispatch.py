@@ -268,6 +268,8 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "outcomes.scoreboard": {},
     "profiles.export": {},
     "profiles.import": {"profiles": []},
+    "spend.set_limits": {"max_usd_per_day": 1.5},
+    "spend.status": {},
 }
 
 

@@ -49,7 +49,7 @@ def test_ten_calls_give_exactly_these_numbers() -> None:
         )
     }
     # An average answer has 20 tokens, a fiftieth of a thousand.
-    assert math.isclose(profile.quality_per_1k_tokens, profile.ema_quality * 50)
+    assert profile.quality_per_1k_tokens == pytest.approx(profile.ema_quality * 50)
     assert profile.updated_at == NOW
 
 

@@ -12,4 +12,5 @@ export * from './open.js';
 export * from './outcomes.js';
 export * from './runner.js';
 export * from './speech.js';
+export * from './spend.js';
 export * from './tasks.js';

@@ -53,6 +53,7 @@ import type {
   RunnerUnregisterResult,
 } from './runner.js';
 import type { TranscribeParams, TranscribeResult } from './speech.js';
+import type { SpendLimits, SpendStatusParams, SpendStatusResult } from './spend.js';
 import type {
   ClassifyParams,
   ClassifyResult,
@@ -110,6 +111,10 @@ export interface Methods {
   'runner.unregister': { params: EmptyParams; result: RunnerUnregisterResult };
   /** Refuses new work, lets requests in flight finish for a while, cancels the rest. */
   'shutdown': { params: EmptyParams; result: null };
+  /** Replaces the spend limits of all models, of one, or of a provider's. */
+  'spend.set_limits': { params: SpendLimits; result: SpendStatusResult };
+  /** Tells what was spent, by all processes on the state directory, and what may be. */
+  'spend.status': { params: SpendStatusParams; result: SpendStatusResult };
   /** Turns a text into the token ids of a model. */
   'tokenize': { params: TokenizeParams; result: TokenizeResult };
   /** Writes down what is said in a recording. */

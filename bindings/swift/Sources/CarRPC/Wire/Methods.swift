@@ -54,6 +54,10 @@ public enum Methods {
     public static let runnerUnregister = RPCMethod<EmptyParams, RunnerUnregisterResult>("runner.unregister")
     /// Refuses new work, lets requests in flight finish for a while, cancels the rest.
     public static let shutdown = RPCMethod<EmptyParams, JSONValue>("shutdown")
+    /// Replaces the spend limits of all models, of one, or of a provider's.
+    public static let spendSetLimits = RPCMethod<SpendLimits, SpendStatusResult>("spend.set_limits")
+    /// Tells what was spent, by all processes on the state directory, and what may be.
+    public static let spendStatus = RPCMethod<SpendStatusParams, SpendStatusResult>("spend.status")
     /// Turns a text into the token ids of a model.
     public static let tokenize = RPCMethod<TokenizeParams, TokenizeResult>("tokenize")
     /// Writes down what is said in a recording.

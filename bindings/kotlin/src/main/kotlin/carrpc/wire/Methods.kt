@@ -58,6 +58,10 @@ object Methods {
     val runnerUnregister = method<EmptyParams, RunnerUnregisterResult>("runner.unregister")
     /** Refuses new work, lets requests in flight finish for a while, cancels the rest. */
     val shutdown = method<EmptyParams, JsonNull>("shutdown")
+    /** Replaces the spend limits of all models, of one, or of a provider's. */
+    val spendSetLimits = method<SpendLimits, SpendStatusResult>("spend.set_limits")
+    /** Tells what was spent, by all processes on the state directory, and what may be. */
+    val spendStatus = method<SpendStatusParams, SpendStatusResult>("spend.status")
     /** Turns a text into the token ids of a model. */
     val tokenize = method<TokenizeParams, TokenizeResult>("tokenize")
     /** Writes down what is said in a recording. */
