@@ -335,8 +335,8 @@ class Attempts:
                 async with aclosing(backend.generate(call)) as events:
                     async for event in events:
                         meter.take(event)
-                        await self._output.push(event)
-                await self._output.close()
+                        await meter.sent(self._output.push(event))
+                await meter.sent(self._output.close())
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else "cancelled"
             raise
@@ -383,6 +383,7 @@ class Attempts:
             expected=Tokens(input_tokens(request), output_tokens(request)),
             attempt=call.attempt,
             time_ms=call.deadline_ms,
+            workload=request.params.workload or "interactive",
         )
 
     def _time_left_ms(self) -> int | None:

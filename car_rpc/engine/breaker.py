@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from car_rpc.engine.admission import QUEUE_FULL
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import NonNegativeFloat, Positive
 
@@ -106,6 +107,8 @@ class Breakers:
 
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
+    if failure.extra.get("cause") == QUEUE_FULL:
+        return 0  # the model was not even asked
     if KINDS[failure.kind].counts_toward_breaker:
         return 1
     status = failure.extra.get("status")

@@ -21,6 +21,7 @@ from car_rpc.engine.generation import (
 )
 from car_rpc.engine.metering import Metering, NothingLearned, Work
 from car_rpc.engine.output import Listener
+from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import (
     Backend,
     Clock,
@@ -67,6 +68,7 @@ class Engine:
         breaker_policy: When a model is left alone.
         outcomes: Learns from how attempts end.
         budget: Where their money is reserved and charged; ``None`` for no accounts.
+        admission: Lets work on local models begin; ``None`` for one of them at a time.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
@@ -81,12 +83,14 @@ class Engine:
         breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
         outcomes: Outcomes = NOTHING_LEARNED,
         budget: Budget | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
-        self.metering = Metering(clock, outcomes, Spending(budget))
+        self.admission = admission or Admission(clock)
+        self.metering = Metering(clock, outcomes, Spending(budget), self.admission)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry

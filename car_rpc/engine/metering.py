@@ -1,18 +1,19 @@
 """What every attempt on a model goes through, whatever it is for.
 
-What it may cost is reserved, it is timed, its tokens are counted, it is charged, and the model is
-judged by how it ended.
+A local model has to be free for it, and what it may cost is reserved; then it is timed, its tokens
+are counted, it is charged, and the model is judged by how it ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from msgspec import UNSET
 
+from car_rpc.engine.permits import Admission, Permit
 from car_rpc.engine.ports import Clock, Outcomes
 from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
@@ -26,6 +27,7 @@ from car_rpc.wire.events import (
     ToolCallStart,
     UsageEvent,
 )
+from car_rpc.wire.inference import Workload
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.outcomes import ModelProfile
 
@@ -40,6 +42,7 @@ class Work(NamedTuple):
         expected: The tokens that it may take.
         attempt: Number of the attempt, from 1.
         time_ms: Its time limit in milliseconds, if it has one.
+        workload: Who waits for it.
     """
 
     model: ModelSchema
@@ -48,6 +51,7 @@ class Work(NamedTuple):
     expected: Tokens = Tokens(0, 0)
     attempt: int = 1
     time_ms: int | None = None
+    workload: Workload = "interactive"
 
 
 class Meter:
@@ -55,10 +59,12 @@ class Meter:
 
     Args:
         clock: Time.
+        permit: Its leave to run.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, permit: Permit) -> None:
         self._clock = clock
+        self._permit = permit
         self._started_ms = clock.now_ms()
         self._usage: dict[str, int] = {}
         #: Whether anything came.
@@ -84,6 +90,10 @@ class Meter:
         """A count of :class:`UsageEvent`, or ``None`` when the backend has not said."""
         return self._usage.get(name)
 
+    async def sent(self, sending: Awaitable[None]) -> None:
+        """Wait until the client has taken something; see :meth:`Permit.lend_while`."""
+        await self._permit.lend_while(sending)
+
     def take(self, event: StreamEvent | RunnerEvent) -> None:
         """Count an event of the backend."""
         self.streamed = True
@@ -103,12 +113,16 @@ class Metering:
         clock: Time.
         outcomes: Learns from how they end.
         spending: Their money.
+        admission: Lets work on local models begin.
     """
 
-    def __init__(self, clock: Clock, outcomes: Outcomes, spending: Spending) -> None:
+    def __init__(
+        self, clock: Clock, outcomes: Outcomes, spending: Spending, admission: Admission
+    ) -> None:
         self._clock = clock
         self._outcomes = outcomes
         self._spending = spending
+        self._admission = admission
 
     @asynccontextmanager
     async def attempt(self, work: Work, bill: Bill) -> AsyncGenerator[Meter]:
@@ -119,34 +133,25 @@ class Metering:
             bill: The request's, where its cost is put down.
 
         Raises:
-            CarError: ``spend_limit_exceeded`` before anything happens, or ``io_error``.
+            CarError: ``overloaded``, ``spend_limit_exceeded`` or ``io_error`` before anything
+                happens.
         """
-        reservation = await self._spending.reserve(work.model, work.expected, bill, work.time_ms)
-        meter = Meter(self._clock)
-        outcome = SUCCESS
-        try:
-            yield meter
-        except BaseException as error:
-            outcome = _kind(error)
-            raise
-        finally:
-            ended = Ended(outcome, meter.tokens, meter.streamed)
-            cost = self._spending.cost(work.model, reservation, ended)
-            self._outcomes.attempt_ended(
-                AttemptEnd(
-                    trace_id=work.trace_id,
-                    attempt=work.attempt,
-                    model_id=work.model.id,
-                    task=work.task,
-                    outcome=outcome,
-                    latency_ms=meter.latency_ms,
-                    ttft_ms=meter.ttft_ms,
-                    input_tokens=meter.count("prompt_tokens"),
-                    output_tokens=meter.count("completion_tokens"),
-                    cost_nano_usd=cost,
-                )
+        async with self._admission.permit(work.model, work.workload) as permit:
+            reservation = await self._spending.reserve(
+                work.model, work.expected, bill, work.time_ms
             )
-            await self._spending.settle(reservation, cost, bill)
+            meter = Meter(self._clock, permit)
+            outcome = SUCCESS
+            try:
+                yield meter
+            except BaseException as error:
+                outcome = _kind(error)
+                raise
+            finally:
+                ended = Ended(outcome, meter.tokens, meter.streamed)
+                cost = self._spending.cost(work.model, reservation, ended)
+                self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
+                await self._spending.settle(reservation, cost, bill)
 
 
 class NothingLearned:
@@ -158,6 +163,21 @@ class NothingLearned:
     def profiles(self) -> Mapping[str, ModelProfile]:
         """Nothing is known of any model."""
         return {}
+
+
+def _end(work: Work, meter: Meter, outcome: str, cost: int | None) -> AttemptEnd:
+    return AttemptEnd(
+        trace_id=work.trace_id,
+        attempt=work.attempt,
+        model_id=work.model.id,
+        task=work.task,
+        outcome=outcome,
+        latency_ms=meter.latency_ms,
+        ttft_ms=meter.ttft_ms,
+        input_tokens=meter.count("prompt_tokens"),
+        output_tokens=meter.count("completion_tokens"),
+        cost_nano_usd=cost,
+    )
 
 
 def _kind(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Handlers of the methods that say how models did and what they cost."""
+"""Handlers of the methods that say how models did, what they cost, and who waits for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from msgspec import UNSET
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.spend.budget import scope_of
+from car_rpc.wire.admission import AdmissionStatus
 from car_rpc.wire.lifecycle import EmptyParams
 from car_rpc.wire.outcomes import (
     ModelProfile,
@@ -128,6 +129,20 @@ async def spend_set_limits(
     return await services.engine.recorded(scope.origin, work)
 
 
+def admission_status(services: Services, _: Scope, __: EmptyParams) -> AdmissionStatus:
+    """How much local work runs and waits."""
+    admission = services.engine.admission
+    permits, in_use, running, queued = admission.scheduler.count()
+    return AdmissionStatus(
+        permits_total=permits,
+        permits_available=permits - in_use,
+        permits_in_use=in_use,
+        running=running,
+        queued=queued,
+        env_override=admission.policy.max_concurrent or None,
+    )
+
+
 HANDLERS: dict[str, Handler] = {
     "outcomes.report": outcomes_report,
     "outcomes.resolve_pending": outcomes_resolve_pending,
@@ -137,4 +152,5 @@ HANDLERS: dict[str, Handler] = {
     "models.stats": models_stats,
     "spend.status": spend_status,
     "spend.set_limits": spend_set_limits,
+    "admission.status": admission_status,
 }

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from car_rpc.engine.admission import AdmissionPolicy
 from car_rpc.engine.breaker import BreakerPolicy
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.errors import CarError
@@ -35,10 +36,12 @@ class Configuration(Struct, frozen=True, kw_only=True):
     Attributes:
         retry: What is tried again on one model, and after which delay.
         breaker: When a model that keeps failing is left alone.
+        inference: How much work local models do at once.
     """
 
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
+    inference: AdmissionPolicy = AdmissionPolicy()
 
 
 class Knob(NamedTuple):

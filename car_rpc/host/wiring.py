@@ -19,6 +19,7 @@ from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
+from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import Backend, LogEntry
 from car_rpc.errors import CarError
 from car_rpc.eventlog.times import to_text
@@ -116,16 +117,18 @@ class App:
         priors = load_priors(prior_paths(settings.models_dir, os.environ))
         self._outcomes = Tracker(OutcomeStore(database), priors, lambda: to_text(datetime.now(UTC)))
         self._budget = Budget(SpendStore(database), lambda: datetime.now(UTC))
+        clock = SystemClock()
         engine = Engine(
             self._registry,
             self._backend_of,
             self.log,
-            SystemClock(),
+            clock,
             ids,
             retry_policy=configuration.retry,
             breaker_policy=configuration.breaker,
             outcomes=self._outcomes,
             budget=self._budget,
+            admission=Admission(clock, _memory_bytes(), configuration.inference),
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
         services = Services(
@@ -175,3 +178,10 @@ def _make_private_directory(path: Path) -> None:
             " choose another with --state-dir",
             path=str(path),
         ) from error
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # systems that do not say
+        return 0

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from car_rpc.wire import inference, lifecycle, log, models, outcomes, runner, speech, spend, tasks
+from car_rpc.wire import (
+    admission,
+    inference,
+    lifecycle,
+    log,
+    models,
+    outcomes,
+    runner,
+    speech,
+    spend,
+    tasks,
+)
 
 Direction = Literal["client_to_core", "core_to_client", "both"]
 Stability = Literal["experimental", "stable", "deprecated"]
@@ -189,6 +200,12 @@ METHODS: dict[str, Method] = {
         spend.SpendLimits,
         spend.SpendStatusResult,
         logged=True,
+    ),
+    "admission.status": Method(
+        "Tells how much work local models do, and how much waits for them.",
+        lifecycle.EmptyParams,
+        admission.AdmissionStatus,
+        inline=True,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

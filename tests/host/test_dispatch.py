@@ -270,6 +270,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "profiles.import": {"profiles": []},
     "spend.set_limits": {"max_usd_per_day": 1.5},
     "spend.status": {},
+    "admission.status": {},
 }
 
 

@@ -4,6 +4,8 @@
 public enum Methods {
     /// Cancels a request of the sender, which is still answered once.
     public static let cancelRequest = RPCNotification<CancelParams>("$/cancelRequest")
+    /// Tells how much work local models do, and how much waits for them.
+    public static let admissionStatus = RPCMethod<EmptyParams, AdmissionStatus>("admission.status")
     /// Says which of some labels fit a text.
     public static let classify = RPCMethod<ClassifyParams, ClassifyResult>("classify")
     /// Turns token ids of a model into text.

@@ -8,6 +8,8 @@ import kotlinx.serialization.json.JsonNull
 object Methods {
     /** Cancels a request of the sender, which is still answered once. */
     val cancelRequest = notification<CancelParams>("\$/cancelRequest")
+    /** Tells how much work local models do, and how much waits for them. */
+    val admissionStatus = method<EmptyParams, AdmissionStatus>("admission.status")
     /** Says which of some labels fit a text. */
     val classify = method<ClassifyParams, ClassifyResult>("classify")
     /** Turns token ids of a model into text. */
