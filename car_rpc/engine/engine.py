@@ -169,7 +169,7 @@ class Engine:
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
             return model, batch
 
-        return await self._traced(origin, work)
+        return await self.traced(origin, work)
 
     async def tokenize(self, wanted: str, text: str) -> list[int]:
         """Token ids of a text in a model's vocabulary."""
@@ -195,7 +195,7 @@ class Engine:
             async with self.metering.attempt(Work(model, "transcribe", trace_id), Bill()):
                 return model, await self.backend_of(model).transcribe(model, recording)
 
-        return await self._traced(origin, work)
+        return await self.traced(origin, work)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
         """Run work with its request and its completion in the event log.
@@ -203,9 +203,9 @@ class Engine:
         Raises:
             CarError: What the work raised, with the trace added.
         """
-        return await self._traced(origin, lambda _: work())
+        return await self.traced(origin, lambda _: work())
 
-    async def _traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
+    async def traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
         """As :meth:`recorded`, for work that wants to know its trace."""
         recorder = Recorder(self._sink, self._ids.new("tr_"))
         started = self.clock.now_ms()

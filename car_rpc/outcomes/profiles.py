@@ -52,7 +52,7 @@ class AttemptEnd(NamedTuple):
         trace_id: The request.
         attempt: Its number within the request, from 1.
         model_id: The model.
-        task: What it was asked for: ``generate``, ``embed``, ``classify``, ``code``, ``reasoning``.
+        task: What it was asked for; see :attr:`ModelProfile.task_stats`.
         outcome: ``success``, or the kind of the failure.
         latency_ms: How long it took, in milliseconds.
         ttft_ms: Time until its first token, if there was one.

@@ -44,8 +44,8 @@ class ModelProfile(WireStruct, frozen=True, kw_only=True):
         ttft_count: Successful ones that streamed a token.
         total_input_tokens: Tokens of their prompts.
         total_output_tokens: Tokens of their answers.
-        task_stats: The same by task: ``generate``, ``embed``, ``classify``, ``code``,
-            ``reasoning``.
+        task_stats: The same by task: ``generate``, ``code``, ``reasoning``, ``embed``,
+            ``classify``, ``rerank``, ``transcribe``.
         ema_quality: Exponential moving average of their quality, from 0 to 1.
         quality_per_1k_tokens: ``ema_quality`` by a thousand tokens of an average answer; absent
             before any token was counted.

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.ports import GenerateCall
@@ -15,6 +16,7 @@ from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.events import StreamEvent, TextDelta, UsageEvent
 from car_rpc.wire.inference import EmbedParams
 from car_rpc.wire.outcomes import ModelProfile
+from car_rpc.wire.tasks import ClassifyParams, RerankParams
 
 
 class Ends:
@@ -118,3 +120,22 @@ async def test_embeddings_are_a_task_of_their_own(world: Any, ends: Ends) -> Non
     (end,) = ends.seen
     assert (end.model_id, end.task, end.outcome) == ("test/two:a", "embed", "success")
     assert (end.input_tokens, end.output_tokens, end.trace_id) == (2, 0, "tr_1")
+
+
+async def test_what_judges_by_probabilities_is_metered_by_its_task(
+    world: Any, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def score(*_: Any) -> list[float]:
+        return [-1.0]
+
+    monkeypatch.setattr(world.backend, "judges", lambda _: True)
+    monkeypatch.setattr(world.backend, "score", score)
+    monkeypatch.setattr(world.backend, "rank", score)
+    monkeypatch.setattr(world.engine, "route", lambda *_: world.registry.find("one"))
+    origin = Origin(1, "classify", b"{}")
+    await judging.classify(world.engine, ClassifyParams(text="x", labels=["y"]), origin)
+    await judging.rerank(world.engine, RerankParams(query="x", documents=["y"]), origin)
+    assert [(end.task, end.outcome) for end in ends.seen] == [
+        ("classify", "success"),
+        ("rerank", "success"),
+    ]

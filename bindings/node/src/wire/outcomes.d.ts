@@ -45,7 +45,7 @@ export interface ModelProfile {
    */
   total_output_tokens?: number;
   /**
-   * The same by task: `generate`, `embed`, `classify`, `code`, `reasoning`.
+   * The same by task: `generate`, `code`, `reasoning`, `embed`, `classify`, `rerank`, `transcribe`.
    * @defaultValue `{}`
    */
   task_stats?: Record<string, TaskStats>;

@@ -40,7 +40,8 @@ public struct ModelProfile: Codable, Sendable, Hashable {
     /// Tokens of their answers.
     /// Default: `0`.
     public var totalOutputTokens: Int?
-    /// The same by task: `generate`, `embed`, `classify`, `code`, `reasoning`.
+    /// The same by task: `generate`, `code`, `reasoning`, `embed`, `classify`, `rerank`,
+    /// `transcribe`.
     /// Default: `{}`.
     public var taskStats: [String: TaskStats]?
     /// Exponential moving average of their quality, from 0 to 1.

@@ -71,7 +71,8 @@ data class ModelProfile(
     @SerialName("total_output_tokens")
     val totalOutputTokens: Long = 0,
     /**
-     * The same by task: `generate`, `embed`, `classify`, `code`, `reasoning`.
+     * The same by task: `generate`, `code`, `reasoning`, `embed`, `classify`, `rerank`,
+     * `transcribe`.
      * Default: `{}`.
      */
     @SerialName("task_stats")
