@@ -26,7 +26,7 @@ CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test node-test soak check bench-wire format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ soak: test-setup ## Run the tests with their full counts (long)
 bench-wire: test-setup ## Measure the wire beside its peers, which this installs (needs node)
 	$(PY) -m benchmarks.wire $(BENCH_ARGS)
 
+bench-http: test-setup ## Measure models behind HTTP servers beside the official client
+	$(PY) -m benchmarks.http $(BENCH_ARGS)
+
 check: test-setup ## Check format, lint, types, architecture and generated files
 	$(VENV)/bin/ruff format --check $(CODE)
 	$(VENV)/bin/ruff check $(CODE)
@@ -85,7 +88,7 @@ UV_COMPILE = $(STAMPS)/uv/bin/uv pip compile pyproject.toml --quiet --generate-h
 LOCK_ARGS ?=
 
 lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK_ARGS=--upgrade)
-	$(UV_COMPILE) --extra llama --extra mlx --extra speech --extra dev --group build \
+	$(UV_COMPILE) --extra keyring --extra llama --extra mlx --extra speech --extra dev --group build \
 	  -o requirements/dev.lock
 	$(UV_COMPILE) --extra llama -c requirements/dev.lock -o requirements/llama.lock
 	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from car_rpc.engine.ports import EmbeddingBatch, Recording, Transcript
 from car_rpc.errors import unsupported_mode
 from car_rpc.wire.content import Message
+from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import ModelSchema
 
 
@@ -22,7 +23,7 @@ class GenerateOnly:
         self._name = name
         self._reason = reason
 
-    def continues_turns(self, model: ModelSchema) -> bool:
+    def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """No: what is behind such a backend is asked anew each time."""
         return False
 

@@ -27,11 +27,13 @@ from car_rpc.wire.inference import (
     InferenceResult,
     TokenizeResult,
 )
+from car_rpc.wire.keys import EndpointKeys, KeysStatsResult
 from car_rpc.wire.lifecycle import PROTOCOL_VERSION, CancelParams, InitializeResult, LogParams
 from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.models import (
     ModelResult,
     ModelSchema,
+    ModelsDiscoverResult,
     ModelsListResult,
     ModelsRegisterResult,
     ModelsUnregisterResult,
@@ -255,6 +257,14 @@ class CarClient:
     async def admission_status(self) -> AdmissionStatus:
         """How much local work runs and waits."""
         return await self.request("admission.status", {}, AdmissionStatus)
+
+    async def discover_models(self, **params: Any) -> ModelsDiscoverResult:
+        """Look for servers with models; the fields are those of ``ModelsDiscoverParams``."""
+        return await self.request("models.discover", params, ModelsDiscoverResult)
+
+    async def key_stats(self) -> list[EndpointKeys]:
+        """How the API keys of servers have fared."""
+        return (await self.request("keys.stats", {}, KeysStatsResult)).endpoints
 
     async def query_log(self, **filters: Any) -> EventlogQueryResult:
         """A page of the event log; the fields are those of ``EventlogQueryParams``."""

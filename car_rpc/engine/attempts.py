@@ -27,17 +27,15 @@ from car_rpc.engine.interruption import (
     passes,
     plan,
 )
-from car_rpc.engine.metering import Metering, Work
+from car_rpc.engine.metering import Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
 from car_rpc.engine.recording import Recorder
-from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
 from car_rpc.engine.spending import Bill
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
-from car_rpc.router.estimate import input_tokens, output_tokens
-from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Attempt, Done, ReasoningDelta, Recovery, Stop, StreamReset
 from car_rpc.wire.inference import AttemptReport, GenerateRequest
@@ -199,17 +197,31 @@ class Attempts:
                 if await self._save(failure, model):
                     return
             else:
-                await self._before_retry(failure, retries, is_last=is_last)
-                retries += 1
+                retries = await self._before_retry(failure, retries, is_last=is_last)
             if not self._admitted(model):
                 raise failure
 
-    async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> None:
+    def _may_change_key(self, failure: CarError) -> bool:
+        """Whether the same server has another key that the request may be sent with at once."""
+        return (
+            "another_key" in failure.extra
+            and self._level != "none"
+            and not self._accumulator.streamed
+            and len(self._reports) <= MAX_KEY_CHANGES
+        )
+
+    async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> int:
         """Wait for the next attempt on the same model.
+
+        Returns:
+            The number of retries with it. Who only takes another key does not retry.
 
         Raises:
             CarError: The failure, when there is to be none.
         """
+        if self._may_change_key(failure):
+            self._reason = f"another key: {failure.kind}"
+            return retries
         if not self._may_retry(failure, retries):
             raise failure
         delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
@@ -218,6 +230,7 @@ class Attempts:
             raise failure
         self._reason = f"retry: {failure.kind}"
         await self._wait(delay_ms, failure)
+        return retries + 1
 
     def _broken(self, failure: CarError) -> bool:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""
@@ -306,7 +319,7 @@ class Attempts:
         A model that is only asked to go on may repeat itself, which nobody could tell of very
         little, and gives an answer in a form of its own.
         """
-        if self._parts.backend_of(model).continues_turns(model):
+        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
             return True
         has_form = self._asked.request.response_format is not UNSET
         return len(text) >= MIN_OVERLAP_CHARS and not has_form
@@ -331,7 +344,8 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
-            async with self._parts.metering.attempt(self._work(call), self.bill) as meter:
+            work = work_of(call, self._asked.task)
+            async with self._parts.metering.attempt(work, self.bill) as meter:
                 async with aclosing(backend.generate(call)) as events:
                     async for event in events:
                         meter.take(event)
@@ -355,7 +369,7 @@ class Attempts:
         asked, continuation = self._asked, self._continuation
         request, raw = asked.request, asked.raw
         may_repeat = False
-        if continuation is not None and not backend.continues_turns(model):
+        if continuation is not None and not backend.continues_turns(model, request):
             if self._joins(continuation.text, model):
                 request, raw = ask_to_continue(asked.raw, continuation.text)
                 may_repeat = True
@@ -372,18 +386,6 @@ class Attempts:
             attempt=number,
             deadline_ms=self._time_left_ms(),
             continuation=continuation,
-        )
-
-    def _work(self, call: GenerateCall) -> Work:
-        request = call.request
-        return Work(
-            model=call.model,
-            task=self._asked.task,
-            trace_id=call.trace_id,
-            expected=Tokens(input_tokens(request), output_tokens(request)),
-            attempt=call.attempt,
-            time_ms=call.deadline_ms,
-            workload=request.params.workload or "interactive",
         )
 
     def _time_left_ms(self) -> int | None:

@@ -107,8 +107,10 @@ class Breakers:
 
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
-    if failure.extra.get("cause") == QUEUE_FULL:
-        return 0  # the model was not even asked
+    if "another_key" in failure.extra:  # that key failed, and not the model
+        return 0
+    if failure.extra.get("cause") == QUEUE_FULL:  # the model was not even asked
+        return 0
     if KINDS[failure.kind].counts_toward_breaker:
         return 1
     status = failure.extra.get("status")

@@ -14,10 +14,11 @@ from typing import NamedTuple
 from msgspec import UNSET
 
 from car_rpc.engine.permits import Admission, Permit
-from car_rpc.engine.ports import Clock, Outcomes
+from car_rpc.engine.ports import Clock, GenerateCall, Outcomes
 from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
+from car_rpc.router.estimate import input_tokens, output_tokens
 from car_rpc.spend.prices import Tokens
 from car_rpc.wire.events import (
     ReasoningDelta,
@@ -52,6 +53,20 @@ class Work(NamedTuple):
     attempt: int = 1
     time_ms: int | None = None
     workload: Workload = "interactive"
+
+
+def work_of(call: GenerateCall, task: str) -> Work:
+    """An attempt of a ``generate`` request."""
+    request = call.request
+    return Work(
+        model=call.model,
+        task=task,
+        trace_id=call.trace_id,
+        expected=Tokens(input_tokens(request), output_tokens(request)),
+        attempt=call.attempt,
+        time_ms=call.deadline_ms,
+        workload=request.params.workload or "interactive",
+    )
 
 
 class Meter:
@@ -141,16 +156,19 @@ class Metering:
                 work.model, work.expected, bill, work.time_ms
             )
             meter = Meter(self._clock, permit)
-            outcome = SUCCESS
+            outcome, is_the_models = SUCCESS, True
             try:
                 yield meter
             except BaseException as error:
                 outcome = _kind(error)
+                # Where another key is tried next, this one failed and not the model.
+                is_the_models = "another_key" not in getattr(error, "extra", ())
                 raise
             finally:
                 ended = Ended(outcome, meter.tokens, meter.streamed)
                 cost = self._spending.cost(work.model, reservation, ended)
-                self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
+                if is_the_models:
+                    self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
                 await self._spending.settle(reservation, cost, bill)
 
 

@@ -164,8 +164,8 @@ class Backend(Protocol):
         """Whether the model could serve now. Cheap, and never loads anything."""
         ...
 
-    def continues_turns(self, model: ModelSchema) -> bool:
-        """Whether the model can go on from the beginning of an answer, exactly."""
+    def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
+        """Whether the model can go on from the beginning of an answer to this, exactly."""
         ...
 
     def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:

@@ -11,6 +11,9 @@ from msgspec import Struct
 from car_rpc.errors import CarError
 from car_rpc.wire.base import NonNegative
 
+#: How often one request is sent anew with another key of the same server.
+MAX_KEY_CHANGES = 16
+
 #: Doublings after which the delay no longer grows; it is far beyond any cap by then.
 _MAX_DOUBLINGS = 16
 
@@ -39,8 +42,11 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
         Args:
             failure: What happened; its ``retry_after_ms``, if it has one, is the least delay.
+                With ``another_key`` there is nothing to wait for.
             retries_before: Retries on this model so far, from 0.
         """
+        if "another_key" in failure.extra:
+            return 0
         base = self.backoff_base_ms
         if failure.kind == "overloaded":
             base = self.overloaded_backoff_base_ms

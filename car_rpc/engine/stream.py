@@ -69,7 +69,8 @@ class Accumulator:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _OpenCall] = {}
-        self._usage: dict[str, int] = {}
+        self._usage: dict[str, int] = {}  # of the attempt at hand
+        self._used: dict[str, int] = {}  # by the attempts before
         self._room = MAX_ANSWER_CHARS
         self.provider_output_items: list[Any] = []
         self.streamed = False
@@ -86,6 +87,7 @@ class Accumulator:
         if not self.streamed:
             del self.provider_output_items[self._items_before :]
         self._items_before = len(self.provider_output_items)
+        self._used, self._usage = self._counts(), {}
         self.stop_reason: StopReason | None = None
         self._overlap = OverlapRemover(self.text if may_repeat else "")
         self._said_text = False
@@ -112,15 +114,22 @@ class Accumulator:
 
     @property
     def usage(self) -> Usage | None:
-        """Token counts so far, or ``None`` when the backend reported none."""
-        if not self._usage:
+        """Token counts of all attempts so far, or ``None`` when the backend reported none."""
+        counts = self._counts()
+        if not counts:
             return None
-        counts = dict(self._usage)
-        if {"prompt_tokens", "completion_tokens"} <= set(counts):
+        if {"prompt_tokens", "completion_tokens"} <= counts.keys():
+            # An attempt may have told its parts and no total.
             parts = counts["prompt_tokens"] + counts["completion_tokens"]
-            # Counts of several attempts come together here, so their totals may be too low.
             counts["total_tokens"] = max(parts, counts.get("total_tokens", 0))
         return Usage(**counts)
+
+    def _counts(self) -> dict[str, int]:
+        counts = {n: self._used.get(n, 0) + self._usage.get(n, 0) for n in self._used | self._usage}
+        if "context_window" in counts:  # a size, of which there is one
+            windows = self._used, self._usage
+            counts["context_window"] = max(used.get("context_window", 0) for used in windows)
+        return counts
 
     def push(self, event: StreamEvent | RunnerEvent) -> list[StreamEvent]:
         """Take the backend's next event; returns the events to pass on.

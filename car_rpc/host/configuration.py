@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from car_rpc.backends.openai_compat.discovery import DiscoveryPolicy
 from car_rpc.engine.admission import AdmissionPolicy
 from car_rpc.engine.breaker import BreakerPolicy
 from car_rpc.engine.retry import RetryPolicy
@@ -37,11 +38,13 @@ class Configuration(Struct, frozen=True, kw_only=True):
         retry: What is tried again on one model, and after which delay.
         breaker: When a model that keeps failing is left alone.
         inference: How much work local models do at once.
+        discovery: Where servers with models are looked for, when a client asks for it.
     """
 
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
     inference: AdmissionPolicy = AdmissionPolicy()
+    discovery: DiscoveryPolicy = DiscoveryPolicy()
 
 
 class Knob(NamedTuple):

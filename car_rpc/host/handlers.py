@@ -11,10 +11,12 @@ import base64
 from array import array
 
 import msgspec
+from msgspec import UNSET
 
 from car_rpc.engine import judging
+from car_rpc.engine.generation import failure_of
 from car_rpc.engine.ports import EmbeddingBatch
-from car_rpc.errors import CarError
+from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Handler, Scope, Services
@@ -30,17 +32,22 @@ from car_rpc.wire.inference import (
     TokenizeResult,
     Usage,
 )
+from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.lifecycle import EmptyParams
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
 from car_rpc.wire.models import (
     FakeSource,
     ModelParams,
     ModelResult,
+    ModelsDiscoverParams,
+    ModelsDiscoverResult,
     ModelsListParams,
     ModelsListResult,
     ModelsRegisterParams,
     ModelsRegisterResult,
     ModelsUnregisterResult,
+    OpenAICompatSource,
+    SecretReference,
 )
 from car_rpc.wire.runner import (
     RunnerEventParams,
@@ -67,10 +74,11 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     try:
         params, raw, checkpoint = await services.engine.resumed(params, raw)
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
-    except CarError as error:
+    except (Exception, asyncio.CancelledError) as error:
         metadata_only = params.privacy == "metadata"
-        refusal = services.engine.refused(scope.origin, error, metadata_only=metadata_only)
-        raise await refusal from None
+        failure = failure_of(error)
+        refusal = services.engine.refused(scope.origin, failure, metadata_only=metadata_only)
+        raise await refusal from error
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
@@ -179,11 +187,20 @@ async def models_register(
             except ValueError as error:
                 path = "$.model.source.script"
                 raise CarError("invalid_params", f"{error} - at `{path}`", path=path) from None
+        if isinstance(source, OpenAICompatSource):
+            _check_headers(source)
         # In a thread: another process may hold the database for a moment.
         model, replaced = await asyncio.to_thread(services.registry.register, params.model)
         return ModelsRegisterResult(model=services.engine.described(model), replaced=replaced)
 
     return await services.engine.recorded(scope.origin, work)
+
+
+def _check_headers(source: OpenAICompatSource) -> None:
+    for name, value in (source.headers or {}).items():
+        if isinstance(value, SecretReference) and (value.env is UNSET) == (value.keyring is UNSET):
+            detail = "a secret stands in `env` or in `keyring`; give exactly one of them"
+            raise invalid_params(detail, f"$.model.source.headers[{name!r}]")
 
 
 async def models_unregister(
@@ -196,6 +213,24 @@ async def models_unregister(
         return ModelsUnregisterResult(model_id=model_id)
 
     return await services.engine.recorded(scope.origin, work)
+
+
+async def models_discover(
+    services: Services, scope: Scope, params: ModelsDiscoverParams
+) -> ModelsDiscoverResult:
+    """Look for servers with models; what they have is known until the process ends."""
+
+    async def work() -> ModelsDiscoverResult:
+        result = await services.discovery.run(params)
+        services.registry.replace_discovered(services.discovery.models())
+        return result
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+async def keys_stats(services: Services, _scope: Scope, _params: EmptyParams) -> KeysStatsResult:
+    """How the API keys of servers have fared."""
+    return await services.keys.stats()
 
 
 async def runner_register(
@@ -250,6 +285,8 @@ HANDLERS: dict[str, Handler] = {
     "models.get": models_get,
     "models.register": models_register,
     "models.unregister": models_unregister,
+    "models.discover": models_discover,
+    "keys.stats": keys_stats,
     "runner.register": runner_register,
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,

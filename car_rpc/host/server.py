@@ -225,6 +225,7 @@ class _Server:
     def _make_app(self) -> App:
         from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
+        self._layer.return_freed_memory()
         return App(
             self._settings,
             self._bootstrap.session_id,

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import UnsetType
 
+from car_rpc.backends.openai_compat.discovery import Discovery
+from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.output import Listener
@@ -25,6 +27,8 @@ class Services(NamedTuple):
     registry: Registry
     runner: RunnerHost
     log: EventLog
+    keys: Keys
+    discovery: Discovery
     allowed_roots: list[Path]
     outcomes: Tracker
     budget: Budget

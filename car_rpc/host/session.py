@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+from msgspec import UnsetType
 
 from car_rpc.config import Settings
 from car_rpc.errors import CarError
@@ -20,8 +21,8 @@ from car_rpc.host.bootstrap import Bootstrap
 from car_rpc.host.greeting import initialize_result
 from car_rpc.host.params import decode_params
 from car_rpc.host.runner import Run, RunnerHost
-from car_rpc.host.stream import Stream
-from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event
+from car_rpc.host.stream import Stream, wanted_stream
+from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event, Refused
 from car_rpc.protocol.messages import Notification, Request, compact
 from car_rpc.wire.announced import PROTOCOL_VERSION
 from car_rpc.wire.base import RequestId
@@ -47,6 +48,9 @@ SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
 
 #: What changes the registry, in a thread. What arrives after one of them waits for its end.
 REGISTRY_CHANGES = frozenset({"models.register", "models.unregister"})
+
+#: What there is of a ``generate`` that was cancelled before it began.
+NOTHING: dict[str, Any] = {"text": "", "tool_calls": [], "usage": None}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -110,6 +114,7 @@ class Session:
         self._backlog: list[Request] = []
         self._tasks: dict[RequestId, asyncio.Future[Any]] = {}
         self._registry_changes: set[asyncio.Future[Any]] = set()
+        self._streams: dict[RequestId, Stream] = {}
         self._cancelled: set[RequestId] = set()
         self._shutdowns: set[asyncio.Future[Any]] = set()
         self._drained = asyncio.Event()
@@ -175,6 +180,8 @@ class Session:
                     self._handle_notification(event)
                 case CancelRequested():
                     self._cancel(event.id)
+                case Refused():
+                    self._fail_stream(event.request, event.error)
                 case Answered():
                     event.waiting.answer(event.response)
         self._kick()
@@ -182,12 +189,12 @@ class Session:
     def _handle_request(self, request: Request) -> None:
         lifecycle = self._lifecycle.get(request.method)
         if lifecycle is not None:
-            self._respond(request.id, _guarded(lifecycle, request))
+            self._respond(request, _guarded(lifecycle, request))
         elif request.method == "shutdown":
             self._connection.step("shutdown")
-            self._shutdowns.add(self._start(request.id, self._shutdown()))
+            self._shutdowns.add(self._start(request, self._shutdown()))
         elif self._load_error is not None:
-            self._respond(request.id, self._load_error)
+            self._respond(request, self._load_error)
         elif self._dispatcher is None:
             self._backlog.append(request)
         else:
@@ -213,9 +220,9 @@ class Session:
         else:
             work = dispatcher.call(*call)
         if isinstance(work, bytes | CarError):
-            self._respond(request.id, work)
+            self._respond(request, work)
             return
-        task = self._start(request.id, work)
+        task = self._start(request, work)
         if method in REGISTRY_CHANGES:
             self._registry_changes.add(task)
 
@@ -226,33 +233,41 @@ class Session:
 
         origin = Origin(request.id, request.method, compact(request.params))
         notify = partial(self.notify, request.id)
-        room = partial(self.room, request.id)
-        return Scope(origin, notify, partial(Stream, request.id, notify, room))
+        return Scope(origin, notify, partial(self._open_stream, request.id))
 
     # Tasks and answers
 
-    def _start(self, request_id: RequestId, work: Awaitable[Outcome]) -> asyncio.Future[Outcome]:
+    def _start(self, request: Request, work: Awaitable[Outcome]) -> asyncio.Future[Outcome]:
         task = asyncio.ensure_future(work)
-        self._tasks[request_id] = task
-        task.add_done_callback(partial(self._finished, request_id))
+        self._tasks[request.id] = task
+        if request.method != "generate":
+            # Large ones, such as those of a runner's events, are not kept for its answer.
+            request = request._replace(params=b"{}")
+        task.add_done_callback(partial(self._finished, request))
         return task
 
-    def _finished(self, request_id: RequestId, task: asyncio.Future[Outcome]) -> None:
-        del self._tasks[request_id]
-        self._cancelled.discard(request_id)
+    def _finished(self, request: Request, task: asyncio.Future[Outcome]) -> None:
+        del self._tasks[request.id]
+        self._cancelled.discard(request.id)
         self._shutdowns.discard(task)
         self._registry_changes.discard(task)
         if task.cancelled():
-            self._respond(request_id, CarError("cancelled"))
+            self._respond(request, CarError("cancelled"))
         elif (error := task.exception()) is not None:
             logger.error("a request failed unexpectedly", exc_info=error)
-            self._respond(request_id, CarError("internal", "see the log on standard error"))
+            self._respond(request, CarError("internal", "see the log on standard error"))
         else:
-            self._respond(request_id, task.result())
+            self._respond(request, task.result())
         self._kick()
 
-    def _respond(self, request_id: RequestId, outcome: Outcome) -> None:
-        self._connection.respond(request_id, outcome)
+    def _respond(self, request: Request, outcome: Outcome) -> None:
+        """Answer a request. A stream that it asked for has ended then, however far it came."""
+        if isinstance(outcome, CarError) and request.method == "generate":
+            if outcome.kind == "cancelled":
+                outcome = outcome.with_data(partial=NOTHING)
+            self._fail_stream(request, outcome)
+        self._streams.pop(request.id, None)
+        self._connection.respond(request.id, outcome)
 
     def _cancel(self, request_id: RequestId) -> None:
         task = self._tasks.get(request_id)
@@ -266,7 +281,7 @@ class Session:
         for request in self._backlog:
             if request.id == request_id:
                 self._backlog.remove(request)
-                self._respond(request_id, CarError("cancelled"))
+                self._respond(request, CarError("cancelled"))
                 self._kick()
                 return
 
@@ -319,6 +334,23 @@ class Session:
         return b"null"
 
     # Streams
+
+    def _open_stream(self, request_id: RequestId, client_ref: str | UnsetType) -> Stream:
+        stream = self._streams[request_id] = self._stream(request_id, client_ref)
+        return stream
+
+    def _stream(self, request_id: RequestId, client_ref: str | UnsetType) -> Stream:
+        notify, room = partial(self.notify, request_id), partial(self.room, request_id)
+        return Stream(request_id, notify, room, client_ref)
+
+    def _fail_stream(self, request: Request, error: CarError) -> None:
+        """End the stream of a request that failed, also of one that never began."""
+        stream = self._streams.pop(request.id, None)
+        if stream is None and request.method == "generate":
+            wanted, client_ref = wanted_stream(request.params)
+            stream = self._stream(request.id, client_ref) if wanted else None
+        if stream is not None:
+            stream.fail(error)
 
     async def room(self, request_id: RequestId) -> None:
         """Wait while too many events of a request are unread."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
+from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
 from car_rpc.wire.inference import GenerateEventParams
 
 _encode = msgspec.json.Encoder().encode
@@ -36,6 +38,7 @@ class Stream:
         self._room = room
         self._client_ref = client_ref
         self._seq = 0
+        self._ended = False
 
     async def send(self, event: StreamEvent) -> None:
         """Send an event; waits while too many are unread."""
@@ -48,4 +51,27 @@ class Stream:
             request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
         )
         self._seq += 1
+        self._ended = isinstance(event, Done | ErrorEvent)
         self._notify("generate.event", _encode(params))
+
+    def fail(self, error: CarError) -> None:
+        """End the stream with an error, unless it has ended."""
+        if not self._ended:
+            self.send_last(ErrorEvent(kind=error.kind, message=error.message))
+
+
+class _Wanted(Struct, frozen=True):
+    """What parameters say of a stream, whatever else is wrong with them."""
+
+    stream: Any = False
+    client_ref: Any = UNSET
+
+
+def wanted_stream(raw_params: bytes) -> tuple[bool, str | UnsetType]:
+    """Whether a ``generate`` that has not begun asked for events, and its ``client_ref``."""
+    try:
+        wanted = msgspec.json.decode(raw_params, type=_Wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False, UNSET
+    client_ref = wanted.client_ref
+    return wanted.stream is True, client_ref if isinstance(client_ref, str) else UNSET

@@ -17,6 +17,8 @@ from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
+from car_rpc.backends.openai_compat.discovery import Discovery
+from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.permits import Admission
@@ -41,8 +43,10 @@ from car_rpc.wire.models import (
     FakeSource,
     LocalSource,
     ModelSchema,
+    OllamaSource,
     OpenAICompatSource,
     SystemSource,
+    VllmMlxSource,
 )
 
 #: The one database of a state directory.
@@ -104,13 +108,14 @@ class App:
         llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
         speech = LocalBackend("pocketsphinx", "pocketsphinx", self.log, control)
         fake_worker = LocalBackend("fake", None, self.log, control)
+        openai_compat = OpenAICompatBackend(key_stats=KeyStatsStore(database))
         self._backends: dict[str, Backend] = {
             "local": llama_cpp,
             "system": speech,
             "fake": FakeBackend(),
             "fake_worker": fake_worker,
             "delegated": DelegatedBackend(runner, ids),
-            "openai_compat": OpenAICompatBackend(),
+            "openai_compat": openai_compat,
             "mlx": MissingBackend("mlx"),
         }
         self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
@@ -132,7 +137,15 @@ class App:
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
         services = Services(
-            engine, self._registry, runner, self.log, roots, self._outcomes, self._budget
+            engine,
+            self._registry,
+            runner,
+            self.log,
+            openai_compat.keys,
+            Discovery(openai_compat.presence, configuration.discovery),
+            roots,
+            self._outcomes,
+            self._budget,
         )
         self.dispatcher = Dispatcher(services)
 
@@ -160,7 +173,7 @@ class App:
                 return self._backends["system"]
             case DelegatedSource():
                 return self._backends["delegated"]
-            case OpenAICompatSource():
+            case OpenAICompatSource() | OllamaSource() | VllmMlxSource():
                 return self._backends["openai_compat"]
             case FakeSource(script=script):
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]

@@ -53,6 +53,13 @@ class CancelRequested(NamedTuple):
     id: RequestId
 
 
+class Refused(NamedTuple):
+    """A request that gets this error when the next event is taken; now its stream can still end."""
+
+    request: Request
+    error: CarError
+
+
 class Answered(NamedTuple, Generic[T]):
     """They answered a request of ours, which ``waiting`` belongs to."""
 
@@ -60,7 +67,7 @@ class Answered(NamedTuple, Generic[T]):
     response: Response
 
 
-Event: TypeAlias = Request | Notification | CancelRequested | Answered[T]
+Event: TypeAlias = Request | Notification | CancelRequested | Refused | Answered[T]
 
 
 class _CancelParams(Struct, frozen=True):
@@ -142,6 +149,8 @@ class Connection(Generic[T]):
                 event = self._accept(message, batch)
                 if event is not None:
                     yield event
+                if isinstance(event, Refused):
+                    self.respond(event.request.id, event.error)
                 if batch is not None and isinstance(message, Response | Notification):
                     self._reply(batch, None)
 
@@ -153,10 +162,12 @@ class Connection(Generic[T]):
         match message:
             case Request():
                 refusal = self._refusal(message, batch)
-                if refusal is None:
-                    self.in_flight.begin(message.id, batch)
-                    return message
-                self._reply(batch, write_error(message.id, refusal))
+                if refusal is not None and refusal.kind == "duplicate_id":
+                    # Its events would be taken for those of the first one.
+                    self._reply(batch, write_error(message.id, refusal))
+                    return None
+                self.in_flight.begin(message.id, batch)
+                return message if refusal is None else Refused(message, refusal)
             case Notification():
                 is_cancel = message.method == "$/cancelRequest"
                 return self._cancel_requested(message) if is_cancel else message

@@ -15,17 +15,40 @@ from car_rpc.wire.models import Capability, ModelSchema, OpenAICompatSource, Sys
 #: Models of this provider prove that an installation works; they are chosen last.
 DEMO_PROVIDER = "demo"
 
+#: Tag of models that were found on servers. Nobody registered them, and they end with the process.
+DISCOVERED_TAG = "discovered"
+
 
 class Catalog:
-    """All models, built-in ones and the user's own."""
+    """All models: built-in ones, the user's own, and those that were found on servers.
+
+    Of several with one id, a built-in one goes before the user's, and that before a found one.
+    """
 
     def __init__(self, builtin: Iterable[ModelSchema] = ()) -> None:
         self._builtin = {model.id: normalised(model) for model in builtin}
+        self._users: dict[str, ModelSchema] = {}
+        self._discovered: dict[str, ModelSchema] = {}
         self._models = dict(self._builtin)
 
     def replace_user_models(self, models: Iterable[ModelSchema]) -> None:
         """The user's models are now exactly these."""
-        self._models = {model.id: normalised(model) for model in models} | self._builtin
+        self._users = {model.id: normalised(model) for model in models}
+        self._merge()
+
+    def replace_discovered(self, models: Iterable[ModelSchema]) -> None:
+        """The models that were found are now exactly these."""
+        self._discovered = {model.id: normalised(model) for model in models}
+        self._merge()
+
+    def forget_discovered(self, model_id: str) -> bool:
+        """Forget a model until it is found again; tells whether it was there."""
+        known = self._discovered.pop(model_id, None) is not None
+        self._merge()
+        return known
+
+    def _merge(self) -> None:
+        self._models = self._discovered | self._users | self._builtin
 
     def all(self) -> list[ModelSchema]:
         """Every model, by id."""

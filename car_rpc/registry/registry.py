@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.registry.catalog import Catalog, normalised
+from car_rpc.registry.catalog import DISCOVERED_TAG, Catalog, normalised
 from car_rpc.registry.store import ModelStore
 from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema, ModelSource
 
@@ -61,6 +61,7 @@ class Registry:
         model = msgspec.structs.replace(
             normalised(model),
             source=self._with_absolute_path(model.source),
+            tags=[tag for tag in model.tags if tag != DISCOVERED_TAG],
             trust_tier="community",
             available=False,
             weights_ready=False,
@@ -72,19 +73,30 @@ class Registry:
     def unregister(self, wanted: str) -> str:
         """Forget one of the user's models; its files stay. Returns its id.
 
+        A model that was found on a server is forgotten until it is found again.
+
         Raises:
             CarError: ``model_not_found``, or ``conflict`` for a built-in model.
         """
         model = self.find(wanted)
-        if not self._store.delete(model.id):
+        if not self._store.delete(model.id) and not self._forget_discovered(model.id):
             raise CarError(
                 "conflict", f"{model.id} is built in and cannot be removed", model=model.id
             )
         return model.id
 
+    def replace_discovered(self, models: Iterable[ModelSchema]) -> None:
+        """The models that were found on servers are now exactly these; none is stored."""
+        with self._refreshing:
+            self._catalog.replace_discovered(models)
+
     def close(self) -> None:
         """Close the database."""
         self._store.close()
+
+    def _forget_discovered(self, model_id: str) -> bool:
+        with self._refreshing:
+            return self._catalog.forget_discovered(model_id)
 
     def _fresh(self) -> Catalog:
         with self._refreshing:

@@ -30,6 +30,7 @@ NAMED: dict[ModuleType, dict[str, str]] = {
     models: {
         "Capability": "Something that a model can do.",
         "ModelSource": "Where a model comes from and what runs it.",
+        "ServerKind": "A program that serves models; `other` for all that are not told apart.",
         "Pooling": "How token embeddings become one vector.",
     },
 }

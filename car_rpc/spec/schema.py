@@ -41,7 +41,7 @@ def schema_document() -> Schema:
     """The schema of every type that a message can hold."""
     types = [type_ for type_, _ in _messages()]
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
-    structs = {struct.__name__: struct for struct in WireStruct.__subclasses__()}
+    structs = {struct.__name__: struct for struct in wire_structs()}
     named = _named()
     definitions = {"ErrorKind": _ERROR_KIND, **named}
     for name, component in components.items():
@@ -49,6 +49,13 @@ def schema_document() -> Schema:
     senders = _senders(definitions)
     marked = {name: _marked(definitions[name], senders[name]) for name in sorted(senders)}
     return {"$schema": _DIALECT, "title": "The wire types of car-rpc", "$defs": marked}
+
+
+def wire_structs(base: type[WireStruct] = WireStruct) -> Iterator[type[WireStruct]]:
+    """Every type of the wire."""
+    for struct in base.__subclasses__():
+        yield struct
+        yield from wire_structs(struct)
 
 
 def _messages() -> Iterator[tuple[type[WireStruct], str]]:

@@ -10,7 +10,7 @@ from car_rpc.transport.pumps import Reader, Writer
 
 
 class OsLayer(Protocol):
-    """Pipes, the parent, process trees and priorities."""
+    """Pipes, the parent, process trees, priorities and memory."""
 
     def open_reader(
         self, fd: int, on_data: Callable[[bytes], None], on_eof: Callable[[], None]
@@ -50,6 +50,10 @@ class OsLayer(Protocol):
 
     def kill_tree(self, pid: int) -> None:
         """Kill a process started with :meth:`spawn_options`, and all it started."""
+        ...
+
+    def return_freed_memory(self) -> None:
+        """From now on, give large blocks of memory back to the system when they are freed."""
         ...
 
 

@@ -31,6 +31,11 @@ POLL_S = 0.5
 #: keep most of the speed beside other work.
 WORKER_NICENESS = 5
 
+#: Options of mallopt(3): blocks from 128 KiB on are mapped each for itself, and a free end of the
+#: heap beyond 1 MiB is given back. Left alone, glibc raises the first to the size of any such block
+#: that is freed, up to 32 MiB, and then keeps the memory of large messages in a heap full of holes.
+_MALLOC_OPTIONS = {-3: 128 * 1024, -1: 1024 * 1024}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
 #: Longest chain of parents that is followed.
 MAX_ANCESTORS = 64
 
@@ -120,6 +125,17 @@ class PosixLayer:
         """Kill a process started with :meth:`spawn_options`, and all it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+
+    def return_freed_memory(self) -> None:
+        """Hold glibc to the thresholds that it begins with; other allocators need no telling."""
+        if sys.platform != "linux":
+            return
+        import ctypes  # noqa: PLC0415 - not at start-up
+
+        with contextlib.suppress(OSError, AttributeError):  # another library, such as musl
+            mallopt = ctypes.CDLL(None).mallopt
+            for option, size_bytes in _MALLOC_OPTIONS.items():
+                mallopt(option, size_bytes)
 
 
 def _pollable(fd: int) -> bool:

@@ -82,3 +82,6 @@ class WindowsLayer:
             check=False,
             timeout=5,
         )
+
+    def return_freed_memory(self) -> None:
+        """The system's heap does so by itself."""

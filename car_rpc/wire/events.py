@@ -130,7 +130,7 @@ class ContentBlockStop(
 
 
 class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="usage"):
-    """Token counts so far; fields of several events merge by maximum.
+    """Token counts of the attempt so far; fields of several events merge by maximum.
 
     Attributes:
         prompt_tokens: Tokens of the prompt.

@@ -161,7 +161,7 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
 
 
 class Usage(WireStruct, frozen=True, kw_only=True):
-    """Token counts of a request; null where the backend did not say.
+    """Token counts of a request, its attempts together; null where the backend did not say.
 
     Attributes:
         prompt_tokens: Tokens of the prompt.

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from car_rpc.wire import (
     admission,
     inference,
+    keys,
     lifecycle,
     log,
     models,
@@ -158,6 +159,17 @@ METHODS: dict[str, Method] = {
         models.ModelParams,
         models.ModelsUnregisterResult,
         logged=True,
+    ),
+    "models.discover": Method(
+        "Looks for servers with models on this machine and makes their models known.",
+        models.ModelsDiscoverParams,
+        models.ModelsDiscoverResult,
+        logged=True,
+    ),
+    "keys.stats": Method(
+        "Tells how the API keys of servers have fared, by their names.",
+        lifecycle.EmptyParams,
+        keys.KeysStatsResult,
     ),
     "models.stats": Method(
         "Tells how models did so far.", outcomes.ModelsStatsParams, outcomes.ModelsStatsResult

@@ -130,14 +130,43 @@ class DelegatedSource(WireStruct, frozen=True, kw_only=True, tag_field="type", t
     hint: str | UnsetType = UNSET
 
 
-class EnvironmentValue(WireStruct, frozen=True, kw_only=True):
-    """A secret that stands in an environment variable of the core.
+class KeyringEntry(WireStruct, frozen=True, kw_only=True):
+    """A secret in the operating system's keychain. Reading it needs the extra ``keyring``.
 
     Attributes:
-        env: Name of the variable.
+        service: What the secret is for, as it was stored.
+        username: Whose it is, as it was stored.
     """
 
-    env: str
+    service: str
+    username: str
+
+
+class SecretReference(WireStruct, frozen=True, kw_only=True):
+    """Where a secret stands; exactly one of the fields is set.
+
+    Attributes:
+        env: Name of an environment variable of the core.
+        keyring: Entry of the operating system's keychain.
+    """
+
+    env: str | UnsetType = UNSET
+    keyring: KeyringEntry | UnsetType = UNSET
+
+
+#: Address of a server: a port, if any, that exists, and no credentials, query or fragment.
+Endpoint: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://(\[[^\s/?#@\[\]]+\]|[^\s/?#@:\[\]]+)"
+        r"(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+        r"(/[^\s?#]*)?(?![\s\S])",
+        max_length=2048,
+    ),
+]
+
+#: See :class:`OpenAICompatSource`.
+Prefill: TypeAlias = Literal["assistant_turn", "continue_final_message", "prefix"]
 
 
 class OpenAICompatSource(
@@ -148,18 +177,56 @@ class OpenAICompatSource(
     Attributes:
         endpoint: Address of the server without ``/v1``. It holds no credentials.
         model: What the server calls the model.
-        api_key_env: Environment variable of the API key. An empty key sends none.
-        api_key_envs: Further environment variables of keys; the first key found is used.
+        api_key_env: Environment variable of the API key, or of several, separated by commas. An
+            empty key sends none.
+        api_key_envs: Further environment variables of keys. Keys take turns; a conversation
+            keeps its own, and one that is refused or rate limited is passed over.
+        api_key_keyrings: Keys in the operating system's keychain, beside those.
         headers: Sent with every request. The values are secrets: shown as ``***``.
+        prefill: How the server is told to go on from the exact beginning of an answer, after a
+            stream broke: ``assistant_turn`` where a last turn of the assistant is enough
+            (llama-server, Ollama, OpenRouter), ``continue_final_message`` for that switch beside
+            it (vLLM, SGLang), ``prefix`` for a mark on that turn (Mistral, DeepSeek). Absent for a
+            server that cannot: it is asked to go on in a further turn.
     """
 
-    endpoint: Annotated[
-        str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?(?![\s\S])", max_length=2048)
-    ]
+    endpoint: Endpoint
     model: str
     api_key_env: str | UnsetType = UNSET
     api_key_envs: list[str] | UnsetType = UNSET
-    headers: dict[str, str | EnvironmentValue] | UnsetType = UNSET
+    api_key_keyrings: list[KeyringEntry] | UnsetType = UNSET
+    headers: dict[str, str | SecretReference] | UnsetType = UNSET
+    prefill: Prefill | UnsetType = UNSET
+
+
+class RemoteApiSource(
+    OpenAICompatSource, frozen=True, kw_only=True, tag_field="type", tag="remote_api"
+):
+    """Another name of ``openai_compat``."""
+
+
+class OllamaSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ollama"):
+    """A model of an Ollama server.
+
+    Attributes:
+        host: Address of the server.
+        model_tag: The model's name there, with its tag, for example ``llama3.2:3b``.
+    """
+
+    host: Endpoint = "http://127.0.0.1:11434"
+    model_tag: str
+
+
+class VllmMlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="vllm_mlx"):
+    """A model of a vLLM-MLX server.
+
+    Attributes:
+        endpoint: Address of the server without ``/v1``.
+        model_name: What the server calls the model.
+    """
+
+    endpoint: Endpoint
+    model_name: str
 
 
 class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="fake"):
@@ -173,7 +240,15 @@ class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="f
 
 
 ModelSource: TypeAlias = (
-    LocalSource | MlxSource | SystemSource | OpenAICompatSource | DelegatedSource | FakeSource
+    LocalSource
+    | MlxSource
+    | SystemSource
+    | OpenAICompatSource
+    | RemoteApiSource
+    | OllamaSource
+    | VllmMlxSource
+    | DelegatedSource
+    | FakeSource
 )
 
 #: It ends in "nothing follows": ``$`` also stands before a last line feed in Python.
@@ -363,3 +438,62 @@ class ModelsUnregisterResult(WireStruct, frozen=True, kw_only=True):
     """
 
     model_id: str
+
+
+ServerKind: TypeAlias = Literal[
+    "ollama",
+    "lm_studio",
+    "llama_server",
+    "llama_cpp_python",
+    "vllm",
+    "vllm_mlx",
+    "mlx_lm",
+    "other",
+]
+
+
+class ModelsDiscoverParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``models.discover``.
+
+    Attributes:
+        endpoints: Addresses to look at, instead of the configured ones.
+        timeout_ms: How long each of them may take, in milliseconds, instead of the configured
+            limit. They are looked at side by side.
+    """
+
+    endpoints: Annotated[list[Endpoint], Meta(max_length=64)] | UnsetType = UNSET
+    timeout_ms: Annotated[int, Meta(ge=1, le=30_000)] | UnsetType = UNSET
+
+
+class DiscoveredServer(WireStruct, frozen=True, kw_only=True):
+    """What was found at an address.
+
+    Attributes:
+        endpoint: The address.
+        reachable: Whether a server there lists models in OpenAI's form.
+        models: Ids of its models; none when it is not reachable.
+        kind: What kind of server it is, when it is reachable.
+        reason: Why it is not reachable.
+    """
+
+    endpoint: str
+    reachable: bool
+    models: list[str]
+    kind: ServerKind | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class ModelsDiscoverResult(WireStruct, frozen=True, kw_only=True):
+    """Servers and models that were found.
+
+    Attributes:
+        enabled: Whether discovery is switched on; nothing is looked at while it is off.
+        servers: Every address that was looked at, in that order.
+        registered: Ids of models that this process did not know before.
+        unavailable: Ids of models that were there the last time and are not any more.
+    """
+
+    enabled: bool
+    servers: list[DiscoveredServer]
+    registered: list[str]
+    unavailable: list[str]

@@ -107,3 +107,13 @@ def test_the_example_in_python_runs_and_leaves_no_process_behind(tmp_path: Path)
     assert "cancelled" in output
     assert "the model calls get_weather({'city': 'Paris'})" in output
     assert "and answers: In Paris it is 18 degrees and sunny." in output
+
+
+def test_the_example_with_a_server_runs_and_keeps_what_the_server_said_before_it_died(
+    tmp_path: Path,
+) -> None:
+    output = run([sys.executable, "examples/python-server/main.py"], ROOT, tmp_path)
+
+    assert "The capital of France is Paris." in output
+    assert "[attempt 2: recovery: connection_reset]" in output
+    assert "stream_interrupted (connection_reset), after all attempts" in output

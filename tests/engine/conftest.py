@@ -44,7 +44,7 @@ class Backend:
     def availability(self, model: ModelSchema) -> Availability:
         return Availability(available=self.available, weights_ready=True)
 
-    def continues_turns(self, model: ModelSchema) -> bool:
+    def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         return self.continues
 
     def judges(self, model: ModelSchema) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from car_rpc.engine.interruption import CONTINUE_PROMPT, cause_of
 from car_rpc.engine.ports import GenerateCall
+from car_rpc.engine.retry import MAX_KEY_CHANGES
 from car_rpc.errors import CarError
 from car_rpc.wire.events import (
     Attempt,
@@ -24,6 +25,7 @@ from car_rpc.wire.events import (
     ToolCallCancel,
     ToolCallDelta,
     ToolCallStart,
+    UsageEvent,
 )
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then sleeps under the old oak tree."
@@ -85,6 +87,51 @@ async def test_a_transient_failure_is_tried_again_after_exactly_the_contracts_wa
         "success",
     ]
     assert [event.attempt for event in of_type(world, Attempt)] == [1, 2, 3]
+
+
+async def test_another_key_is_tried_at_once_and_is_no_retry(world: Any, attempts: Any) -> None:
+    limited = CarError("rate_limited", "slow down", retry_after_ms=90_000, another_key=True)
+    refused = CarError("unauthorized", "bad key", status=401, another_key=True)
+    attempts([[limited], [refused], [BUSY], [BUSY], [TextDelta(text="ok")]])
+
+    result = await world.generate()
+
+    assert (result.text, world.clock.slept_ms) == ("ok", [500, 1000])
+    assert [event.reason for event in of_type(world, Attempt)[1:]] == [
+        "another key: rate_limited",
+        "another key: unauthorized",
+        "retry: provider_error",
+        "retry: provider_error",
+    ]
+    assert len(result.attempts) == 5
+
+
+async def test_a_failed_key_says_nothing_about_the_model(world: Any, attempts: Any) -> None:
+    attempts([[CarError("rate_limited", "slow down", another_key=True)]])
+    await world.failure()
+    assert world.engine.breakers.of("test/one:a").state == "closed"
+
+
+async def test_keys_that_keep_failing_end_the_request(world: Any, attempts: Any) -> None:
+    attempts([[CarError("unauthorized", "bad key", another_key=True)]])
+    failure = await world.failure()
+    assert (failure.kind, len(world.backend.calls)) == ("unauthorized", MAX_KEY_CHANGES + 1)
+
+
+@pytest.mark.parametrize("recovery", ["none", "retry"])
+async def test_who_wants_one_attempt_gets_one_key(world: Any, attempts: Any, recovery: str) -> None:
+    attempts([[CarError("unauthorized", "bad key", another_key=True)], [TextDelta(text="ok")]])
+    if recovery == "none":
+        assert (await world.failure(recovery=recovery)).kind == "unauthorized"
+    else:
+        assert (await world.generate(recovery=recovery)).text == "ok"
+
+
+async def test_a_key_that_is_refused_in_the_middle_is_the_answer(world: Any, attempts: Any) -> None:
+    refused = CarError("unauthorized", "expired", another_key=True)
+    attempts([[TextDelta(text=TEXT), refused], [TextDelta(text="never")]])
+    assert (await world.failure()).kind == "unauthorized"
+    assert len(world.backend.calls) == 1
 
 
 async def test_retries_end_and_the_last_failure_is_told(world: Any, attempts: Any) -> None:
@@ -256,6 +303,18 @@ async def test_a_text_that_broke_is_continued_and_whole(world: Any, attempts: An
     (recovery,) = of_type(world, Recovery)
     assert (recovery.plan, recovery.attempt) == ("continue_text", 2)
     assert recovery.overlap_removed is msgspec.UNSET
+
+
+async def test_tokens_of_a_continued_answer_add_up(world: Any, attempts: Any) -> None:
+    first, second = (
+        UsageEvent(prompt_tokens=5, completion_tokens=8),
+        UsageEvent(prompt_tokens=30, completion_tokens=4),
+    )
+    attempts([[*words(TEXT[:49]), first, BUSY], [*words(TEXT[49:]), second]])
+
+    usage = (await world.generate()).usage
+
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (35, 12, 47)
 
 
 async def test_what_the_continuation_repeats_is_left_out_and_counted(

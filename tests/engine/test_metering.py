@@ -114,6 +114,18 @@ async def test_an_answer_that_contradicts_itself_is_the_models_failure(
     assert [end.outcome for end in ends.seen] == ["inference_failed"]
 
 
+async def test_a_key_that_fails_is_not_the_models_failure(world: Any, ends: Ends) -> None:
+    async def play(call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        await asyncio.sleep(0)
+        if call.attempt == 1:
+            raise CarError("rate_limited", "this key", another_key=True)
+        yield TextDelta(text="hi")
+
+    world.backend.play = play
+    await world.generate()
+    assert [(end.attempt, end.outcome) for end in ends.seen] == [(2, "success")]
+
+
 async def test_embeddings_are_a_task_of_their_own(world: Any, ends: Ends) -> None:
     params = msgspec.convert({"texts": ["a", "b"], "model": "two"}, EmbedParams)
     await world.engine.embed(params, Origin(1, "embed", b"{}"))

@@ -124,6 +124,23 @@ def test_a_total_is_made_only_of_counts_that_were_told() -> None:
     assert accumulator.usage == Usage(prompt_tokens=3, completion_tokens=4, total_tokens=9)
 
 
+def test_counts_of_several_attempts_add_up() -> None:
+    accumulator = Accumulator()
+    accumulator.push(UsageEvent(prompt_tokens=3, completion_tokens=1, context_window=99))
+    accumulator.push(UsageEvent(completion_tokens=4))
+    accumulator.begin_attempt()
+    assert accumulator.usage.completion_tokens == 4
+    accumulator.push(UsageEvent(prompt_tokens=7, completion_tokens=2, context_window=99))
+    accumulator.push(UsageEvent(thinking_tokens=1))
+    assert accumulator.usage == Usage(
+        prompt_tokens=10,
+        completion_tokens=6,
+        total_tokens=16,
+        context_window=99,
+        thinking_tokens=1,
+    )
+
+
 def test_deltas_win_over_done() -> None:
     accumulator = Accumulator()
     accumulator.push(TextDelta(text="from deltas"))

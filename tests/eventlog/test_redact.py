@@ -172,6 +172,34 @@ def test_redacted_data_is_valid_json_of_the_redacted_value(value):
     assert json.loads(redact_json(json.dumps(value).encode())) == redact(value)
 
 
+@given(st.dictionaries(st.text(max_size=12), json_values, max_size=4))
+def test_beside_a_long_text_nothing_else_is_found_or_missed(value):
+    value = {**value, "image": "iVBORw0KGgo" * 5000}
+    assert json.loads(redact_json(json.dumps(value).encode())) == redact(value)
+
+
+@pytest.mark.parametrize(("secret", "kind"), SHAPES)
+def test_a_secret_in_a_long_text_and_a_name_beside_it_are_found(secret, kind):
+    text = "word " * 20_000
+    assert through_disk({"text": f"{text}{secret} {text}", "token": "x"}) == {
+        "text": f"{text}[redacted:{kind}] {text}",
+        "token": "***",
+    }
+
+
+@pytest.mark.parametrize("name", ['"Token"', '"api-key" ', '"headers"\n\t ', '"passwor\\u0064"'])
+def test_a_name_is_found_however_it_is_written(name):
+    rows = ",".join(['{"text":"the token","key":"a"}'] * 100)
+    text = f'{{"rows":[{rows}],{name}:{{"x":"y","password":"z"}}}}'
+    assert json.loads(redact_json(text.encode())) == redact(json.loads(text))
+
+
+def test_texts_that_end_like_a_name_are_no_names(monkeypatch):
+    row = b'{"events":[%b]}' % b",".join([b'{"text":"the token"}', b'{"text":"a key"}'] * 64)
+    monkeypatch.setattr("car_rpc.eventlog.redact.redact", None)  # it is not searched at all
+    assert redact_json(row) is row
+
+
 @given(st.text(max_size=30), st.sampled_from(SHAPES), st.text(max_size=30))
 def test_a_secret_between_separators_never_survives(before, shape, after):
     secret, _ = shape

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tests.fuzz.strategies import NOISE
+from tests.process.conftest import check_stream
 
 MAX_DEPTH = 128
 MAX_BATCH = 1000
@@ -35,6 +37,7 @@ CODES = {
 
 #: Parameters of a `generate` that runs until it is cancelled, on all peers that are judged here.
 STALL = {"prompt": ""}
+STALLS = (STALL, {**STALL, "stream": True})
 
 _STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 _SCALAR = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
@@ -198,6 +201,10 @@ class Judge:
         #: Requests in flight, by id: whether they are so for certain.
         self.in_flight: dict[str, bool] = {}
         self.due: list[Due] = []
+        #: Streams that must have an end, by id, and those that may: the id was perhaps in flight.
+        self._streams: Counter[str] = Counter()
+        self._possible: Counter[str] = Counter()
+        self._ambiguous = False
 
     def take(self, payload: bytes) -> None:
         """The peer gets this message, these lines, or this noise between two messages."""
@@ -222,6 +229,24 @@ class Judge:
         taken: dict[int, int] = {}
         for index in range(len(self.due)):
             assert self._assign(index, answers, taken, set()), f"{self.due[index]} has not come"
+
+    def check_streams(self, messages: Iterable[Any]) -> None:
+        """Whoever asked for a stream got one whole one, however its request ended."""
+        streams: dict[str, list[list[Any]]] = {}
+        for message in messages:
+            if isinstance(message, dict) and message.get("method") == "generate.event":
+                params = message["params"]
+                of_id = streams.setdefault(key(params["request_id"]), [])
+                if params["seq"] == 0:
+                    of_id.append([])
+                of_id[-1].append(params)
+        for stream in (each for of_id in streams.values() for each in of_id):
+            check_stream(stream, "error")
+        if not self._ambiguous:
+            for name in {*streams, *self._streams}:
+                count = len(streams.get(name, []))
+                wanted = self._streams[name]
+                assert wanted <= count <= wanted + self._possible[name], (name, count, wanted)
 
     def _assign(
         self, index: int, answers: Sequence[Any], taken: dict[int, int], tried: set[int]
@@ -289,8 +314,9 @@ class Judge:
 
     def _request(self, request_id: Any, method: str, message: _Members) -> None:
         name = key(request_id)
-        stalls = method == "generate" and (self.exact or message.get("params") == STALL)
+        stalls = method == "generate" and (self.exact or message.get("params") in STALLS)
         kinds: frozenset[str | None] | None = None
+        self._stream(name, method, message)
         if self.in_flight.get(name):
             kinds = frozenset(["duplicate_id"])
         elif self.ready and (message.twice or name in self.in_flight):
@@ -310,6 +336,13 @@ class Judge:
             self.due.append(Due(frozenset(ids)))
         else:
             self.due.append(Due(frozenset([name]), kinds))
+
+    def _stream(self, name: str, method: str, message: _Members) -> None:
+        params = message.get("params")
+        wanted = isinstance(params, dict) and params.get("stream") is True
+        self._ambiguous = self._ambiguous or message.twice
+        if method == "generate" and wanted and not self.in_flight.get(name):
+            (self._possible if name in self.in_flight else self._streams)[name] += 1
 
     def _cancel(self, params: Any) -> None:
         target = params.get("id") if isinstance(params, dict) else None

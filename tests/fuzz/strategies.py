@@ -49,7 +49,7 @@ def objects(draw: st.DrawFn) -> bytes:
     method = draw(methods)
     if draw(st.integers(0, 3)):
         # Mostly it is the request that it seems to be.
-        params = draw(st.sampled_from([b"{}", b'{"prompt":""}']))
+        params = draw(st.sampled_from([b"{}", b'{"prompt":""}', b'{"prompt":"","stream":true}']))
     else:
         params = draw(values)
     members = [
@@ -75,8 +75,12 @@ cancels = good_ids.map(
     lambda raw: b'{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":%b}}' % raw
 )
 answers = good_ids.map(lambda raw: b'{"jsonrpc":"2.0","id":%b,"result":{}}' % raw)
-stalls = good_ids.map(
-    lambda raw: b'{"jsonrpc":"2.0","id":%b,"method":"generate","params":{"prompt":""}}' % raw
+stalls = st.builds(
+    lambda raw, more: (
+        b'{"jsonrpc":"2.0","id":%b,"method":"generate","params":{"prompt":""%b}}' % (raw, more)
+    ),
+    good_ids,
+    st.sampled_from([b"", b',"stream":true']),
 )
 pings = good_ids.map(lambda raw: b'{"jsonrpc":"2.0","id":%b,"method":"ping"}' % raw)
 texts = st.sampled_from(

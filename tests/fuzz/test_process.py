@@ -52,6 +52,7 @@ def test_every_request_gets_exactly_one_response(
     answers = wait_for_answers(core, since, len(judge.due))
     ping = core.response(core.ask("ping"), since + len(answers))
     judge.check([*flatten(m for m in core.messages[since:] if m is not ping)])
+    judge.check_streams(core.messages[since:])
 
 
 def wait_for_answers(core: Core, since: int, count: int) -> list[Any]:

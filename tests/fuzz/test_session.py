@@ -71,6 +71,7 @@ async def judge_dialogue(app: App, dialogue: list[bytes], places: list[int]) -> 
         app.notify("$/cancelRequest", id=request_id)
     await app.session.answered(10)
     judge.check([*flatten(app.read())])
+    judge.check_streams(app.messages)
     assert len(app.connection.in_flight) == 0
     app.messages.clear()
     app.request("last", "ping")

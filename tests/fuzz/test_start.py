@@ -48,6 +48,7 @@ def test_every_request_gets_exactly_one_response_before_and_behind_initialize(
             start = core.response("start")
             assert start["result"]["protocol_version"] == 1
             judge.check([message for message in messages if message is not start])
+            judge.check_streams(core.messages)
             assert "Traceback" not in core.stderr()
         finally:
             core.kill()

@@ -111,6 +111,8 @@ class App:
             registry=registry,
             runner=self.runner,
             log=nothing,
+            keys=nothing,
+            discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],
             outcomes=kept.get("outcomes", nothing),
             budget=kept.get("budget", nothing),

@@ -13,8 +13,10 @@ from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
 from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.log import EventlogQueryResult
 from car_rpc.wire.methods import METHODS
+from car_rpc.wire.models import ModelsDiscoverResult
 
 #: Methods that the session itself answers.
 LIFECYCLE = {"initialize", "ping", "shutdown", "exit", "$/cancelRequest"}
@@ -216,6 +218,33 @@ async def test_a_cancelled_registration_lets_nothing_past_the_one_before_it(
     assert "me/b:1" not in listed
 
 
+@pytest.mark.parametrize("value", [{}, {"env": "A", "keyring": {"service": "s", "username": "u"}}])
+async def test_a_header_names_exactly_one_place_of_its_secret(app: Any, value: Any) -> None:
+    source = {
+        "type": "openai_compat",
+        "endpoint": "http://x",
+        "model": "m",
+        "headers": {"k": value},
+    }
+    model = {"id": "me/a:1", "source": source, "capabilities": ["generate"]}
+    error = await app.failure(1, "models.register", model=model)
+    assert error["data"]["path"] == "$.model.source.headers['k']"
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"endpoints": ["http://h:99999"]}, "$.endpoints[0]"),
+        ({"endpoints": ["http://h"] * 65}, "$.endpoints"),
+        ({"timeout_ms": 0}, "$.timeout_ms"),
+        ({"timeout_ms": 30_001}, "$.timeout_ms"),
+    ],
+)
+async def test_what_cannot_be_looked_at_is_refused(app: Any, params: Any, path: str) -> None:
+    error = await app.failure(1, "models.discover", **params)
+    assert (error["data"]["kind"], error["data"]["path"]) == ("invalid_params", path)
+
+
 async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app: Any) -> None:
     await app.call(0, "models.register", model=echo("me/a:1"))
     app.send(asked(1, "models.list"), asked(2, "models.get", model="me/a:1"), asked(3, "ping"))
@@ -223,10 +252,21 @@ async def test_reads_are_answered_at_once_while_no_registration_is_under_way(app
 
 
 class Numbers:
-    """A backend for what scripts cannot do, and an event log without rows."""
+    """A backend for what scripts cannot do, an event log without rows, no servers and no keys."""
 
     async def embed(self, model: Any, texts: list[str]) -> EmbeddingBatch:
         return EmbeddingBatch(bytes(8), 2, 1)
+
+    def judges(self, model: Any) -> bool:
+        return True
+
+    async def score(self, model: Any, messages: Any, answers: list[str]) -> list[float]:
+        return [-1.0 for _ in answers]
+
+    async def rank(
+        self, model: Any, query: str, documents: list[str], instruction: str
+    ) -> list[float]:
+        return [0.5 for _ in documents]
 
     async def tokenize(self, model: Any, text: str) -> list[int]:
         return [1]
@@ -240,6 +280,17 @@ class Numbers:
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
+    async def run(self, params: Any) -> ModelsDiscoverResult:
+        return ModelsDiscoverResult(enabled=True, servers=[], registered=[], unavailable=[])
+
+    def models(self) -> list[Any]:
+        return []
+
+    async def stats(self) -> KeysStatsResult:
+        return KeysStatsResult(endpoints=[])
+
+
+PICTURE = {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}
 
 #: A call of each method that succeeds, in an order in which it does.
 SUCCESSFUL: dict[str, dict[str, Any]] = {
@@ -247,7 +298,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
         "model": {
             "id": "me/vectors:1",
             "source": {"type": "delegated"},
-            "capabilities": ["generate", "embed", "speech_to_text"],
+            "capabilities": ["generate", "embed", "rerank", "speech_to_text"],
         }
     },
     "models.get": {"model": "me/vectors:1"},
@@ -256,8 +307,13 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "embed": {"texts": ["x"], "model": "me/vectors:1"},
     "tokenize": {"text": "x", "model": "me/vectors:1"},
     "detokenize": {"tokens": [1], "model": "me/vectors:1"},
+    "classify": {"text": "x", "labels": ["y"], "model": "me/vectors:1"},
+    "rerank": {"query": "x", "documents": ["y"], "model": "me/vectors:1"},
+    "ground": {"image": PICTURE, "prompt": "x", "model": "me/sees:1"},
     "transcribe": {"audio_b64": "", "model": "me/vectors:1"},
     "models.unregister": {"model": "me/vectors:1"},
+    "models.discover": {},
+    "keys.stats": {},
     "runner.register": {},
     "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},
     "runner.unregister": {},
@@ -280,7 +336,10 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     real = engine.backend_of
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
-    app.session._dispatcher = Dispatcher(app.services._replace(log=numbers))
+    doubles = {"log": numbers, "keys": numbers, "discovery": numbers}
+    app.session._dispatcher = Dispatcher(app.services._replace(**doubles))
+    sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
+    await app.call(99, "models.register", model=sees)
     app.services.outcomes.attempt_ended(
         AttemptEnd("tr_answered", 1, "me/vectors:1", "embed", "success", 1.0)
     )

@@ -1,13 +1,18 @@
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from car_rpc.errors import CarError
+from car_rpc.host import attachments
 from car_rpc.host.session import LOG_BUFFER_BYTES, STREAM_BUFFER_BYTES
+from car_rpc.protocol.connection import Connection
 from car_rpc.protocol.framing import wrap
 from car_rpc.wire.methods import METHODS
+from tests.host.conftest import App
+from tests.process.conftest import check_stream, text_of
 
 DID_NOT_START = "internal error: the engine did not start; see the log"
 
@@ -78,11 +83,153 @@ async def test_a_request_that_waits_for_the_engine_can_be_cancelled(fresh: Any) 
     assert fresh.answered().count(1) == 1
 
 
-async def test_a_request_that_is_cancelled_before_its_first_step_is_answered(app: Any) -> None:
-    request = {"id": 1, "method": "generate", "params": {"prompt": "x", "model": "stall"}}
-    app.send(request, {"method": "$/cancelRequest", "params": {"id": 1}})
+NOTHING = {"text": "", "tool_calls": [], "usage": None}
+
+
+def check_never_began(app: Any, answer: Any, kind: str, **members: Any) -> None:
+    """Its stream is one `error` of the kind of its response, before it."""
+    error = answer["error"]
+    assert error["data"]["kind"] == kind
+    assert app.events(answer["id"]) == [
+        {
+            "request_id": answer["id"],
+            "seq": 0,
+            "event": {"type": "error", "kind": kind, "message": error["message"]},
+            **members,
+        }
+    ]
+    assert app.messages.index(answer) > next(
+        index
+        for index, message in enumerate(app.messages)
+        if message.get("params", {}).get("request_id") == answer["id"]
+    )
+
+
+def streamed(request_id: Any, **params: Any) -> dict[str, Any]:
+    params = {"prompt": "x", "model": "stall", "stream": True, **params}
+    return {"id": request_id, "method": "generate", "params": params}
+
+
+def cancel(request_id: Any) -> dict[str, Any]:
+    return {"method": "$/cancelRequest", "params": {"id": request_id}}
+
+
+async def check_cancelled(app: Any, request_id: Any, **members: Any) -> None:
+    answer = await app.answer(request_id)
+    assert answer["error"]["code"] == -32800
+    assert answer["error"]["data"]["partial"] == NOTHING
+    check_never_began(app, answer, "cancelled", **members)
+    await app.call("later", "ping")
+    assert app.answered().count(request_id) == 1
+
+
+async def test_a_stream_that_is_cancelled_in_one_write_with_its_request_has_its_end(
+    app: Any,
+) -> None:
+    app.send(streamed(1), cancel(1))
     error = (await app.answer(1))["error"]
     assert (error["code"], error["data"]["kind"]) == (-32800, "cancelled")
+    check_stream(app.events(1), "error")
+    assert error["data"]["partial"] == {**NOTHING, "text": text_of(app.events(1))}
+
+
+async def test_a_stream_that_is_cancelled_while_the_engine_loads_has_its_end(fresh: Any) -> None:
+    fresh.request("init", "initialize", protocol_version=1)
+    fresh.send(streamed(1, client_ref=5), cancel(1))
+    await check_cancelled(fresh, 1)
+
+
+async def test_a_stream_that_is_cancelled_behind_a_registration_has_its_end(app: Any) -> None:
+    model = {
+        "id": "t/new:1",
+        "source": {"type": "fake", "script": []},
+        "capabilities": ["generate"],
+    }
+    register = {"id": "new", "method": "models.register", "params": {"model": model}}
+    app.send(register, streamed(1, client_ref="r"), cancel(1))
+    await check_cancelled(app, 1, client_ref="r")
+    assert "result" in await app.answer("new")
+
+
+async def test_a_stream_that_is_cancelled_while_files_are_read_has_its_end(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(*_: Any) -> bytes:
+        reading.set()
+        go_on.wait(10)
+        return b""
+
+    monkeypatch.setattr(attachments, "_read", read)
+    path = str(app.services.allowed_roots[0] / "x.png")
+    app.send(streamed(1, images=[{"type": "image", "source": {"type": "path", "path": path}}]))
+    await asyncio.to_thread(reading.wait, 10)
+    app.send(cancel(1))
+    try:
+        await check_cancelled(app, 1)
+    finally:
+        go_on.set()
+    completion = app.sink.entries[-1]
+    assert (completion.type, completion.data["kind"]) == ("completion", "cancelled")
+
+
+async def test_a_cancelled_request_that_wants_no_stream_has_no_events(fresh: Any) -> None:
+    fresh.request("init", "initialize", protocol_version=1)
+    fresh.send(streamed(1, stream=False), cancel(1))
+    assert (await fresh.answer(1))["error"]["data"]["partial"] == NOTHING
+    assert fresh.events(1) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"model": "nobody"}, "model_not_found"),
+        ({"params": {"temperature": "hot"}}, "invalid_params"),
+        ({"client_ref": 5}, "invalid_params"),
+        ({"resume_trace_id": "tr_none"}, "not_found"),
+        (
+            {"images": [{"type": "image", "source": {"type": "path", "path": "/etc/hosts"}}]},
+            "policy_denied",
+        ),
+    ],
+)
+async def test_a_stream_that_fails_before_it_began_has_its_end(
+    app: Any, params: dict[str, Any], kind: str
+) -> None:
+    app.send(streamed(1, **params))
+    check_never_began(app, await app.answer(1), kind)
+
+
+async def test_a_stream_that_is_refused_has_its_end(registry: Any, tmp_path: Any) -> None:
+    app = App(registry, tmp_path, Connection(max_in_flight=1))
+    app.send(streamed("early"))
+    check_never_began(app, await app.answer("early"), "not_initialized")
+    app.loaded.set()
+    await app.call("init", "initialize", protocol_version=1)
+    await app.call("warm", "models.list")
+    app.send(streamed(1), streamed(2, client_ref="r"), streamed(1))
+    check_never_began(app, await app.answer(2), "overloaded", client_ref="r")
+    duplicate = await app.answer(1)
+    assert duplicate["error"]["data"]["kind"] == "duplicate_id"
+    app.request("bye", "shutdown")
+    app.send(streamed(3))
+    check_never_began(app, await app.answer(3), "shutting_down")
+    assert (await app.answer("bye"))["result"] is None
+    types = [params["event"]["type"] for params in app.events(1)]
+    assert types == ["attempt", "text_delta", "error"], "the duplicate has no part in it"
+    assert app.session._streams == {}
+
+
+async def test_a_stream_whose_wish_cannot_be_read_has_no_events(app: Any) -> None:
+    for request_id, stream in enumerate(["yes", 1, None, [True]]):
+        app.send(streamed(request_id, stream=stream))
+        error = (await app.answer(request_id))["error"]
+        assert error["data"]["path"] == "$.stream"
+        assert app.events(request_id) == []
+    app.send({"id": "array", "method": "generate", "params": [True]})
+    assert (await app.answer("array"))["error"]["data"]["kind"] == "invalid_params"
+    assert app.events("array") == []
 
 
 async def test_a_cancel_in_the_middle_keeps_what_there_was_and_comes_once(app: Any) -> None:
@@ -122,9 +269,10 @@ async def test_an_engine_that_does_not_start_fails_every_request_but_not_the_pro
     fresh.loaded.set()
     for request_id in (1, 2):
         if request_id == 2:
-            fresh.request(2, "generate", prompt="x")
+            fresh.send(streamed(2))
         answer = await fresh.answer(request_id)
         assert (answer["error"]["data"]["kind"], answer["error"]["message"]) == (kind, text)
+    check_never_began(fresh, answer, kind)
     assert "result" in await fresh.call(3, "ping")
     assert (await fresh.call(4, "shutdown"))["result"] is None
 

@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 
 from car_rpc.errors import CarError
-from car_rpc.protocol.connection import OUTPUT_SLACK_BYTES, Answered, CancelRequested, Connection
+from car_rpc.protocol.connection import (
+    OUTPUT_SLACK_BYTES,
+    Answered,
+    CancelRequested,
+    Connection,
+    Refused,
+)
 from car_rpc.protocol.framing import wrap
 from car_rpc.protocol.messages import Notification, Request
 
@@ -116,8 +122,20 @@ def test_each_state_lets_in_its_own_methods(path: list[Any], method: str, kind: 
     if kind is None:
         assert events == [Request(1, method, b"{}")]
     else:
-        assert events == []
+        (refused,) = events
+        assert isinstance(refused, Refused)
+        assert refused.error.kind == kind
         assert kinds(connection) == [(1, kind)]
+
+
+def test_the_stream_of_a_refused_request_can_end_before_its_response() -> None:
+    connection: Connection[str] = Connection()
+    for event in connection.receive(request(1)):
+        assert isinstance(event, Refused)
+        connection.notify("note", b"{}", stream=event.request.id)
+    event, response = sent(connection)
+    assert (event["method"], response["error"]["data"]["kind"]) == ("note", "not_initialized")
+    assert len(connection.in_flight) == 0
 
 
 def test_a_step_that_the_state_does_not_allow_is_refused() -> None:
@@ -144,7 +162,8 @@ def test_a_message_is_judged_in_the_state_that_the_one_before_it_left_behind() -
 
 def test_beyond_the_limit_of_requests_in_flight_more_are_refused_and_none_is_lost() -> None:
     connection = ready(max_in_flight=2)
-    assert len(list(connection.receive(b"".join(map(request, range(4)))))) == 2
+    events = list(connection.receive(b"".join(map(request, range(4)))))
+    assert [type(event) for event in events] == [Request, Request, Refused, Refused]
     assert kinds(connection) == [(2, "overloaded"), (3, "overloaded")]
     connection.respond(0, b"1")
     assert len(list(connection.receive(request(4)))) == 1
@@ -258,7 +277,7 @@ def test_a_batch_is_answered_by_one_array_after_all_its_streams() -> None:
         request(3, "initialize"),
     ]
     events = list(connection.receive(b"[" + b",".join(map(bytes.strip, entries)) + b"]\n"))
-    assert [type(event) for event in events] == [Request, Request, Notification]
+    assert [type(event) for event in events] == [Request, Request, Notification, Refused]
     connection.notify("event", b'{"of":1}', stream=1)
     connection.respond(2, b"2")
     assert [m["params"] for m in sent(connection)] == [{"of": 1}]
@@ -341,8 +360,10 @@ def test_batches_that_are_not_done_hold_a_bounded_number_of_bytes() -> None:
     list(connection.receive(batch))
     connection.respond(1, big)
     further = b"[%b,%b]\n" % (request(4).strip(), request(5, "ping").strip())
-    assert [event.id for event in connection.receive(further)] == [5]
-    assert [event.id for event in connection.receive(request(6))] == [6]  # no batch, no matter
+    refused, ping = connection.receive(further)
+    assert isinstance(refused, Refused)
+    assert ping == Request(5, "ping", b"{}")
+    assert [type(event) for event in connection.receive(request(6))] == [Request]  # no batch
     connection.respond(5, b"{}")
     (answers,) = sent(connection, 1)
     assert [(a["id"], "error" in a) for a in answers] == [(4, True), (5, False)]

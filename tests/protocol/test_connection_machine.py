@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from car_rpc.errors import CarError
-from car_rpc.protocol.connection import Answered, CancelRequested, Connection
+from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Refused
 from car_rpc.protocol.messages import Notification, Request
 
 MAX_IN_FLIGHT = 6
@@ -94,7 +94,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         # taken one by one and acted upon.
         waiting = list(entries)
         for event in self.connection.receive(data + b"\n"):
-            if isinstance(event, Notification):
+            if isinstance(event, Notification | Refused):
                 continue
             assert isinstance(event, Request)
             while (wanted := waiting.pop(0)) != (event.id, event.method):

@@ -1,3 +1,5 @@
+from itertools import accumulate
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -25,6 +27,12 @@ def depth(value: object) -> int:
 @given(json_values, st.integers(0, 6))
 def test_it_agrees_with_the_parsed_value(value: object, limit: int) -> None:
     assert deeper_than(msgspec.json.encode(value), limit) is (depth(value) > limit)
+
+
+@given(st.text("[]{}", max_size=60), st.integers(0, 12))
+def test_it_counts_what_is_open_although_nothing_fits(brackets: str, limit: int) -> None:
+    levels = accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
+    assert deeper_than(brackets.encode(), limit) is (max(0, *levels, 0) > limit)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])

@@ -82,6 +82,53 @@ def test_two_processes_see_each_others_changes(opened: Callable[[], Registry]) -
     assert failure(lambda: one.find("mine")).kind == "model_not_found"
 
 
+def found(model_id: str) -> ModelSchema:
+    return msgspec.structs.replace(scripted_model(model_id, []), tags=["discovered"])
+
+
+def test_models_that_were_found_are_known_to_this_process_alone(
+    opened: Callable[[], Registry],
+) -> None:
+    one, other = opened(), opened()
+    one.replace_discovered([found("vllm/a:1"), found("vllm/b:1")])
+    assert one.find("vllm/a:1").name == "a"
+    one.replace_discovered([found("vllm/b:1")])
+    for registry, model_id in ((one, "vllm/a:1"), (other, "vllm/b:1")):
+        with pytest.raises(CarError):
+            registry.find(model_id)
+
+
+def test_a_model_that_was_found_is_forgotten_until_it_is_found_again(
+    opened: Callable[[], Registry],
+) -> None:
+    registry = opened()
+    registry.replace_discovered([found("vllm/a:1")])
+    assert registry.unregister("vllm/a:1") == "vllm/a:1"
+    with pytest.raises(CarError):
+        registry.find("vllm/a:1")
+    registry.replace_discovered([found("vllm/a:1")])
+    assert registry.find("vllm/a:1")
+
+
+def test_who_registers_a_model_that_was_found_keeps_it_as_his_own(
+    opened: Callable[[], Registry],
+) -> None:
+    registry = opened()
+    registry.replace_discovered([found("vllm/a:1")])
+    kept, replaced = registry.register(registry.find("vllm/a:1"))
+    assert (kept.tags, replaced) == ([], True)
+    assert opened().find("vllm/a:1").tags == []
+    registry.unregister("vllm/a:1")
+    assert registry.find("vllm/a:1").tags == ["discovered"]
+
+
+def test_no_model_that_was_found_hides_a_built_in_one(opened: Callable[[], Registry]) -> None:
+    registry = opened()
+    builtin = registry.all()[0]
+    registry.replace_discovered([found(builtin.id)])
+    assert registry.find(builtin.id) == builtin
+
+
 def test_the_id_of_a_built_in_model_is_taken(opened: Callable[[], Registry]) -> None:
     registry = opened()
     for work in (

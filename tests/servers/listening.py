@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -11,14 +12,14 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def listening(serve: Serve) -> AsyncGenerator[str, None]:
+async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str, None]:
     """Listen on a free port of the loopback interface; gives the URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             # What a test breaks on purpose ends the connection, and nothing else.
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
                 await serve(reader, writer)
         finally:
             await close(writer)
@@ -28,9 +29,14 @@ async def listening(serve: Serve) -> AsyncGenerator[str, None]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(start, "127.0.0.1", 0)
+    # A client that keeps its connection for later reads no farewell.
+    farewell = None if tls is None else 0.1
+    server = await asyncio.start_server(
+        start, "127.0.0.1", 0, ssl=tls, ssl_shutdown_timeout=farewell
+    )
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in tasks:
@@ -42,5 +48,5 @@ async def listening(serve: Serve) -> AsyncGenerator[str, None]:
 async def close(writer: asyncio.StreamWriter) -> None:
     """Close a connection, whatever state it is in."""
     writer.close()
-    with suppress(ConnectionError):
+    with suppress(ConnectionError, ssl.SSLError):
         await writer.wait_closed()

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections in a chosen way, in front of any server."""
+"""A TCP proxy that breaks connections in a chosen way, in front of any server of HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import json
 import socket
 import struct
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.servers.listening import close, listening
 
@@ -20,39 +21,54 @@ class Fault(Enum):
     RESET = auto()  # the connection is cut off
     TRUNCATE = auto()  # it is closed as if all were sent
     STALL = auto()  # nothing more comes
+    SLOW_HEADERS = auto()  # the headers come byte by byte, the rest as it is
     RATE_LIMIT = auto()  # 429 with Retry-After instead of the response
     BAD_GATEWAY = auto()  # an error event with 502 after the next whole event
+    FORBIDDEN = auto()  # the same with 403, inside of a 502
+    GOAWAY = auto()  # the same with a gateway's words for HTTP/2's farewell
 
 
 class Plan(NamedTuple):
-    """A fault, and after how many bytes of the response."""
+    """What happens to one response.
+
+    Attributes:
+        fault: What goes wrong, if anything.
+        after_bytes: After how many bytes of the response; a shorter one passes whole.
+        retry_after_s: What a refusal says.
+    """
 
     fault: Fault | None = None
     after_bytes: int = 0
+    retry_after_s: int = 7
 
 
-_REFUSAL = json.dumps({"error": {"message": "slow down"}}).encode()
-_RATE_LIMITED = (
-    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-type: application/json\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_REFUSAL), _REFUSAL)
-)
-_BAD_GATEWAY = b'data: {"error": {"code": 502, "message": "bad gateway"}}\n\n'
+#: What the servers between us and a model say in the middle of an answer.
+_ERROR_EVENTS: dict[Fault | None, Any] = {
+    Fault.BAD_GATEWAY: {"code": 502, "message": "bad gateway"},
+    Fault.FORBIDDEN: {"code": 502, "metadata": {"raw": '{"error": {"code": 403}}'}},
+    Fault.GOAWAY: {"message": "http2: server sent GOAWAY and closed the connection"},
+}
 
 
 class FaultProxy:
-    """Passes on what a server and its clients say, up to the planned fault.
+    """Passes on what a server and its clients say, up to the planned faults.
 
     Attributes:
-        plan: For the connections that come next.
         open: How many connections from clients are open.
+        struck: The plans whose fault has happened, in order.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
-        self.plan = Plan()
+        self._plans: deque[Plan] = deque()
         self.open = 0
+        self.struck: list[Plan] = []
         self._changed = asyncio.Condition()
         self.url = ""
+
+    def plan(self, *plans: Plan) -> None:
+        """What happens to the next responses, one each; later ones pass as they are."""
+        self._plans = deque(plans)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[FaultProxy, None]:
@@ -66,19 +82,35 @@ class FaultProxy:
             await self._changed.wait_for(lambda: self.open == 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        plan = self.plan
         upstream_reader, upstream = await asyncio.open_connection(*self._target)
         await self._count(1)
-        up = asyncio.create_task(_copy(reader, upstream))
-        down = asyncio.create_task(_respond(upstream_reader, writer, plan))
+        response = _Response(Plan())
+
+        async def ask() -> None:
+            nonlocal response
+            while data := await reader.read(65536):
+                if response.begun:
+                    response = _Response(self._plans.popleft() if self._plans else Plan())
+                upstream.write(data)
+                await upstream.drain()
+
+        async def answer() -> None:
+            while data := await upstream_reader.read(65536):
+                passing, strikes = response.take(data)
+                await response.send(writer, passing)
+                if strikes:
+                    self.struck.append(response.plan)
+                    await response.strike(writer)
+                    return
+
+        response.begun = True
+        both = asyncio.create_task(ask()), asyncio.create_task(answer())
         try:
-            await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
-            if plan.fault is Fault.STALL:
-                await up  # until the client gives up a connection on which nothing more comes
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (up, down):
+            for task in both:
                 task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
+            await asyncio.gather(*both, return_exceptions=True)
             await close(upstream)
             writer.close()
             await self._count(-1)
@@ -89,63 +121,83 @@ class FaultProxy:
             self._changed.notify_all()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
+class _Response:
+    """One response on its way, and where its fault is.
+
+    Attributes:
+        begun: Whether anything of it has come; what the client says next is the next request.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.begun = False
+        self._seen = bytearray()
+
+    def take(self, data: bytes) -> tuple[bytes, bool]:
+        """What passes of the next bytes, and whether the fault comes behind it."""
+        self.begun = True
+        before = len(self._seen)
+        self._seen += data
+        at = self._fault_at()
+        return (data, False) if at is None else (data[: max(0, at - before)], True)
+
+    def _fault_at(self) -> int | None:
+        """Behind which byte the fault comes, once that is known."""
+        fault, after = self.plan.fault, self.plan.after_bytes
+        if fault in (None, Fault.SLOW_HEADERS):
+            return None
+        if fault is Fault.RATE_LIMIT:
+            return 0
+        if fault in _ERROR_EVENTS:
+            return _event_end(bytes(self._seen), after)
+        return after if len(self._seen) >= after else None
+
+    async def send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """Pass bytes on."""
+        head = len(self._seen) == len(data) and self.plan.fault is Fault.SLOW_HEADERS
+        slow_bytes = data.find(b"\r\n\r\n") if head else 0
+        for position in range(slow_bytes):
+            writer.write(data[position : position + 1])
+            await writer.drain()
+            await asyncio.sleep(0.001)  # so that each one goes out for itself
+        writer.write(data[slow_bytes:])
+        await writer.drain()
+
+    async def strike(self, writer: asyncio.StreamWriter) -> None:
+        """Let the fault happen; returns when the connection is to be closed."""
+        fault = self.plan.fault
+        if fault is Fault.STALL:
+            await asyncio.Event().wait()  # until the client goes away
+        elif fault is Fault.RESET:
+            _send_reset(writer)
+        elif fault is Fault.RATE_LIMIT:
+            writer.write(_refusal(self.plan.retry_after_s))
+        elif fault in _ERROR_EVENTS:
+            event = b"data: %b\n\n" % json.dumps({"error": _ERROR_EVENTS[fault]}).encode()
+            writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._chunked else event)
+        with suppress(ConnectionError):
             await writer.drain()
 
-
-async def _respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, plan: Plan) -> None:
-    with suppress(ConnectionError):
-        if plan.fault is None:
-            await _copy(reader, writer)
-            return
-        passed = await _pass(reader, writer, plan)
-        if plan.fault is Fault.RATE_LIMIT:
-            writer.write(_RATE_LIMITED)
-        elif plan.fault is Fault.BAD_GATEWAY:
-            writer.write(_error_event(chunked=b"chunked" in passed))
-        elif plan.fault is Fault.RESET:
-            _send_reset(writer)
-        await writer.drain()
+    @property
+    def _chunked(self) -> bool:
+        return b"chunked" in self._seen.partition(b"\r\n\r\n")[0].lower()
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, plan: Plan) -> bytes:
-    """Pass on as much as is planned; returns it."""
-    if plan.fault is Fault.RATE_LIMIT:
-        await reader.read(1)
-        return b""
-    passed = bytearray()
-    while plan.fault is Fault.BAD_GATEWAY or len(passed) < plan.after_bytes:
-        data = await reader.read(65536)
-        if not data:
-            break
-        passed += data
-        end = _event_end(bytes(passed), plan.after_bytes)
-        if plan.fault is Fault.BAD_GATEWAY and end is not None:
-            writer.write(data[: len(data) - (len(passed) - end)])
-            break
-        keep = len(data)
-        if plan.fault is not Fault.BAD_GATEWAY:
-            keep -= max(0, len(passed) - plan.after_bytes)
-        writer.write(data[:keep])
-        await writer.drain()
-    return bytes(passed)
-
-
-def _event_end(passed: bytes, after: int) -> int | None:
+def _event_end(seen: bytes, after: int) -> int | None:
     """Where the first event ends that ends after so many bytes, its chunk's end included."""
-    head_end = passed.find(b"\r\n\r\n")
-    mark = b"\n\n\r\n" if b"chunked" in passed[:head_end].lower() else b"\n\n"
-    at = passed.find(mark, max(after, head_end + 4))
-    return None if head_end < 0 or at < 0 else at + len(mark)
+    head, _, _ = seen.partition(b"\r\n\r\n")
+    mark = b"\n\n\r\n" if b"chunked" in head.lower() else b"\n\n"
+    at = seen.find(mark, max(after, len(head) + 4))
+    return None if at < 0 else at + len(mark)
 
 
-def _error_event(*, chunked: bool) -> bytes:
-    if not chunked:
-        return _BAD_GATEWAY
-    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(_BAD_GATEWAY), _BAD_GATEWAY)
+def _refusal(retry_after_s: int) -> bytes:
+    body = b'{"error": {"message": "slow down"}}'
+    head = (
+        f"HTTP/1.1 429 Too Many Requests\r\nretry-after: {retry_after_s}\r\nconnection: close\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def _send_reset(writer: asyncio.StreamWriter) -> None:

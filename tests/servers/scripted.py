@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum, auto
 from types import MappingProxyType
@@ -77,20 +78,33 @@ class ScriptedServer:
 
     Attributes:
         asked: Every request, in order.
+        routes: Replies by path, which go before the others.
         connections: How many connections there have been.
+        stalled: Set whenever a reply has come to a stall.
+
+    Args:
+        tls: With which it speaks TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
+        self.routes: dict[str, Reply] = {}
         self.connections = 0
+        self.stalled = asyncio.Event()
+        self._choose: Callable[[Asked], Reply] | None = None
         self._replies: deque[Reply] = deque()
         self._open = 0
         self._changed = asyncio.Condition()
+        self._tls = tls
         self.url = ""
 
     def reply(self, *replies: Reply) -> None:
         """What to answer from now on."""
         self._replies = deque(replies)
+
+    def answer(self, choose: Callable[[Asked], Reply]) -> None:
+        """Choose what to answer from the request, from now on."""
+        self._choose = choose
 
     async def no_connection(self) -> None:
         """Wait until every connection is closed."""
@@ -105,7 +119,7 @@ class ScriptedServer:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[ScriptedServer, None]:
         """Listen until the block ends."""
-        async with listening(self._serve) as self.url:
+        async with listening(self._serve, self._tls) as self.url:
             yield self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -115,12 +129,42 @@ class ScriptedServer:
             while True:
                 self.asked.append(await _request(reader))
                 await self._count(0)
-                reply = self._replies.popleft() if len(self._replies) > 1 else self._replies[0]
-                if not await _answer(reply, reader, writer):
+                reply = self.routes.get(self.asked[-1].path) or self._next()
+                if not await self._answer(reply, reader, writer):
                     break
         finally:
             writer.close()
             await self._count(-1)
+
+    def _next(self) -> Reply:
+        if self._choose is not None:
+            return self._choose(self.asked[-1])
+        return self._replies.popleft() if len(self._replies) > 1 else self._replies[0]
+
+    async def _answer(
+        self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Play a reply; returns whether the connection can go on."""
+        if not reply.stall:
+            writer.write(_head(reply))
+        for part in (STALL,) if reply.stall else reply.parts:
+            if isinstance(part, asyncio.Event):
+                await part.wait()
+                continue
+            if isinstance(part, Action):
+                if part is STALL:
+                    self.stalled.set()
+                    await reader.read()
+                elif part is RESET:
+                    writer.transport.abort()
+                return False
+            data = part.encode() if isinstance(part, str) else part
+            writer.write(b"%x\r\n%b\r\n" % (len(data), data) if reply.chunked else data)
+            await writer.drain()
+        if reply.chunked:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return reply.chunked
 
     async def _count(self, change: int) -> None:
         async with self._changed:
@@ -134,29 +178,6 @@ async def _request(reader: asyncio.StreamReader) -> Asked:
     headers = {name.lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Asked(first.split(" ")[1], headers, json.loads(body) if body else None)
-
-
-async def _answer(reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Play a reply; returns whether the connection can go on."""
-    if not reply.stall:
-        writer.write(_head(reply))
-    for part in (STALL,) if reply.stall else reply.parts:
-        if isinstance(part, asyncio.Event):
-            await part.wait()
-            continue
-        if isinstance(part, Action):
-            if part is STALL:
-                await reader.read()
-            elif part is RESET:
-                writer.transport.abort()
-            return False
-        data = part.encode() if isinstance(part, str) else part
-        writer.write(b"%x\r\n%b\r\n" % (len(data), data) if reply.chunked else data)
-        await writer.drain()
-    if reply.chunked:
-        writer.write(b"0\r\n\r\n")
-    await writer.drain()
-    return reply.chunked
 
 
 def _head(reply: Reply) -> bytes:

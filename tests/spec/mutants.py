@@ -263,10 +263,10 @@ def a_cancel_does_not_tell_what_was_there() -> None:
 def a_cancel_in_the_same_write_is_lost() -> None:
     fresh: set[Any] = set()
 
-    def start(original: Any, _: Any, request_id: Any, work: Any) -> Any:
-        fresh.add(request_id)
-        asyncio.get_running_loop().call_soon(fresh.discard, request_id)
-        return original(request_id, work)
+    def start(original: Any, _: Any, request: Any, work: Any) -> Any:
+        fresh.add(request.id)
+        asyncio.get_running_loop().call_soon(fresh.discard, request.id)
+        return original(request, work)
 
     wrap(session.Session, "_start", start)
     wrap(
@@ -274,6 +274,25 @@ def a_cancel_in_the_same_write_is_lost() -> None:
         "_cancel",
         lambda original, _, request_id: None if request_id in fresh else original(request_id),
     )
+
+
+@mutant("cancel", "cancel-behind-registration")
+def a_cancel_does_not_tell_that_nothing_was_there() -> None:
+    replace(session, "NOTHING", {})
+
+
+@mutant("cancel", "cancel-while-loading")
+def what_waits_for_the_start_is_not_cancelled() -> None:
+    def cancel(original: Any, self: Any, request_id: Any) -> None:
+        if request_id in self._tasks:
+            original(request_id)
+
+    wrap(session.Session, "_cancel", cancel)
+
+
+@mutant("order", "stream-never-began")
+def a_stream_that_never_began_has_no_end() -> None:
+    replace(session, "wanted_stream", lambda _: (False, None))
 
 
 # The cascade to the app

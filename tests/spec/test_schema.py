@@ -14,13 +14,13 @@ from jsonschema.protocols import Validator
 
 from car_rpc.errors import KINDS, CarError
 from car_rpc.spec.names import HELD, NAMED
-from car_rpc.spec.schema import schema_document
+from car_rpc.spec.schema import schema_document, wire_structs
 from car_rpc.wire.base import WireStruct
 from car_rpc.wire.methods import METHODS
 
 DEFINITIONS: dict[str, Any] = schema_document()["$defs"]
 TYPES: dict[str, Any] = {
-    **{struct.__name__: struct for struct in WireStruct.__subclasses__()},
+    **{struct.__name__: struct for struct in wire_structs()},
     **{name: getattr(module, name) for module, names in NAMED.items() for name in names},
     "ErrorKind": str,
 }

@@ -51,6 +51,7 @@ export class Car {
     this.profiles = new Profiles(this);
     this.spend = new Spend(this);
     this.admission = new Admission(this);
+    this.keys = new Keys(this);
     this.eventlog = new Eventlog(this);
   }
 
@@ -66,9 +67,7 @@ export class Car {
     if (options.signal?.aborted) throw startAborted(options.signal);
     const session = new Session(options);
     try {
-      const car = new Car(session, await session.initialize(options));
-      if (options.runner) await car.registerRunner(options.runner);
-      return car;
+      return new Car(session, await session.initialize(options));
     } catch (error) {
       await session.abandon();
       throw error;
@@ -191,10 +190,8 @@ export class Car {
    * @param {import('./wire/index.js').RunnerRegisterParams} [params]
    * @returns {Promise<import('./wire/index.js').RunnerRegisterResult>}
    */
-  registerRunner(runner, params = {}) {
-    // The first run may come right behind the answer.
-    this.#session.runs.runner = runner;
-    return this.request('runner.register', params);
+  registerRunner(runner, params) {
+    return this.#session.registerRunner(runner, params);
   }
 
   /**
@@ -278,6 +275,34 @@ class Models {
    */
   stats(params, options) {
     return this.#car.request('models.stats', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelsDiscoverParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsDiscoverResult>}
+   */
+  discover(params, options) {
+    return this.#car.request('models.discover', params, options);
+  }
+}
+
+/** The methods `keys.*`. */
+class Keys {
+  #car;
+
+  /** @param {Car} car */
+  constructor(car) {
+    this.#car = car;
+  }
+
+  /**
+   * @param {import('./wire/index.js').EmptyParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').KeysStatsResult>}
+   */
+  stats(params, options) {
+    return this.#car.request('keys.stats', params, options);
   }
 }
 

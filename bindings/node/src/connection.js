@@ -15,7 +15,10 @@ import { LineSplitter, encode } from './framing.js';
 export const CANCEL_TIMEOUT_MS = 15_000;
 
 /** Id at the beginning of a response that is too long to be read. */
-const RESPONSE_ID = /^\{"jsonrpc":"2\.0","id":(\d+),/;
+const RESPONSE_ID = /^\{"jsonrpc":"2\.0","id":(\d+),"(?:result|error)":/;
+
+/** Id and method at the beginning of a request that is too long to be read. */
+const REQUEST = /^\{"jsonrpc":"2\.0","id":(\d+|"(?:[^"\\]|\\.)*"),"method":"([^"\\]*)",/;
 
 /** How much of a line that is no message is reported, in characters. */
 const REPORTED_CHARS = 500;
@@ -338,8 +341,14 @@ export class Connection {
     if (call) {
       const message = `the answer to ${call.method} is longer than maxMessageBytes`;
       this.#settle(call, new CarError(message, { kind: 'message_too_large', local: true }));
-    } else {
-      this.#handlers.onProblem(`too long: ${prefix.slice(0, REPORTED_CHARS)}`, 'stdout');
+      return;
+    }
+    this.#handlers.onProblem(`too long: ${prefix.slice(0, REPORTED_CHARS)}`, 'stdout');
+    const [, id, method] = REQUEST.exec(prefix) ?? [];
+    if (id !== undefined) {
+      const message = `${method} is longer than maxMessageBytes of the app`;
+      const data = { kind: 'message_too_large', retryable: false };
+      this.respond(JSON.parse(id), { error: { code: 1025, message, data } });
     }
   }
 

@@ -40,7 +40,8 @@ const SHUTDOWN_TIMEOUT_MS = 5000;
  * @property {readonly string[]} [allowedPaths] Roots below which message content may name files.
  * @property {{ name: string, version?: string }} [clientInfo] Who the app is, for the core's log.
  * @property {AbortSignal} [signal] Gives up starting. Has no effect once `start` has returned.
- * @property {number} [timeoutMs] How long starting may take; default 30000.
+ * @property {number} [timeoutMs] How long starting may take, with the registration of `runner`;
+ *   default 30000.
  * @property {(entry: LogEntry) => void} [onLog] Gets the core's log, and what this package ignored
  *   or a runner threw.
  * @property {LogLevel} [logLevel] Least severe level for `onLog`; default `info`.
@@ -91,7 +92,7 @@ export class Session {
   }
 
   /**
-   * Introduces the app.
+   * Introduces the app, and its runner, if it has one.
    *
    * @param {StartOptions} options
    * @returns {Promise<import('./wire/index.js').InitializeResult>}
@@ -111,11 +112,24 @@ export class Session {
     const timer = setTimeout(onTimeout, Math.min(timeoutMs, MAX_TIMEOUT_MS));
     try {
       if (signal?.aborted) throw startAborted(signal);
-      return await answer;
+      const server = await answer;
+      if (options.runner) await this.registerRunner(options.runner);
+      return server;
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', onAbort);
     }
+  }
+
+  /**
+   * @param {import('./runner.js').Runner} runner
+   * @param {import('./wire/index.js').RunnerRegisterParams} [params]
+   * @returns {Promise<import('./wire/index.js').RunnerRegisterResult>}
+   */
+  registerRunner(runner, params = {}) {
+    // The first run may come right behind the answer.
+    this.runs.runner = runner;
+    return this.connection.request('runner.register', params);
   }
 
   /** Kills the process, which has done nothing yet that could be lost. Bounded. */

@@ -83,6 +83,37 @@ test('an answer that is too long fails its request, and the next one comes', asy
   assert.equal(await answers[1], 'short');
 });
 
+test('a request that is too long is answered, and the next one comes', () => {
+  const { receive, sent, requests, problems } = makeConnection({ maxMessageBytes: 200 });
+  const params = { request: 'x'.repeat(300) };
+  receive(
+    { id: 'car-"1"', method: 'runner.run', params },
+    { id: 7, method: 'runner.run', params },
+    { id: 'car-2', method: 'runner.run', params: {} },
+  );
+  assert.deepEqual(
+    sent.map(({ id }) => id),
+    ['car-"1"', 7],
+  );
+  const { code, message, data } = sent[0].error;
+  assert.equal(code, 1025);
+  assert.equal(message, 'runner.run is longer than maxMessageBytes of the app');
+  assert.deepEqual(data, { kind: 'message_too_large', retryable: false });
+  assert.equal(problems.length, 2);
+  assert.deepEqual(
+    requests.map(([id]) => id),
+    ['car-2'],
+  );
+});
+
+test('a request that is too long and has the number of one of ours fails none of ours', async () => {
+  const { connection, receive, sent } = makeConnection({ maxMessageBytes: 200 });
+  const answer = connection.request('a', {});
+  receive({ id: 1, method: 'runner.run', params: 'x'.repeat(300) }, { id: 1, result: 'ours' });
+  assert.equal(await answer, 'ours');
+  assert.equal(sent[1].error.code, 1025);
+});
+
 test('another line that is too long is reported', () => {
   const { receiveText, problems } = makeConnection({ maxMessageBytes: 200 });
   receiveText(`${'#'.repeat(300)}\n`);

@@ -78,6 +78,9 @@ test('models are registered, listed, found and forgotten', bounded, async (t) =>
   assert.equal((await car.models.get({ model: id })).model.id, id);
   assert.equal((await car.models.unregister({ model: id })).model_id, id);
   await assert.rejects(car.models.get({ model: id }), { kind: 'model_not_found', local: false });
+  assert.deepEqual(await car.keys.stats(), { endpoints: [] });
+  const found = await car.models.discover({ endpoints: [] });
+  assert.deepEqual([found.enabled, found.servers], [true, []]);
 });
 
 test('how a model did, and what it cost, is kept', bounded, async (t) => {
@@ -264,6 +267,16 @@ test('a runner may use the core itself', bounded, async (t) => {
   const model = await registerDelegated(car);
   const request = { model, prompt: 'one two three' };
   assert.equal((await car.generate(request).result).text, 'one two three');
+});
+
+test('a run that is too long for the app fails, and the next one is served', bounded, async (t) => {
+  const car = await startCar(t, { maxMessageBytes: 20_000, runner: () => 'Hello' });
+  const model = await registerDelegated(car);
+  await assert.rejects(car.generate({ model, prompt: 'x'.repeat(30_000) }).result, {
+    kind: 'message_too_large',
+    local: false,
+  });
+  assert.equal((await car.generate({ model, prompt: 'x' }).result).text, 'Hello');
 });
 
 test('a runner that awaits its events is held while nobody reads them', bounded, async (t) => {

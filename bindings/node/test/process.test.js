@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 
@@ -64,7 +64,18 @@ test('a process that never answers is given up, and gone', bounded, async (t) =>
     assert.match(error.stderr, /still thinking/);
     return true;
   });
-  await untilGone(Number((await import('node:fs')).readFileSync(pidFile, 'utf8')));
+  await untilGone(Number(readFileSync(pidFile, 'utf8')));
+});
+
+test('the time to start covers the registration of a runner', bounded, async (t) => {
+  const pidFile = join(temporaryFolder(t), 'pid');
+  const program = `
+    require('node:fs').writeFileSync(${JSON.stringify(pidFile)}, String(process.pid));
+    handle = () => {};
+  `;
+  const options = { command: programCommand(program), timeoutMs: 1500, runner: () => 'Hello' };
+  await assert.rejects(Car.start(options), { kind: 'start_timeout' });
+  await untilGone(Number(readFileSync(pidFile, 'utf8')));
 });
 
 test('starting can be aborted, before and while it happens', bounded, async () => {

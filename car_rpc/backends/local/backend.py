@@ -28,6 +28,7 @@ from car_rpc.engine.ports import (
 from car_rpc.errors import CarError
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
 from car_rpc.wire.worker import (
     AnswerPrefix,
@@ -78,7 +79,7 @@ class LocalBackend:
         ready = not isinstance(source, LocalSource) or _is_file(source.path)
         return Availability(available=ready and self.installed, weights_ready=ready)
 
-    def continues_turns(self, model: ModelSchema) -> bool:
+    def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""
         return self._engine == "llama_cpp"
 

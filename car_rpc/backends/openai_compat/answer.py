@@ -11,15 +11,12 @@ import msgspec
 from car_rpc.backends.openai_compat import failures
 from car_rpc.backends.openai_compat.chunks import ChunkReader
 from car_rpc.backends.openai_compat.client import Deadline, Response, Timeouts
-from car_rpc.backends.openai_compat.sse import EventParser, ServerEvent
+from car_rpc.backends.openai_compat.sse import MAX_EVENT_BYTES, EventParser, ServerEvent
 from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
 
 logger = logging.getLogger(__name__)
-
-#: Longest answer of a server that does not stream, in bytes.
-MAX_WHOLE_BYTES = 16 * 1024 * 1024
 
 #: How long the end of the response is waited for after its last event, in seconds. Only a
 #: response that was read to its end leaves a connection that can be used again.
@@ -125,12 +122,12 @@ class Answer:
             raise self._failure(server_event.data)
         if self._reader.started:
             self._deadline.clear("first_token")
-            self._deadline.set_patience(self._timeouts.idle, interrupted("idle_stall"))
+            self._deadline.set("idle", self._timeouts.idle, interrupted("idle_stall"))
         return events
 
     async def _whole(self, response: Response) -> list[StreamEvent]:
         """The answer of a server that does not stream, although it was asked to."""
-        body = await response.read(MAX_WHOLE_BYTES)
+        body = await response.read(MAX_EVENT_BYTES)
         try:
             events = self._reader.read(body)
         except (msgspec.DecodeError, RecursionError):

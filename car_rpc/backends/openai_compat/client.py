@@ -29,14 +29,14 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 
 
 class Timeouts(NamedTuple):
-    """Limits in seconds.
+    """Limits of the time spent waiting for a server, in seconds.
 
     Attributes:
         connect: To reach the server, TLS included.
         first_token: From the request to the first part of the answer.
         idle: Between two chunks of the answer. Comments do not count: servers send them on a
             timer, whatever the model does.
-        total: From the request to the end, where the client set no limit.
+        total: From the request to the end, where the client set no limit of its own.
     """
 
     connect: float = 5.0
@@ -53,35 +53,33 @@ class Request(NamedTuple):
     body: bytes
 
 
+class Unreachable(CarError):
+    """No connection to the server came about."""
+
+
 class Deadline:
-    """When waiting for a server ends, and with which error."""
+    """How long a server may keep its client waiting, and with which error that ends.
+
+    Only the time spent waiting counts: a consumer that is slow uses up none of it.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[str, tuple[float, CarError]] = {}
-        self._patience_s = 0.0
-        self._out_of_patience: CarError | None = None
 
     def set(self, name: str, seconds: float, error: CarError) -> None:
         """Set a limit from now on, in place of the one of the same name."""
-        self._limits[name] = (_now() + seconds, error)
+        self._limits[name] = (seconds, error)
 
     def clear(self, name: str) -> None:
         """Forget a limit."""
         self._limits.pop(name, None)
 
-    def set_patience(self, seconds: float, error: CarError) -> None:
-        """Limit the time spent waiting from now on; a consumer that is slow costs nothing."""
-        self._patience_s, self._out_of_patience = seconds, error
-
     @asynccontextmanager
     async def __call__(self) -> AsyncGenerator[None, None]:
-        """Wait for something, at most until the earliest limit."""
+        """Wait for something, at most until the first limit is used up."""
         started = _now()
-        limits = list(self._limits.values())
-        if self._out_of_patience is not None:
-            limits.append((started + self._patience_s, self._out_of_patience))
-        at, error = min(limits, key=lambda limit: limit[0])
-        timer = asyncio.timeout_at(at)
+        left_s, error = min(self._limits.values(), key=lambda limit: limit[0])
+        timer = asyncio.timeout(left_s)
         try:
             async with timer:
                 yield
@@ -89,7 +87,9 @@ class Deadline:
             if timer.expired():
                 raise error from None
             raise
-        self._patience_s -= _now() - started
+        waited_s = _now() - started
+        for name, (seconds, kind) in self._limits.items():
+            self._limits[name] = (seconds - waited_s, kind)
 
 
 def _now() -> float:
@@ -155,8 +155,12 @@ class Response:
 class HttpClient:
     """Keeps connections open between requests.
 
+    It speaks HTTP/1.1, also to servers that offer HTTP/2: there httpx does not tell the server that
+    an answer is no longer wanted, so a cancel would stop nothing and the tokens would be paid for.
+
     Proxies and certificates are taken from the usual environment variables (``HTTPS_PROXY``,
-    ``NO_PROXY``, ``SSL_CERT_FILE``). Redirects are not followed: they would carry the key away.
+    ``NO_PROXY``, ``SSL_CERT_FILE``); this machine is asked without a proxy. Redirects are not
+    followed: they would carry the key away.
 
     Args:
         timeouts: Only ``connect`` is used here; the rest belongs to each request's deadline.
@@ -205,10 +209,11 @@ class HttpClient:
                 return await client.send(message, stream=True)
         except httpx.ConnectTimeout as error:
             limit = f"no connection to the server within {self._timeouts.connect:g} s"
-            raise CarError("timeout", limit) from error
+            raise Unreachable("timeout", limit) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = failures.cut(failures.redacted(str(error), request.headers.secrets))
-            raise CarError("provider_error", f"transport: {said or type(error).__name__}") from None
+            failure = Unreachable if isinstance(error, httpx.ConnectError) else CarError
+            raise failure("provider_error", f"transport: {said or type(error).__name__}") from None
 
     async def _refusal(
         self, response: httpx.Response, request: Request, deadline: Deadline
@@ -251,6 +256,9 @@ def _make_client(connect_s: float) -> httpx.AsyncClient:
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=KEEP_ALIVE_S,
         ),
+        # What runs on this machine is not asked through a proxy, as in browsers: no proxy could
+        # reach it, and its keys are not the proxy's business.
+        mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
         follow_redirects=False,
     )
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))

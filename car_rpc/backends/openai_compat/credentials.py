@@ -1,15 +1,21 @@
-"""The headers of a request, and which of their values are secrets."""
+"""The keys and headers of a request, from the environment and the keychain, and what is secret."""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec import UNSET
 
+from car_rpc.backends.openai_compat.key_pool import Key
+from car_rpc.backends.openai_compat.keychain import Keychain
 from car_rpc.errors import CarError
-from car_rpc.wire.models import OpenAICompatSource
+from car_rpc.wire.models import KeyringEntry, OpenAICompatSource, SecretReference
+
+logger = logging.getLogger(__name__)
 
 #: RFC 9110: a token; and what a field's value may hold, of which only ASCII is portable.
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -31,57 +37,110 @@ class Headers(NamedTuple):
     secrets: tuple[str, ...]
 
 
-def headers_of(source: OpenAICompatSource, environ: Mapping[str, str]) -> Headers:
-    """The headers for a source; keys and headers are read from the environment now.
+class Credentials:
+    """Reads secrets at each request.
 
-    An empty key sends no ``Authorization``.
-
-    Raises:
-        CarError: ``unauthorized`` for a variable that is not set, ``invalid_request`` for a
-            header that cannot be sent. Neither repeats a value.
+    Args:
+        environ: The environment.
+        keychain: The operating system's keychain.
     """
-    fields = {"accept": "text/event-stream, application/json", "content-type": "application/json"}
-    secrets: list[str] = []
-    key = _key(source, environ)
-    if key:
-        fields["authorization"] = _sendable("the API key", f"Bearer {key}")
-        secrets.append(key)
-    given = source.headers if isinstance(source.headers, dict) else {}
-    for name, value in given.items():
-        if not _NAME.fullmatch(name):
-            raise CarError("invalid_request", f"{name[:100]!r} is no name of a header")
-        text = value if isinstance(value, str) else _variable(value.env, environ)
-        fields[name.lower()] = _sendable(f"the header {name}", text)
-        secrets += [text, text.removeprefix("Bearer ")]
-    return Headers(fields, tuple(each for each in secrets if len(each) >= _SHORTEST_SECRET))
 
+    def __init__(self, environ: Mapping[str, str], keychain: Keychain) -> None:
+        self._environ = environ
+        self._keychain = keychain
 
-def has_key(source: OpenAICompatSource, environ: Mapping[str, str]) -> bool:
-    """Whether a key is there, or none is needed."""
-    names = _key_names(source)
-    return not names or any(name in environ for name in names)
+    async def keys(self, source: OpenAICompatSource) -> list[Key]:
+        """The keys of a source; none where it names none, or an empty one.
 
+        Raises:
+            CarError: ``unauthorized`` when it names keys and none is there.
+        """
+        names, entries = _key_names(source), _entries(source)
+        found = [name for name in names if name in self._environ]
+        keys = [key for name in found for key in _split(name, self._environ[name])]
+        failures: list[CarError] = []
+        for entry in entries:
+            name = f"keyring:{entry.service}/{entry.username}"
+            try:
+                value = await self._keychain.get(entry)
+            except CarError as error:
+                failures.append(error)
+                continue
+            found.append(name)
+            keys += [Key(name, value)] if value else []
+        if not found and failures:
+            raise failures[0]
+        if not found and names:
+            raise CarError("unauthorized", f"no API key: set the environment variable {names[0]}")
+        for failure in failures:
+            logger.warning("other keys are used: %s", failure.message)
+        return keys
 
-def _key(source: OpenAICompatSource, environ: Mapping[str, str]) -> str:
-    names = _key_names(source)
-    if names and not has_key(source, environ):
-        raise CarError("unauthorized", f"no API key: set the environment variable {names[0]}")
-    # A variable may hold several keys; which of them is used is not chosen yet.
-    keys = (key.strip() for name in names for key in environ.get(name, "").split(","))
-    return next((key for key in keys if key), "")
+    async def headers(self, source: OpenAICompatSource, key: Key | None) -> Headers:
+        """The headers for a source. Without a key there is no ``Authorization``.
+
+        Raises:
+            CarError: ``unauthorized`` for a secret that is not there, ``invalid_request`` for a
+                header that cannot be sent. Neither repeats a value.
+        """
+        fields = {
+            "accept": "text/event-stream, application/json",
+            "content-type": "application/json",
+        }
+        secrets: list[str] = []
+        if key is not None:
+            fields["authorization"] = _sendable("the API key", f"Bearer {key.value}")
+            secrets.append(key.value)
+        given = source.headers if isinstance(source.headers, dict) else {}
+        for name, value in given.items():
+            if not _NAME.fullmatch(name):
+                raise CarError("invalid_request", f"{name[:100]!r} is no name of a header")
+            text = value if isinstance(value, str) else await self._secret(value)
+            fields[name.lower()] = _sendable(f"the header {name}", text)
+            secrets += [text, text.removeprefix("Bearer ")]
+        return Headers(fields, tuple(each for each in secrets if len(each) >= _SHORTEST_SECRET))
+
+    def forget(self, source: OpenAICompatSource) -> None:
+        """Read the keychain anew for this source: what it gave was refused."""
+        headers = source.headers if isinstance(source.headers, dict) else {}
+        given = [each.keyring for each in headers.values() if isinstance(each, SecretReference)]
+        for entry in [*_entries(source), *given]:
+            if isinstance(entry, KeyringEntry):
+                self._keychain.forget(entry)
+
+    def has_key(self, source: OpenAICompatSource) -> bool:
+        """Whether a key is there, or none is needed. The keychain is not asked: it may be there."""
+        names, entries = _key_names(source), _entries(source)
+        if any(name in self._environ for name in names) or not (names or entries):
+            return True
+        return bool(entries) and importlib.util.find_spec("keyring") is not None
+
+    async def _secret(self, reference: SecretReference) -> str:
+        if isinstance(reference.keyring, KeyringEntry):
+            return await self._keychain.get(reference.keyring)
+        name = "" if reference.env is UNSET else reference.env
+        try:
+            return self._environ[name]
+        except KeyError:
+            detail = f"a header needs the environment variable {name}, which is not set"
+            raise CarError("unauthorized", detail) from None
 
 
 def _key_names(source: OpenAICompatSource) -> list[str]:
     first = [] if source.api_key_env is UNSET else [source.api_key_env]
-    return [*first, *([] if source.api_key_envs is UNSET else source.api_key_envs)]
+    return list(dict.fromkeys([*first, *(source.api_key_envs or [])]))
 
 
-def _variable(name: str, environ: Mapping[str, str]) -> str:
-    try:
-        return environ[name]
-    except KeyError:
-        detail = f"a header needs the environment variable {name}, which is not set"
-        raise CarError("unauthorized", detail) from None
+def _entries(source: OpenAICompatSource) -> list[KeyringEntry]:
+    return list(dict.fromkeys(source.api_key_keyrings or []))
+
+
+def _split(name: str, text: str) -> list[Key]:
+    """The keys of a variable, which holds one or several, separated by commas."""
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if len(values) == 1:
+        return [Key(name, values[0])]
+    return [Key(f"{name}[{position}]", value) for position, value in enumerate(values)]
 
 
 def _sendable(what: str, value: str) -> str:

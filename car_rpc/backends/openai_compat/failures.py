@@ -89,6 +89,9 @@ _KIND_OF_TEXT = (
     ("timeout", ("timeout", "timed out")),
 )
 
+#: How gateways, and httpx (the last one), speak of HTTP/2's GOAWAY.
+_GOAWAY_TEXTS = ("goaway", "go_away", "going away", "connection: close", "connectionterminated")
+
 _SERVER_ERROR = 500
 _STATUS = re.compile("[45][0-9][0-9]", re.ASCII)
 
@@ -154,9 +157,7 @@ def of_stream(data: bytes, *, started: bool, secrets: Sequence[str] = ()) -> Car
 def cause_of(text: str) -> str:
     """The executor contract's name for how a stream broke."""
     text = text.lower()
-    if any(hint in text for hint in ("goaway", "go_away", "going away", "connection: close")):
-        return "goaway"
-    return "connection_reset"
+    return "goaway" if any(hint in text for hint in _GOAWAY_TEXTS) else "connection_reset"
 
 
 def causes_of(body: bytes) -> Iterator[Cause]:

@@ -105,8 +105,6 @@ def _refuse(model: ModelSchema, request: GenerateRequest) -> None:
     if request.overflow == "truncate":
         reason = "turns are not cut yet; send a shorter conversation"
         raise unsupported_mode("overflow-truncate", BACKEND, reason)
-    if request.resume_trace_id is not UNSET:
-        raise unsupported_mode("resume-trace", BACKEND, "resuming a trace is not supported yet")
 
 
 def _settings(model: ModelSchema, params: GenerateParams) -> Json:

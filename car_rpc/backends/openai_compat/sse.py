@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from car_rpc.errors import CarError
 
-#: Longest event that is taken, in bytes: an answer of a model is far shorter, and what is longer
+#: Longest event that is taken, in bytes: also a picture in one piece is shorter, and what is longer
 #: would only fill the memory.
-MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r", b"\n"

@@ -118,6 +118,19 @@ async def test_a_proxy_of_the_environment_is_used(
     assert server.asked[0].path == "http://models.invalid/x/v1/chat/completions"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_this_machine_is_asked_without_a_proxy(
+    upstream: Any, server: Any, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    server.reply(HELLO)
+    async with ScriptedServer().running() as proxy:
+        for name in ("HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert await upstream.events(upstream.model(server.url.replace("127.0.0.1", host)))
+        assert proxy.asked == []
+    assert server.asked[0].path == "/v1/chat/completions"
+
+
 async def test_a_setting_of_the_environment_that_cannot_be_used_is_named(
     upstream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +263,15 @@ async def test_a_chunk_that_is_none_is_left_out_and_told_to_the_log(
     assert second == "chunk 2 of a server was not understood: [1]"
 
 
+async def test_of_many_chunks_that_are_none_only_the_first_are_told_to_the_log(
+    upstream: Any, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.reply(Reply(["data: nonsense\n\n" * 1000, sse(delta(content="a"), delta("stop"))]))
+    assert (await upstream.events(upstream.model(server.url)))[0] == TextDelta(text="a")
+    *_, last = (record.getMessage() for record in caplog.records)
+    assert (len(caplog.records), last[:9]) == (10, "chunk 10 ")
+
+
 async def test_an_answer_that_is_not_streamed_becomes_events(upstream: Any, server: Any) -> None:
     message = {"role": "assistant", "content": "whole", "reasoning_content": "hm"}
     whole = {
@@ -358,9 +380,16 @@ async def test_an_error_event_is_an_error_whatever_it_says(upstream: Any, server
 
 
 async def test_an_event_without_an_end_fills_no_memory(upstream: Any, server: Any) -> None:
-    server.reply(Reply(["data: ", *["x" * 65536] * 160]))
+    server.reply(Reply(["data: ", *["x" * 65536] * 320]))
     failure, _ = await failure_of(upstream, upstream.model(server.url))
-    assert (failure.kind, "8388608 bytes" in failure.message) == ("provider_error", True)
+    assert (failure.kind, "16777216 bytes" in failure.message) == ("provider_error", True)
+
+
+async def test_a_line_of_ten_megabytes_is_read(upstream: Any, server: Any) -> None:
+    text = "x" * 10_000_000
+    server.reply(said(text))
+    events = await upstream.events(upstream.model(server.url))
+    assert events == [TextDelta(text=text), Stop(reason="end_turn")]
 
 
 async def test_a_refusal_is_told_with_its_wait(upstream: Any, server: Any) -> None:
@@ -413,18 +442,22 @@ async def test_the_clients_own_limit_is_that_of_the_whole_answer(
         [event async for event in upstream.backend.generate(call)]
 
 
-async def test_a_consumer_that_is_slow_is_no_stall_of_the_server(
-    make_upstream: Any, server: Any
+async def test_a_consumer_that_is_slow_uses_up_none_of_the_servers_time(
+    upstream: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upstream, more = make_upstream(idle=0.5), asyncio.Event()
+    more = asyncio.Event()
     ending = sse(delta(content="b"), delta("stop"))
     server.reply(Reply([sse(delta(content="a"), done=False), more, ending]))
     events = upstream.backend.generate(scripted_call(upstream.model(server.url)))
     assert await anext(events) == TextDelta(text="a")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(more.wait(), 0.6)
+    now = asyncio.get_running_loop().time
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now() + 3600)
+    ended = asyncio.create_task(anext(events))
+    for _ in range(10):  # a limit that an hour has used up would end it here
+        await asyncio.sleep(0)
     more.set()
-    assert [event async for event in events] == [TextDelta(text="b"), Stop(reason="end_turn")]
+    assert await ended == TextDelta(text="b")
+    assert [event async for event in events] == [Stop(reason="end_turn")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+from array import array
 from typing import Any
 
 import msgspec
@@ -10,9 +12,13 @@ import pytest
 from msgspec import UNSET
 
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
+from car_rpc.backends.openai_compat.discovery import Discovery, DiscoveryPolicy
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.testing import check_backend, scripted_call
+from car_rpc.wire.events import Recovery, TextDelta
+from car_rpc.wire.models import ModelsDiscoverParams
+from tests.backends.openai_compat.conftest import Stream
 from tests.servers.proxy import Fault, FaultProxy, Plan
 from tests.servers.real import RealServer
 
@@ -194,6 +200,22 @@ async def test_a_real_refusal_is_typed(upstream: Any, mlx_server: RealServer) ->
     assert (caught.value.kind, caught.value.data["status"]) == ("model_not_found", 404)
 
 
+async def test_we_get_the_vectors_that_the_official_client_gets(
+    upstream: Any, open_server: RealServer
+) -> None:
+    texts = ["Hello!", "The cat sleeps.", "What is the capital of France?"]
+    model = upstream.model(open_server.url, open_server.model)
+    ours = await upstream.backend.embed(model, texts)
+    async with openai.AsyncOpenAI(base_url=f"{open_server.url}/v1", api_key="none") as client:
+        theirs = await client.embeddings.create(model=open_server.model, input=texts)
+    assert ours.prompt_tokens == theirs.usage.prompt_tokens > 0
+    rows = array("f", ours.data)
+    for position, each in enumerate(theirs.data):
+        length = math.hypot(*each.embedding)
+        row = rows[position * ours.dimensions : (position + 1) * ours.dimensions]
+        assert row.tolist() == pytest.approx([x / length for x in each.embedding], abs=1e-6)
+
+
 # -- faults in front of a real server
 
 FAULTS = {
@@ -203,16 +225,19 @@ FAULTS = {
     "end before the headers": (Plan(Fault.TRUNCATE), "provider_error", None),
     "end within the answer": (Plan(Fault.TRUNCATE, 2000), "stream_interrupted", "connection_reset"),
     "no headers": (Plan(Fault.STALL), "timeout", None),
+    "slow headers": (Plan(Fault.SLOW_HEADERS), None, None),
     "stall within the answer": (Plan(Fault.STALL, 2000), "stream_interrupted", "idle_stall"),
     "rate limit": (Plan(Fault.RATE_LIMIT), "rate_limited", None),
     "bad gateway within the answer": (
         Plan(Fault.BAD_GATEWAY, 2000), "stream_interrupted", "provider_502"),
+    "farewell within the answer": (Plan(Fault.GOAWAY, 2000), "stream_interrupted", "goaway"),
+    "refusal within the answer": (Plan(Fault.FORBIDDEN, 2000), "unauthorized", None),
 }  # fmt: skip
 STORY = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60}
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
-async def test_a_fault_in_front_of_a_real_server_is_one_typed_error(
+async def test_a_fault_in_front_of_a_real_server_is_one_typed_error_or_none(
     make_upstream: Any, real: RealServer, name: str
 ) -> None:
     plan, kind, cause = FAULTS[name]
@@ -221,17 +246,53 @@ async def test_a_fault_in_front_of_a_real_server_is_one_typed_error(
     tasks = asyncio.all_tasks()
     async with asyncio.timeout(60), FaultProxy("127.0.0.1", real.port).running() as proxy:
         model = upstream.model(proxy.url, real.model)
-        proxy.plan = plan
-        with pytest.raises(CarError) as caught:
-            await ask_us(upstream.backend, model, STORY)
-        assert caught.value.kind == kind
-        assert caught.value.data.get("cause") == cause
-        if kind == "rate_limited":
-            assert caught.value.data["retry_after_ms"] == 7000
+        proxy.plan(plan)
+        if kind is None:
+            assert (await ask_us(upstream.backend, model, STORY))["text"]
+            await upstream.backend.close()
+        else:
+            with pytest.raises(CarError) as caught:
+                await ask_us(upstream.backend, model, STORY)
+            assert (caught.value.kind, caught.value.data.get("cause")) == (kind, cause)
+            if kind == "rate_limited":
+                assert caught.value.data["retry_after_ms"] == 7000
         await proxy.no_connection()
-        proxy.plan = Plan()
         patient = make_upstream().backend
         assert (await ask_us(patient, model, STORY))["stop"] in ("max_tokens", "end_turn")
         await patient.close()
         await upstream.backend.close()
     assert asyncio.all_tasks() == tasks
+
+
+# -- recovery, by the engine
+
+
+async def test_a_server_that_continues_turns_goes_on_from_the_exact_beginning(
+    upstream: Any, open_server: RealServer, make_world: Any
+) -> None:
+    request = {"prompt": "What is the capital of France?", "params": {"temperature": 0}}
+    async with FaultProxy("127.0.0.1", open_server.port).running() as proxy:
+        model = upstream.model(proxy.url, open_server.model, prefill="assistant_turn")
+        uncut = await make_world(upstream.backend, model).generate(Stream(), **request)
+        continued = 0
+        for after_bytes in range(4000, 5200, 200):
+            proxy.plan(Plan(Fault.RESET, after_bytes))
+            stream = Stream()
+            result = await make_world(upstream.backend, model).generate(stream, **request)
+            assert result.text == stream.text == uncut.text
+            continued += [event.plan for event in stream.of_type(Recovery)] == ["continue_text"]
+        await upstream.backend.close()
+    assert continued >= 4
+
+
+async def test_a_server_is_found_and_its_model_answers(upstream: Any, real: RealServer) -> None:
+    finder = Discovery(upstream.backend.presence, DiscoveryPolicy(), {})
+    asked = ModelsDiscoverParams(endpoints=[real.url], timeout_ms=30_000)
+    (found,) = (await finder.run(asked)).servers
+    is_llama = real.model == "tiny"
+    assert found.reason is UNSET
+    assert found.kind == ("llama_cpp_python" if is_llama else "mlx_lm")
+    name = "llama-cpp-python/tiny" if is_llama else "mlx-lm/mlx"
+    (model,) = (each for each in finder.models() if each.id == f"{name}:{real.port}")
+    events = await upstream.events(model, prompt="Hello!", params={"temperature": 0})
+    assert any(isinstance(event, TextDelta) for event in events)

@@ -107,7 +107,6 @@ def test_a_form_of_the_answer_is_asked_for_in_openais_form() -> None:
         {"response_format": {"type": "regex", "pattern": "a"}},
         {"response_format": {"type": "grammar", "syntax": "gbnf", "grammar": "root ::= [a]"}},
         {"overflow": "truncate"},
-        {"resume_trace_id": "tr_1"},
     ],
 )
 def test_what_the_api_cannot_do_is_refused(request_members: dict[str, Any]) -> None:

@@ -82,6 +82,16 @@ def test_a_long_stream_of_short_events_is_no_long_event() -> None:
         assert parser.feed(b": a comment of some length\nevent: e\ndata: " + b"x" * 30 + b"\n\n")
 
 
+@pytest.mark.parametrize("size", [1, 4096, 65536])
+def test_a_line_of_ten_megabytes_is_taken_in_however_many_pieces_it_comes(size: int) -> None:
+    """Byte by byte it is the end of the line that is split."""
+    whole = b"data: " + b"x" * 10_000_000
+    cut = len(whole) - 100 if size == 1 else 0
+    rest = whole[cut:] + b"\r\n\r\n"
+    pieces = [rest[start : start + size] for start in range(0, len(rest), size)]
+    assert [len(data) for data in data_of(whole[:cut], *pieces)] == [10_000_000]
+
+
 def test_an_event_of_almost_the_limit_is_taken() -> None:
     line = b"data: " + b"x" * (MAX_EVENT_BYTES - 6)
     assert [len(data) for data in data_of(line, b"\n\n")] == [MAX_EVENT_BYTES - 6]
@@ -92,9 +102,10 @@ LINE = st.one_of(
     st.binary(max_size=12).map(lambda text: b"data: " + re.sub(rb"[\r\n]", b"", text)),
     st.binary(max_size=12),
 )
-STREAM = st.lists(st.tuples(LINE, st.sampled_from([b"\n", b"\r", b"\r\n"]))).map(
+LINES = st.lists(st.tuples(LINE, st.sampled_from([b"\n", b"\r", b"\r\n"]))).map(
     lambda lines: b"".join(text + end for text, end in lines)
 )
+STREAM = st.tuples(st.sampled_from([b"", b"\xef\xbb\xbf", b"\xef\xbb"]), LINES).map(b"".join)
 
 
 def reference(stream: bytes) -> list[ServerEvent]:

@@ -206,7 +206,7 @@ export interface ToolParseError {
   message: string;
 }
 
-/** Token counts so far; fields of several events merge by maximum. */
+/** Token counts of the attempt so far; fields of several events merge by maximum. */
 export interface UsageEvent {
   type: 'usage';
   /** Tokens of the prompt. */

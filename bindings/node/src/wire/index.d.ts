@@ -5,6 +5,7 @@ export * from './content.js';
 export * from './error.js';
 export * from './events.js';
 export * from './inference.js';
+export * from './keys.js';
 export * from './lifecycle.js';
 export * from './log.js';
 export * from './methods.js';

@@ -294,7 +294,7 @@ export interface TokenizeResult {
   tokens: number[];
 }
 
-/** Token counts of a request; null where the backend did not say. */
+/** Token counts of a request, its attempts together; null where the backend did not say. */
 export interface Usage {
   /**
    * Tokens of the prompt.

@@ -12,6 +12,7 @@ import type {
   TokenizeParams,
   TokenizeResult,
 } from './inference.js';
+import type { KeysStatsResult } from './keys.js';
 import type {
   CancelParams,
   EmptyParams,
@@ -25,6 +26,8 @@ import type { EventlogQueryParams, EventlogQueryResult } from './log.js';
 import type {
   ModelParams,
   ModelResult,
+  ModelsDiscoverParams,
+  ModelsDiscoverResult,
   ModelsListParams,
   ModelsListResult,
   ModelsRegisterParams,
@@ -82,6 +85,10 @@ export interface Methods {
   'ground': { params: GroundParams; result: GroundResult };
   /** Introduces both sides; must come first. */
   'initialize': { params: InitializeParams; result: InitializeResult };
+  /** Tells how the API keys of servers have fared, by their names. */
+  'keys.stats': { params: EmptyParams; result: KeysStatsResult };
+  /** Looks for servers with models on this machine and makes their models known. */
+  'models.discover': { params: ModelsDiscoverParams; result: ModelsDiscoverResult };
   /** Looks up one model. */
   'models.get': { params: ModelParams; result: ModelResult };
   /** Lists models. */

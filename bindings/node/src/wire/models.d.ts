@@ -33,6 +33,9 @@ export type KnownModelSource =
   | MlxSource
   | SystemSource
   | OpenAICompatSource
+  | RemoteApiSource
+  | OllamaSource
+  | VllmMlxSource
   | DelegatedSource
   | FakeSource;
 
@@ -49,6 +52,22 @@ export type KnownPooling =
 
 /** How token embeddings become one vector. */
 export type Pooling = KnownPooling | (string & {});
+
+/**
+ * A program that serves models; `other` for all that are not told apart: what this version knows.
+ */
+export type KnownServerKind =
+  | 'llama_cpp_python'
+  | 'llama_server'
+  | 'lm_studio'
+  | 'mlx_lm'
+  | 'ollama'
+  | 'other'
+  | 'vllm'
+  | 'vllm_mlx';
+
+/** A program that serves models; `other` for all that are not told apart. */
+export type ServerKind = KnownServerKind | (string & {});
 
 /** What a model costs: money, or room on this machine. An absent price is unknown, not 0. */
 export interface Cost {
@@ -78,10 +97,18 @@ export interface DelegatedSource {
   hint?: string;
 }
 
-/** A secret that stands in an environment variable of the core. */
-export interface EnvironmentValue {
-  /** Name of the variable. */
-  env: string;
+/** What was found at an address. */
+export interface DiscoveredServer {
+  /** The address. */
+  endpoint: string;
+  /** Whether a server there lists models in OpenAI's form. */
+  reachable: boolean;
+  /** Ids of its models; none when it is not reachable. */
+  models: string[];
+  /** What kind of server it is, when it is reachable. */
+  kind?: ServerKind;
+  /** Why it is not reachable. */
+  reason?: string;
 }
 
 /** A scripted model for an app's own tests. */
@@ -89,6 +116,14 @@ export interface FakeSource {
   type: 'fake';
   /** What every request plays. */
   script: ScriptStep[];
+}
+
+/** A secret in the operating system's keychain. Reading it needs the extra `keyring`. */
+export interface KeyringEntry {
+  /** What the secret is for, as it was stored. */
+  service: string;
+  /** Whose it is, as it was stored. */
+  username: string;
 }
 
 /** A GGUF file for llama.cpp. */
@@ -210,6 +245,29 @@ export interface ModelSchema {
   downloads_weights?: boolean;
 }
 
+/** Parameters of `models.discover`. */
+export interface ModelsDiscoverParams {
+  /** Addresses to look at, instead of the configured ones. */
+  endpoints?: string[];
+  /**
+   * How long each of them may take, in milliseconds, instead of the configured limit. They are
+   * looked at side by side.
+   */
+  timeout_ms?: number;
+}
+
+/** Servers and models that were found. */
+export interface ModelsDiscoverResult {
+  /** Whether discovery is switched on; nothing is looked at while it is off. */
+  enabled: boolean;
+  /** Every address that was looked at, in that order. */
+  servers: DiscoveredServer[];
+  /** Ids of models that this process did not know before. */
+  registered: string[];
+  /** Ids of models that were there the last time and are not any more. */
+  unavailable: string[];
+}
+
 /** Filters of `models.list`. */
 export interface ModelsListParams {
   /** Only models that have it. */
@@ -247,6 +305,18 @@ export interface ModelsUnregisterResult {
   model_id: string;
 }
 
+/** A model of an Ollama server. */
+export interface OllamaSource {
+  type: 'ollama';
+  /**
+   * Address of the server.
+   * @defaultValue `"http://127.0.0.1:11434"`
+   */
+  host?: string;
+  /** The model's name there, with its tag, for example `llama3.2:3b`. */
+  model_tag: string;
+}
+
 /** A model behind a server that speaks OpenAI's HTTP API. */
 export interface OpenAICompatSource {
   type: 'openai_compat';
@@ -254,12 +324,28 @@ export interface OpenAICompatSource {
   endpoint: string;
   /** What the server calls the model. */
   model: string;
-  /** Environment variable of the API key. An empty key sends none. */
+  /**
+   * Environment variable of the API key, or of several, separated by commas. An empty key sends
+   * none.
+   */
   api_key_env?: string;
-  /** Further environment variables of keys; the first key found is used. */
+  /**
+   * Further environment variables of keys. Keys take turns; a conversation keeps its own, and one
+   * that is refused or rate limited is passed over.
+   */
   api_key_envs?: string[];
+  /** Keys in the operating system's keychain, beside those. */
+  api_key_keyrings?: KeyringEntry[];
   /** Sent with every request. The values are secrets: shown as `***`. */
-  headers?: Record<string, string | EnvironmentValue>;
+  headers?: Record<string, string | SecretReference>;
+  /**
+   * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+   * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+   * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+   * mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+   * a further turn.
+   */
+  prefill?: 'assistant_turn' | 'continue_final_message' | 'prefix' | (string & {});
 }
 
 /** Measured or claimed speed of a model. */
@@ -289,6 +375,37 @@ export interface PricingTier {
   cache_read_per_mtok_usd?: number;
   /** A million tokens of the prompt that were put into a cache. */
   cache_write_per_mtok_usd?: number;
+}
+
+/** Another name of `openai_compat`. */
+export interface RemoteApiSource {
+  type: 'remote_api';
+  /** Address of the server without `/v1`. It holds no credentials. */
+  endpoint: string;
+  /** What the server calls the model. */
+  model: string;
+  /**
+   * Environment variable of the API key, or of several, separated by commas. An empty key sends
+   * none.
+   */
+  api_key_env?: string;
+  /**
+   * Further environment variables of keys. Keys take turns; a conversation keeps its own, and one
+   * that is refused or rate limited is passed over.
+   */
+  api_key_envs?: string[];
+  /** Keys in the operating system's keychain, beside those. */
+  api_key_keyrings?: KeyringEntry[];
+  /** Sent with every request. The values are secrets: shown as `***`. */
+  headers?: Record<string, string | SecretReference>;
+  /**
+   * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+   * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+   * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+   * mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+   * a further turn.
+   */
+  prefill?: 'assistant_turn' | 'continue_final_message' | 'prefix' | (string & {});
 }
 
 /**
@@ -333,6 +450,14 @@ export interface ScriptedFailure {
   retry_after_ms?: number;
 }
 
+/** Where a secret stands; exactly one of the fields is set. */
+export interface SecretReference {
+  /** Name of an environment variable of the core. */
+  env?: string;
+  /** Entry of the operating system's keychain. */
+  keyring?: KeyringEntry;
+}
+
 /** Speech that is installed on this machine, so that there are no weights to name. */
 export interface SystemSource {
   type: 'system';
@@ -341,4 +466,13 @@ export interface SystemSource {
    * wideband audio: of what a telephone passes on it gets few words right.
    */
   engine: 'pocketsphinx' | (string & {});
+}
+
+/** A model of a vLLM-MLX server. */
+export interface VllmMlxSource {
+  type: 'vllm_mlx';
+  /** Address of the server without `/v1`. */
+  endpoint: string;
+  /** What the server calls the model. */
+  model_name: string;
 }

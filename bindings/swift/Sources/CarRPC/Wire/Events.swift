@@ -406,7 +406,7 @@ public struct ToolParseError: Codable, Sendable, Hashable {
     }
 }
 
-/// Token counts so far; fields of several events merge by maximum.
+/// Token counts of the attempt so far; fields of several events merge by maximum.
 public struct UsageEvent: Codable, Sendable, Hashable {
     /// Tokens of the prompt.
     public var promptTokens: Int?

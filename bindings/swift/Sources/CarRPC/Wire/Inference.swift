@@ -688,7 +688,7 @@ public struct TokenizeResult: Codable, Sendable, Hashable {
     }
 }
 
-/// Token counts of a request; null where the backend did not say.
+/// Token counts of a request, its attempts together; null where the backend did not say.
 public struct Usage: Codable, Sendable, Hashable {
     /// Tokens of the prompt.
     /// Default: `null`.

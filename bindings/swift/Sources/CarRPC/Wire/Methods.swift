@@ -22,6 +22,10 @@ public enum Methods {
     public static let ground = RPCMethod<GroundParams, GroundResult>("ground")
     /// Introduces both sides; must come first.
     public static let initialize = RPCMethod<InitializeParams, InitializeResult>("initialize")
+    /// Tells how the API keys of servers have fared, by their names.
+    public static let keysStats = RPCMethod<EmptyParams, KeysStatsResult>("keys.stats")
+    /// Looks for servers with models on this machine and makes their models known.
+    public static let modelsDiscover = RPCMethod<ModelsDiscoverParams, ModelsDiscoverResult>("models.discover")
     /// Looks up one model.
     public static let modelsGet = RPCMethod<ModelParams, ModelResult>("models.get")
     /// Lists models.

@@ -33,6 +33,9 @@ public enum ModelSource: Codable, Sendable, Hashable {
     case mlx(MlxSource)
     case system(SystemSource)
     case openaiCompat(OpenAICompatSource)
+    case remoteApi(RemoteApiSource)
+    case ollama(OllamaSource)
+    case vllmMlx(VllmMlxSource)
     case delegated(DelegatedSource)
     case fake(FakeSource)
     /// A member that this version does not know, as it came.
@@ -44,6 +47,9 @@ public enum ModelSource: Codable, Sendable, Hashable {
         case "mlx": self = .mlx(try MlxSource(from: decoder))
         case "system": self = .system(try SystemSource(from: decoder))
         case "openai_compat": self = .openaiCompat(try OpenAICompatSource(from: decoder))
+        case "remote_api": self = .remoteApi(try RemoteApiSource(from: decoder))
+        case "ollama": self = .ollama(try OllamaSource(from: decoder))
+        case "vllm_mlx": self = .vllmMlx(try VllmMlxSource(from: decoder))
         case "delegated": self = .delegated(try DelegatedSource(from: decoder))
         case "fake": self = .fake(try FakeSource(from: decoder))
         case let type: self = .unknown(type: type, raw: try JSONValue(from: decoder))
@@ -56,6 +62,9 @@ public enum ModelSource: Codable, Sendable, Hashable {
         case .mlx(let value): try encoder.encode(value, tag: "mlx")
         case .system(let value): try encoder.encode(value, tag: "system")
         case .openaiCompat(let value): try encoder.encode(value, tag: "openai_compat")
+        case .remoteApi(let value): try encoder.encode(value, tag: "remote_api")
+        case .ollama(let value): try encoder.encode(value, tag: "ollama")
+        case .vllmMlx(let value): try encoder.encode(value, tag: "vllm_mlx")
         case .delegated(let value): try encoder.encode(value, tag: "delegated")
         case .fake(let value): try encoder.encode(value, tag: "fake")
         case .unknown(_, let raw): try raw.encode(to: encoder)
@@ -78,12 +87,64 @@ public struct Pooling: RawRepresentable, Codable, Sendable, Hashable {
     }
 }
 
+/// A program that serves models; `other` for all that are not told apart.
+public struct ServerKind: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let llamaCppPython = ServerKind(rawValue: "llama_cpp_python")
+    public static let llamaServer = ServerKind(rawValue: "llama_server")
+    public static let lmStudio = ServerKind(rawValue: "lm_studio")
+    public static let mlxLm = ServerKind(rawValue: "mlx_lm")
+    public static let ollama = ServerKind(rawValue: "ollama")
+    public static let other = ServerKind(rawValue: "other")
+    public static let vllm = ServerKind(rawValue: "vllm")
+    public static let vllmMlx = ServerKind(rawValue: "vllm_mlx")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
 /// `curated` for what ships with car-rpc, `community` for the user's own.
 public struct ModelSchemaTrustTier: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
     public static let community = ModelSchemaTrustTier(rawValue: "community")
     public static let curated = ModelSchemaTrustTier(rawValue: "curated")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
+/// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+/// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+/// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+/// mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+/// a further turn.
+public struct OpenAICompatSourcePrefill: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let assistantTurn = OpenAICompatSourcePrefill(rawValue: "assistant_turn")
+    public static let continueFinalMessage = OpenAICompatSourcePrefill(rawValue: "continue_final_message")
+    public static let prefix = OpenAICompatSourcePrefill(rawValue: "prefix")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
+/// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+/// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+/// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a
+/// mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in
+/// a further turn.
+public struct RemoteApiSourcePrefill: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let assistantTurn = RemoteApiSourcePrefill(rawValue: "assistant_turn")
+    public static let continueFinalMessage = RemoteApiSourcePrefill(rawValue: "continue_final_message")
+    public static let prefix = RemoteApiSourcePrefill(rawValue: "prefix")
 
     public init(rawValue: String) {
         self.rawValue = rawValue
@@ -163,17 +224,39 @@ public struct DelegatedSource: Codable, Sendable, Hashable {
     }
 }
 
-/// A secret that stands in an environment variable of the core.
-public struct EnvironmentValue: Codable, Sendable, Hashable {
-    /// Name of the variable.
-    public var env: String
+/// What was found at an address.
+public struct DiscoveredServer: Codable, Sendable, Hashable {
+    /// The address.
+    public var endpoint: String
+    /// Whether a server there lists models in OpenAI's form.
+    public var reachable: Bool
+    /// Ids of its models; none when it is not reachable.
+    public var models: [String]
+    /// What kind of server it is, when it is reachable.
+    public var kind: ServerKind?
+    /// Why it is not reachable.
+    public var reason: String?
 
-    public init(env: String) {
-        self.env = env
+    public init(
+        endpoint: String,
+        reachable: Bool,
+        models: [String],
+        kind: ServerKind? = nil,
+        reason: String? = nil
+    ) {
+        self.endpoint = endpoint
+        self.reachable = reachable
+        self.models = models
+        self.kind = kind
+        self.reason = reason
     }
 
     private enum CodingKeys: String, CodingKey {
-        case env
+        case endpoint
+        case reachable
+        case models
+        case kind
+        case reason
     }
 }
 
@@ -188,6 +271,24 @@ public struct FakeSource: Codable, Sendable, Hashable {
 
     private enum CodingKeys: String, CodingKey {
         case script
+    }
+}
+
+/// A secret in the operating system's keychain. Reading it needs the extra `keyring`.
+public struct KeyringEntry: Codable, Sendable, Hashable {
+    /// What the secret is for, as it was stored.
+    public var service: String
+    /// Whose it is, as it was stored.
+    public var username: String
+
+    public init(service: String, username: String) {
+        self.service = service
+        self.username = username
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case service
+        case username
     }
 }
 
@@ -402,6 +503,56 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     }
 }
 
+/// Parameters of `models.discover`.
+public struct ModelsDiscoverParams: Codable, Sendable, Hashable {
+    /// Addresses to look at, instead of the configured ones.
+    public var endpoints: [String]?
+    /// How long each of them may take, in milliseconds, instead of the configured limit. They are
+    /// looked at side by side.
+    public var timeoutMs: Int?
+
+    public init(endpoints: [String]? = nil, timeoutMs: Int? = nil) {
+        self.endpoints = endpoints
+        self.timeoutMs = timeoutMs
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case endpoints
+        case timeoutMs = "timeout_ms"
+    }
+}
+
+/// Servers and models that were found.
+public struct ModelsDiscoverResult: Codable, Sendable, Hashable {
+    /// Whether discovery is switched on; nothing is looked at while it is off.
+    public var enabled: Bool
+    /// Every address that was looked at, in that order.
+    public var servers: [DiscoveredServer]
+    /// Ids of models that this process did not know before.
+    public var registered: [String]
+    /// Ids of models that were there the last time and are not any more.
+    public var unavailable: [String]
+
+    public init(
+        enabled: Bool,
+        servers: [DiscoveredServer],
+        registered: [String],
+        unavailable: [String]
+    ) {
+        self.enabled = enabled
+        self.servers = servers
+        self.registered = registered
+        self.unavailable = unavailable
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case enabled
+        case servers
+        case registered
+        case unavailable
+    }
+}
+
 /// Filters of `models.list`.
 public struct ModelsListParams: Codable, Sendable, Hashable {
     /// Only models that have it.
@@ -481,31 +632,64 @@ public struct ModelsUnregisterResult: Codable, Sendable, Hashable {
     }
 }
 
+/// A model of an Ollama server.
+public struct OllamaSource: Codable, Sendable, Hashable {
+    /// Address of the server.
+    /// Default: `"http://127.0.0.1:11434"`.
+    public var host: String?
+    /// The model's name there, with its tag, for example `llama3.2:3b`.
+    public var modelTag: String
+
+    public init(host: String? = nil, modelTag: String) {
+        self.host = host
+        self.modelTag = modelTag
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case host
+        case modelTag = "model_tag"
+    }
+}
+
 /// A model behind a server that speaks OpenAI's HTTP API.
 public struct OpenAICompatSource: Codable, Sendable, Hashable {
     /// Address of the server without `/v1`. It holds no credentials.
     public var endpoint: String
     /// What the server calls the model.
     public var model: String
-    /// Environment variable of the API key. An empty key sends none.
+    /// Environment variable of the API key, or of several, separated by commas. An empty key sends
+    /// none.
     public var apiKeyEnv: String?
-    /// Further environment variables of keys; the first key found is used.
+    /// Further environment variables of keys. Keys take turns; a conversation keeps its own, and
+    /// one that is refused or rate limited is passed over.
     public var apiKeyEnvs: [String]?
+    /// Keys in the operating system's keychain, beside those.
+    public var apiKeyKeyrings: [KeyringEntry]?
     /// Sent with every request. The values are secrets: shown as `***`.
-    public var headers: [String: Either<String, EnvironmentValue>]?
+    public var headers: [String: Either<String, SecretReference>]?
+    /// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+    /// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+    /// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+    /// a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+    /// on in a further turn.
+    public var prefill: OpenAICompatSourcePrefill?
 
     public init(
         endpoint: String,
         model: String,
         apiKeyEnv: String? = nil,
         apiKeyEnvs: [String]? = nil,
-        headers: [String: Either<String, EnvironmentValue>]? = nil
+        apiKeyKeyrings: [KeyringEntry]? = nil,
+        headers: [String: Either<String, SecretReference>]? = nil,
+        prefill: OpenAICompatSourcePrefill? = nil
     ) {
         self.endpoint = endpoint
         self.model = model
         self.apiKeyEnv = apiKeyEnv
         self.apiKeyEnvs = apiKeyEnvs
+        self.apiKeyKeyrings = apiKeyKeyrings
         self.headers = headers
+        self.prefill = prefill
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -513,7 +697,9 @@ public struct OpenAICompatSource: Codable, Sendable, Hashable {
         case model
         case apiKeyEnv = "api_key_env"
         case apiKeyEnvs = "api_key_envs"
+        case apiKeyKeyrings = "api_key_keyrings"
         case headers
+        case prefill
     }
 }
 
@@ -582,6 +768,58 @@ public struct PricingTier: Codable, Sendable, Hashable {
         case outputPerMtokUsd = "output_per_mtok_usd"
         case cacheReadPerMtokUsd = "cache_read_per_mtok_usd"
         case cacheWritePerMtokUsd = "cache_write_per_mtok_usd"
+    }
+}
+
+/// Another name of `openai_compat`.
+public struct RemoteApiSource: Codable, Sendable, Hashable {
+    /// Address of the server without `/v1`. It holds no credentials.
+    public var endpoint: String
+    /// What the server calls the model.
+    public var model: String
+    /// Environment variable of the API key, or of several, separated by commas. An empty key sends
+    /// none.
+    public var apiKeyEnv: String?
+    /// Further environment variables of keys. Keys take turns; a conversation keeps its own, and
+    /// one that is refused or rate limited is passed over.
+    public var apiKeyEnvs: [String]?
+    /// Keys in the operating system's keychain, beside those.
+    public var apiKeyKeyrings: [KeyringEntry]?
+    /// Sent with every request. The values are secrets: shown as `***`.
+    public var headers: [String: Either<String, SecretReference>]?
+    /// How the server is told to go on from the exact beginning of an answer, after a stream broke:
+    /// `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+    /// OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+    /// a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+    /// on in a further turn.
+    public var prefill: RemoteApiSourcePrefill?
+
+    public init(
+        endpoint: String,
+        model: String,
+        apiKeyEnv: String? = nil,
+        apiKeyEnvs: [String]? = nil,
+        apiKeyKeyrings: [KeyringEntry]? = nil,
+        headers: [String: Either<String, SecretReference>]? = nil,
+        prefill: RemoteApiSourcePrefill? = nil
+    ) {
+        self.endpoint = endpoint
+        self.model = model
+        self.apiKeyEnv = apiKeyEnv
+        self.apiKeyEnvs = apiKeyEnvs
+        self.apiKeyKeyrings = apiKeyKeyrings
+        self.headers = headers
+        self.prefill = prefill
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case endpoint
+        case model
+        case apiKeyEnv = "api_key_env"
+        case apiKeyEnvs = "api_key_envs"
+        case apiKeyKeyrings = "api_key_keyrings"
+        case headers
+        case prefill
     }
 }
 
@@ -671,6 +909,24 @@ public struct ScriptedFailure: Codable, Sendable, Hashable {
     }
 }
 
+/// Where a secret stands; exactly one of the fields is set.
+public struct SecretReference: Codable, Sendable, Hashable {
+    /// Name of an environment variable of the core.
+    public var env: String?
+    /// Entry of the operating system's keychain.
+    public var keyring: KeyringEntry?
+
+    public init(env: String? = nil, keyring: KeyringEntry? = nil) {
+        self.env = env
+        self.keyring = keyring
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case env
+        case keyring
+    }
+}
+
 /// Speech that is installed on this machine, so that there are no weights to name.
 public struct SystemSource: Codable, Sendable, Hashable {
     /// What does it: pocketsphinx, whose package carries a model of American English. It needs
@@ -683,5 +939,23 @@ public struct SystemSource: Codable, Sendable, Hashable {
 
     private enum CodingKeys: String, CodingKey {
         case engine
+    }
+}
+
+/// A model of a vLLM-MLX server.
+public struct VllmMlxSource: Codable, Sendable, Hashable {
+    /// Address of the server without `/v1`.
+    public var endpoint: String
+    /// What the server calls the model.
+    public var modelName: String
+
+    public init(endpoint: String, modelName: String) {
+        self.endpoint = endpoint
+        self.modelName = modelName
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case endpoint
+        case modelName = "model_name"
     }
 }

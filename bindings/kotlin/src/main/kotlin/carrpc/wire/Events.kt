@@ -237,7 +237,7 @@ data class ToolParseError(
     val message: String,
 ) : RunnerEvent, StreamEvent
 
-/** Token counts so far; fields of several events merge by maximum. */
+/** Token counts of the attempt so far; fields of several events merge by maximum. */
 @Serializable
 data class UsageEvent(
     /** Tokens of the prompt. */

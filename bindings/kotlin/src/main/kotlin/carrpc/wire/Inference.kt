@@ -426,7 +426,7 @@ data class TokenizeResult(
     val tokens: List<Long>,
 )
 
-/** Token counts of a request; null where the backend did not say. */
+/** Token counts of a request, its attempts together; null where the backend did not say. */
 @Serializable
 data class Usage(
     /**

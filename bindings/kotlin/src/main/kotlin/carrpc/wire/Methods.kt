@@ -26,6 +26,10 @@ object Methods {
     val ground = method<GroundParams, GroundResult>("ground")
     /** Introduces both sides; must come first. */
     val initialize = method<InitializeParams, InitializeResult>("initialize")
+    /** Tells how the API keys of servers have fared, by their names. */
+    val keysStats = method<EmptyParams, KeysStatsResult>("keys.stats")
+    /** Looks for servers with models on this machine and makes their models known. */
+    val modelsDiscover = method<ModelsDiscoverParams, ModelsDiscoverResult>("models.discover")
     /** Looks up one model. */
     val modelsGet = method<ModelParams, ModelResult>("models.get")
     /** Lists models. */

@@ -49,6 +49,9 @@ object ModelSourceSerializer : UnionSerializer<ModelSource>(
             member<MlxSource>("mlx"),
             member<SystemSource>("system"),
             member<OpenAICompatSource>("openai_compat"),
+            member<RemoteApiSource>("remote_api"),
+            member<OllamaSource>("ollama"),
+            member<VllmMlxSource>("vllm_mlx"),
             member<DelegatedSource>("delegated"),
             member<FakeSource>("fake"),
         )
@@ -68,6 +71,22 @@ value class Pooling(val value: String) {
     }
 }
 
+/** A program that serves models; `other` for all that are not told apart. */
+@Serializable
+@JvmInline
+value class ServerKind(val value: String) {
+    companion object {
+        val LLAMA_CPP_PYTHON = ServerKind("llama_cpp_python")
+        val LLAMA_SERVER = ServerKind("llama_server")
+        val LM_STUDIO = ServerKind("lm_studio")
+        val MLX_LM = ServerKind("mlx_lm")
+        val OLLAMA = ServerKind("ollama")
+        val OTHER = ServerKind("other")
+        val VLLM = ServerKind("vllm")
+        val VLLM_MLX = ServerKind("vllm_mlx")
+    }
+}
+
 /** `curated` for what ships with car-rpc, `community` for the user's own. */
 @Serializable
 @JvmInline
@@ -75,6 +94,40 @@ value class ModelSchemaTrustTier(val value: String) {
     companion object {
         val COMMUNITY = ModelSchemaTrustTier("community")
         val CURATED = ModelSchemaTrustTier("curated")
+    }
+}
+
+/**
+ * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+ * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama, OpenRouter),
+ * `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a mark on that
+ * turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in a further
+ * turn.
+ */
+@Serializable
+@JvmInline
+value class OpenAICompatSourcePrefill(val value: String) {
+    companion object {
+        val ASSISTANT_TURN = OpenAICompatSourcePrefill("assistant_turn")
+        val CONTINUE_FINAL_MESSAGE = OpenAICompatSourcePrefill("continue_final_message")
+        val PREFIX = OpenAICompatSourcePrefill("prefix")
+    }
+}
+
+/**
+ * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+ * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama, OpenRouter),
+ * `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for a mark on that
+ * turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go on in a further
+ * turn.
+ */
+@Serializable
+@JvmInline
+value class RemoteApiSourcePrefill(val value: String) {
+    companion object {
+        val ASSISTANT_TURN = RemoteApiSourcePrefill("assistant_turn")
+        val CONTINUE_FINAL_MESSAGE = RemoteApiSourcePrefill("continue_final_message")
+        val PREFIX = RemoteApiSourcePrefill("prefix")
     }
 }
 
@@ -126,11 +179,19 @@ data class DelegatedSource(
     val hint: String? = null,
 ) : ModelSource
 
-/** A secret that stands in an environment variable of the core. */
+/** What was found at an address. */
 @Serializable
-data class EnvironmentValue(
-    /** Name of the variable. */
-    val env: String,
+data class DiscoveredServer(
+    /** The address. */
+    val endpoint: String,
+    /** Whether a server there lists models in OpenAI's form. */
+    val reachable: Boolean,
+    /** Ids of its models; none when it is not reachable. */
+    val models: List<String>,
+    /** What kind of server it is, when it is reachable. */
+    val kind: ServerKind? = null,
+    /** Why it is not reachable. */
+    val reason: String? = null,
 )
 
 /** A scripted model for an app's own tests. */
@@ -139,6 +200,15 @@ data class FakeSource(
     /** What every request plays. */
     val script: List<ScriptStep>,
 ) : ModelSource
+
+/** A secret in the operating system's keychain. Reading it needs the extra `keyring`. */
+@Serializable
+data class KeyringEntry(
+    /** What the secret is for, as it was stored. */
+    val service: String,
+    /** Whose it is, as it was stored. */
+    val username: String,
+)
 
 /** A GGUF file for llama.cpp. */
 @Serializable
@@ -275,6 +345,32 @@ data class ModelSchema(
     val downloadsWeights: Boolean = false,
 )
 
+/** Parameters of `models.discover`. */
+@Serializable
+data class ModelsDiscoverParams(
+    /** Addresses to look at, instead of the configured ones. */
+    val endpoints: List<String>? = null,
+    /**
+     * How long each of them may take, in milliseconds, instead of the configured limit. They are
+     * looked at side by side.
+     */
+    @SerialName("timeout_ms")
+    val timeoutMs: Long? = null,
+)
+
+/** Servers and models that were found. */
+@Serializable
+data class ModelsDiscoverResult(
+    /** Whether discovery is switched on; nothing is looked at while it is off. */
+    val enabled: Boolean,
+    /** Every address that was looked at, in that order. */
+    val servers: List<DiscoveredServer>,
+    /** Ids of models that this process did not know before. */
+    val registered: List<String>,
+    /** Ids of models that were there the last time and are not any more. */
+    val unavailable: List<String>,
+)
+
 /** Filters of `models.list`. */
 @Serializable
 data class ModelsListParams(
@@ -319,6 +415,19 @@ data class ModelsUnregisterResult(
     val modelId: String,
 )
 
+/** A model of an Ollama server. */
+@Serializable
+data class OllamaSource(
+    /**
+     * Address of the server.
+     * Default: `"http://127.0.0.1:11434"`.
+     */
+    val host: String = "http://127.0.0.1:11434",
+    /** The model's name there, with its tag, for example `llama3.2:3b`. */
+    @SerialName("model_tag")
+    val modelTag: String,
+) : ModelSource
+
 /** A model behind a server that speaks OpenAI's HTTP API. */
 @Serializable
 data class OpenAICompatSource(
@@ -326,14 +435,31 @@ data class OpenAICompatSource(
     val endpoint: String,
     /** What the server calls the model. */
     val model: String,
-    /** Environment variable of the API key. An empty key sends none. */
+    /**
+     * Environment variable of the API key, or of several, separated by commas. An empty key sends
+     * none.
+     */
     @SerialName("api_key_env")
     val apiKeyEnv: String? = null,
-    /** Further environment variables of keys; the first key found is used. */
+    /**
+     * Further environment variables of keys. Keys take turns; a conversation keeps its own, and one
+     * that is refused or rate limited is passed over.
+     */
     @SerialName("api_key_envs")
     val apiKeyEnvs: List<String>? = null,
+    /** Keys in the operating system's keychain, beside those. */
+    @SerialName("api_key_keyrings")
+    val apiKeyKeyrings: List<KeyringEntry>? = null,
     /** Sent with every request. The values are secrets: shown as `***`. */
-    val headers: Map<String, Either<String, EnvironmentValue>>? = null,
+    val headers: Map<String, Either<String, SecretReference>>? = null,
+    /**
+     * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+     * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+     * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+     * a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+     * on in a further turn.
+     */
+    val prefill: OpenAICompatSourcePrefill? = null,
 ) : ModelSource
 
 /** Measured or claimed speed of a model. */
@@ -375,6 +501,40 @@ data class PricingTier(
     @SerialName("cache_write_per_mtok_usd")
     val cacheWritePerMtokUsd: Double? = null,
 )
+
+/** Another name of `openai_compat`. */
+@Serializable
+data class RemoteApiSource(
+    /** Address of the server without `/v1`. It holds no credentials. */
+    val endpoint: String,
+    /** What the server calls the model. */
+    val model: String,
+    /**
+     * Environment variable of the API key, or of several, separated by commas. An empty key sends
+     * none.
+     */
+    @SerialName("api_key_env")
+    val apiKeyEnv: String? = null,
+    /**
+     * Further environment variables of keys. Keys take turns; a conversation keeps its own, and one
+     * that is refused or rate limited is passed over.
+     */
+    @SerialName("api_key_envs")
+    val apiKeyEnvs: List<String>? = null,
+    /** Keys in the operating system's keychain, beside those. */
+    @SerialName("api_key_keyrings")
+    val apiKeyKeyrings: List<KeyringEntry>? = null,
+    /** Sent with every request. The values are secrets: shown as `***`. */
+    val headers: Map<String, Either<String, SecretReference>>? = null,
+    /**
+     * How the server is told to go on from the exact beginning of an answer, after a stream broke:
+     * `assistant_turn` where a last turn of the assistant is enough (llama-server, Ollama,
+     * OpenRouter), `continue_final_message` for that switch beside it (vLLM, SGLang), `prefix` for
+     * a mark on that turn (Mistral, DeepSeek). Absent for a server that cannot: it is asked to go
+     * on in a further turn.
+     */
+    val prefill: RemoteApiSourcePrefill? = null,
+) : ModelSource
 
 /**
  * One step of a scripted model.
@@ -422,6 +582,15 @@ data class ScriptedFailure(
     val retryAfterMs: Long? = null,
 )
 
+/** Where a secret stands; exactly one of the fields is set. */
+@Serializable
+data class SecretReference(
+    /** Name of an environment variable of the core. */
+    val env: String? = null,
+    /** Entry of the operating system's keychain. */
+    val keyring: KeyringEntry? = null,
+)
+
 /** Speech that is installed on this machine, so that there are no weights to name. */
 @Serializable
 data class SystemSource(
@@ -430,4 +599,14 @@ data class SystemSource(
      * wideband audio: of what a telephone passes on it gets few words right.
      */
     val engine: SystemSourceEngine,
+) : ModelSource
+
+/** A model of a vLLM-MLX server. */
+@Serializable
+data class VllmMlxSource(
+    /** Address of the server without `/v1`. */
+    val endpoint: String,
+    /** What the server calls the model. */
+    @SerialName("model_name")
+    val modelName: String,
 ) : ModelSource
