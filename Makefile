@@ -2,6 +2,8 @@
 # Every step leaves a stamp in .venv, so a second run does only what changed.
 
 PYTHON ?= python3
+# What runs local models: llama (compiled for this CPU, about six minutes) or mlx (from wheels).
+ENGINE ?=
 # More words for pytest, for example: make test PYTEST_ARGS="-k framing -x"
 PYTEST_ARGS ?=
 # For example: make bench-wire BENCH_ARGS="--rounds 3"
@@ -19,6 +21,12 @@ LLAMA := llama-cpp-python
 # Only the binding for Node and the demo need it; where there is none, that is said.
 HAS_NODE = node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null
 
+# The demo takes an engine that is there, else the one that installs at once; Macs with Intel's
+# processors have no wheel of MLX.
+AT_ONCE := $(if $(filter Darwin-x86_64,$(shell uname -s)-$(shell uname -m)),llama,mlx)
+SETUP_ENGINE := $(or $(ENGINE),llama)
+DEMO_ENGINE := $(or $(ENGINE),$(firstword $(notdir $(wildcard $(STAMPS)/llama $(STAMPS)/mlx))),$(AT_ONCE))
+
 SOURCE_MODEL := car_rpc/data/demo/tiny-chat-F16.gguf
 DERIVE := tools/demo_model/derive.py
 PACKAGE_INPUTS := pyproject.toml hatch_build.py car_rpc/__init__.py $(wildcard $(SOURCE_MODEL) $(DERIVE))
@@ -33,13 +41,15 @@ help: ## Show this list
 
 # ------------------------------------------------------------------------------------------- to use
 
-setup: $(STAMPS)/package $(STAMPS)/llama ## Build .venv/bin/car-rpc with llama.cpp for this CPU
+setup: $(STAMPS)/package $(STAMPS)/$(SETUP_ENGINE) ## Build .venv/bin/car-rpc with llama.cpp for this CPU (ENGINE=mlx: with MLX)
 	@echo "Ready: $(VENV)/bin/car-rpc"
 
-demo: setup ## Show a Node app at work with a local model and a provider's (without Node: a Python app)
+demo: $(STAMPS)/package $(STAMPS)/$(DEMO_ENGINE) ## Show a Node app at work with a local model and a provider's (without Node: a Python app)
 	@if $(HAS_NODE); then node examples/node-demo/main.js; else \
 	  echo "Node 20 or newer is not here; this is the example in Python."; \
 	  $(PY) examples/python-client/main.py; fi
+	@if [ ! -e $(STAMPS)/llama ]; then echo "This was MLX. For GGUF models: make setup (compiles llama.cpp, about six minutes)"; fi
+	@if [ ! -e $(STAMPS)/mlx ] && [ ! -e $(STAMPS)/dev ]; then echo "This was llama.cpp. For MLX models, too: make setup ENGINE=mlx"; fi
 
 models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them
 	$(PY) $(DERIVE)
@@ -91,6 +101,7 @@ lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK
 	$(UV_COMPILE) --extra keyring --extra llama --extra mlx --extra speech --extra dev --group build \
 	  -o requirements/dev.lock
 	$(UV_COMPILE) --extra llama -c requirements/dev.lock -o requirements/llama.lock
+	$(UV_COMPILE) --extra mlx -c requirements/dev.lock -o requirements/mlx.lock
 	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(UV_COMPILE:pyproject.toml=benchmarks/wire/requirements.in) -o benchmarks/wire/requirements.lock
 
@@ -125,6 +136,10 @@ $(STAMPS)/locked: requirements/llama.lock tools/setup/lockfile.py | $(STAMPS)/bu
 $(STAMPS)/llama: requirements/llama.lock tools/setup/build_llama.sh | $(STAMPS)/locked
 	wheel=$$(tools/setup/build_llama.sh $(PY)) && \
 	  $(PIP) --no-deps --no-index --force-reinstall "$$wheel"
+	@touch $@
+
+$(STAMPS)/mlx: requirements/mlx.lock | $(STAMPS)/locked
+	$(LOCKED) $<
 	@touch $@
 
 $(STAMPS)/package: $(PACKAGE_INPUTS) | $(STAMPS)/locked

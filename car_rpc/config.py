@@ -52,3 +52,20 @@ def car_home(environ: dict[str, str] | None = None) -> Path:
 
     chosen = (os.environ if environ is None else environ).get("CAR_HOME", "").strip()
     return Path(chosen).expanduser() if chosen else Path.home() / ".car"
+
+
+def hub_cache(environ: dict[str, str] | None = None) -> Path:
+    """Where the hub's own client keeps what it downloads.
+
+    ``HF_HUB_CACHE``, else ``hub`` in ``HF_HOME``, by default ``~/.cache/huggingface`` (its
+    documentation, "Environment variables").
+    """
+    from pathlib import Path  # noqa: PLC0415 - before the handshake nobody needs it
+
+    values = dict(os.environ) if environ is None else environ
+    if cache := values.get("HF_HUB_CACHE", "").strip():
+        return Path(cache).expanduser()
+    if home := values.get("HF_HOME", "").strip():
+        return Path(home).expanduser() / "hub"
+    base = values.get("XDG_CACHE_HOME", "").strip()
+    return (Path(base) if base else Path.home() / ".cache") / "huggingface" / "hub"

@@ -115,6 +115,23 @@ KINDS: dict[str, ErrorKind] = {
 }
 
 
+#: What a provider's HTTP status means, unless its words say more. Any other one that is no
+#: success is a ``provider_error``. 529 is Anthropic's, for a provider that is overloaded.
+HTTP_STATUS_KINDS: dict[int, str] = {
+    400: "invalid_request",
+    401: "unauthorized",
+    403: "unauthorized",
+    404: "model_not_found",
+    408: "timeout",
+    413: "context_overflow",
+    422: "invalid_request",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+
+
 class CarError(Exception):
     """A failure of a kind that the protocol names.
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+# What the machine has downloaded for others is none of the tests' business.
+os.environ["HF_HUB_CACHE"] = "/nonexistent"
+
 SOAK = os.environ.get("CAR_RPC_SOAK") == "1"
 
 settings.register_profile("test", max_examples=100, deadline=None, derandomize=True, database=None)

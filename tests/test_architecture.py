@@ -21,8 +21,8 @@ MAX_FUNCTION_LINES = 60
 
 # Libraries the core must not load to start: model libraries, and what is only needed later.
 HEAVY = (
-    "llama_cpp", "mlx", "mlx_lm", "jinja2", "numpy", "httpx", "keyring", "pocketsphinx",
-    "soundfile", "soxr",
+    "llama_cpp", "mlx", "mlx_lm", "jinja2", "keyring", "numpy", "httpx", "pocketsphinx",
+    "safetensors", "soundfile", "soxr", "tokenizers",
 )  # fmt: skip
 
 _NOT_CODE = {

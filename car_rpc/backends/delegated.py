@@ -9,9 +9,18 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import UNSET, Raw
 
 from car_rpc.backends.unsupported import GenerateOnly
+from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.ports import Availability, GenerateCall, IdSource
-from car_rpc.errors import KINDS, CarError
-from car_rpc.wire.events import Done, ErrorEvent, Heartbeat, RunnerEvent, Stop, StreamEvent
+from car_rpc.errors import HTTP_STATUS_KINDS, KINDS, CarError
+from car_rpc.wire.events import (
+    Done,
+    ErrorEvent,
+    Heartbeat,
+    RunnerEvent,
+    Stop,
+    StreamEvent,
+    UsageEvent,
+)
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 from car_rpc.wire.runner import RunnerResult, RunnerRunParams
 
@@ -118,6 +127,9 @@ def runner_error(
     """
     if not isinstance(kind, str) or kind not in RUNNER_KINDS:
         kind = otherwise
+        meant = HTTP_STATUS_KINDS.get(data.get("status", 0))
+        if meant is not None and not KINDS[meant].retryable:
+            data.setdefault("retryable", False)  # a 403 stays one, however often it is tried
     return CarError(kind, message.removeprefix(KINDS[kind].display.removesuffix("{}")), **data)
 
 
@@ -127,9 +139,6 @@ def _events_of(result: RunnerResult, last_words: list[Done], *, stopped: bool) -
         text=result.text if isinstance(result.text, str) else "",
         tool_calls=result.tool_calls if isinstance(result.tool_calls, list) else [],
     )
-    events: list[StreamEvent] = [*last_words, reply]
-    if result.usage is not UNSET:
-        events.append(result.usage)
-    if result.stop_reason is not UNSET and not stopped:
-        events.append(Stop(reason=result.stop_reason))
-    return events
+    usage = result.usage if isinstance(result.usage, UsageEvent) else None
+    stop_reason = None if stopped or result.stop_reason is UNSET else result.stop_reason
+    return [*last_words, reply, *collected_to_events(usage=usage, stop_reason=stop_reason)]

@@ -15,13 +15,14 @@ from typing import Any
 import anyio
 import msgspec
 
-from car_rpc.cli.doctor import report
+from car_rpc.cli.doctor import is_listed, report
 from car_rpc.cli.knobs import described
 from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, CarClient, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.errors import CarError
 from car_rpc.host.configuration import FILE_NAME, load
+from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
 from car_rpc.wire.log import LogEvent
@@ -83,7 +84,7 @@ async def generate(options: argparse.Namespace) -> int:
 async def models(options: argparse.Namespace) -> int:
     """List the models."""
     async with _start(options) as car:
-        known = await car.models()
+        known = [model for model in await car.models() if is_listed(model)]
     width = max((len(model.id) for model in known), default=0)
     for model in known:
         state = "available" if model.available else "not available"
@@ -97,7 +98,10 @@ async def doctor(options: argparse.Namespace) -> int:
     async with _start(options) as car:
         if car.server is None:
             return FAILED
-        print("\n".join(report(car.server, await car.models(), options.state_dir or car_home())))
+        found = await car.search_models(limit=1000)
+        state_dir = options.state_dir or car_home()
+        known = await car.models()
+        print("\n".join(report(car.server, known, found, state_dir, mlx_first=has_apple_gpu())))
     with tempfile.TemporaryDirectory() as state_dir:
         wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
     print(f"wire\n  {wire}")

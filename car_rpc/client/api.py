@@ -50,6 +50,7 @@ from car_rpc.wire.outcomes import (
     ProfilesResult,
     ScoreboardRow,
 )
+from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
 from car_rpc.wire.spend import SpendStatusResult
 from car_rpc.wire.tasks import ClassifyResult, GroundResult, RerankResult
@@ -204,6 +205,14 @@ class CarClient:
     async def model(self, wanted: str) -> ModelSchema:
         """One model by id or name."""
         return (await self.request("models.get", {"model": wanted}, ModelResult)).model
+
+    async def search_models(self, **params: Any) -> ModelsSearchResult:
+        """Models that suit this machine; the fields are those of ``ModelsSearchParams``."""
+        return await self.request("models.search", params, ModelsSearchResult)
+
+    async def model_upgrades(self) -> list[ModelUpgrade]:
+        """Newer versions of the models whose weights are here."""
+        return (await self.request("models.upgrades", {}, ModelsUpgradesResult)).upgrades
 
     async def register_model(self, model: ModelSchema | dict[str, Any]) -> ModelsRegisterResult:
         """Add a model to the registry."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Protocol
 
 from msgspec import UNSET
 
-from car_rpc.engine.breaker import Breakers
+from car_rpc.engine.asked import Asked
+from car_rpc.engine.breaker import Breakers, Permit
+from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.continuation import Continuation, ask_to_continue
 from car_rpc.engine.interruption import (
+    CONTINUE_PROMPT,
     PLAN_NAMES,
     ContinueText,
     InterruptSnapshot,
@@ -26,22 +29,21 @@ from car_rpc.engine.interruption import (
     interrupted,
     passes,
     plan,
+    unsaved,
 )
 from car_rpc.engine.metering import Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
+from car_rpc.engine.preparation import prepared
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
 from car_rpc.engine.spending import Bill
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
-from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import Attempt, Done, ReasoningDelta, Recovery, Stop, StreamReset
-from car_rpc.wire.inference import AttemptReport, GenerateRequest
+from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
+from car_rpc.wire.inference import AttemptReport
 from car_rpc.wire.models import ModelSchema
-
-Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
 
 #: Longest wait for the same model while another one could be asked, in milliseconds.
 SOON_MS = 2000
@@ -65,24 +67,6 @@ class Parts(Protocol):
     breakers: Breakers
     retry_policy: RetryPolicy
     metering: Metering
-
-
-class Asked(NamedTuple):
-    """What was asked.
-
-    Attributes:
-        request: The typed request.
-        raw: The client's own JSON of it.
-        request_id: The client's id of it.
-        deadline_ms: When its time is up, by the clock; ``None`` for never.
-        task: What models are asked for, as their profiles call it.
-    """
-
-    request: GenerateRequest
-    raw: bytes
-    request_id: RequestId
-    deadline_ms: float | None
-    task: str = "generate"
 
 
 class Attempts:
@@ -112,22 +96,36 @@ class Attempts:
         self.bill = Bill()
         self._parts = parts
         self._asked = asked
-        self._level: Level = asked.request.recovery or "resume"
+        self._level = asked.request.recovery or "resume"
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
         self._reports = reports
         self._continuation: Continuation | None = None
+        self._prompt = CONTINUE_PROMPT
         self._resumed: InterruptSnapshot | None = None
         self._crashes = 0
         self._cause = ""
         self._reason = ""
-        #: Whether the attempt at hand counts for its model's breaker.
-        self._counts = False
+        #: Whether the model has to say something next, and not we.
+        self._model_is_due = False
+
+    @property
+    def next_number(self) -> int:
+        """Number of the attempt that would come next, from 1."""
+        return len(self._reports) + 1
 
     def resume(self, snapshot: InterruptSnapshot) -> None:
         """The first attempt goes on from what an earlier request had got."""
         self._resumed = snapshot
+
+    def start_again(self, asked: Asked, *, reason: str) -> None:
+        """The next attempt is asked this instead."""
+        self._asked, self._continuation, self._reason = asked, None, reason
+
+    def go_on(self, so_far: Continuation, prompt: str, *, reason: str) -> None:
+        """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
+        self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
     async def run(self, candidates: Sequence[ModelSchema]) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
@@ -135,13 +133,14 @@ class Attempts:
         Raises:
             CarError: How the last one failed that was asked at all.
         """
-        failure = self._unavailable(candidates)
+        failure = self._parts.breakers.unavailable(candidates, self._parts.clock.now_ms())
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
-            if not self._admitted(model):
+            permit = self._permit(model)
+            if permit is None:
                 continue
             try:
-                await self._ask(model, is_last=is_last)
+                await self._ask(model, permit, is_last=is_last)
             except CarError as error:
                 failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in _FINAL:
@@ -155,42 +154,43 @@ class Attempts:
                 return model
         raise failure
 
+    def can_continue(self, text: str, model: ModelSchema) -> bool:
+        """Whether what the model goes on with makes one whole with what there is.
+
+        A model that is only asked to go on may repeat itself, which nobody could tell of very
+        little, and gives an answer in a form of its own.
+        """
+        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
+            return True
+        has_form = self._asked.request.response_format is not UNSET
+        return len(text) >= MIN_OVERLAP_CHARS and not has_form
+
     def _told(self, failure: CarError) -> CarError:
         """A failure as it is told: with what there was, when a broken stream could not go on."""
         if not self.recoveries or "snapshot" in failure.extra or failure.kind in _FINAL:
             return failure
-        snapshot = self._accumulator.snapshot()
-        if breaks_stream(failure) and "suspect" not in failure.extra:
-            return interrupted(self._cause, snapshot=snapshot)
-        return failure.with_data(cause=self._cause, snapshot=snapshot)
+        return unsaved(failure, self._cause, self._accumulator.snapshot())
 
-    def _admitted(self, model: ModelSchema) -> bool:
-        # Who wants no recovery asks this very model, whatever is known of it.
-        self._counts = self._parts.breakers.of(model.id).admit(self._parts.clock.now_ms())
-        return self._counts or self._level == "none"
-
-    def _unavailable(self, candidates: Sequence[ModelSchema]) -> CarError:
-        now_ms = self._parts.clock.now_ms()
-        waits = [self._parts.breakers.of(model.id).wait_ms(now_ms) for model in candidates]
-        return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
-
-    async def _ask(self, model: ModelSchema, *, is_last: bool) -> None:
-        """Ask one model until it has answered or there is no point any more."""
+    def _permit(self, model: ModelSchema) -> Permit | None:
         breaker = self._parts.breakers.of(model.id)
+        permit = breaker.admit(self._parts.clock.now_ms())
+        # Who wants no recovery asks this very model, whatever is known of it.
+        return permit or (breaker.bypass() if self._level == "none" else None)
+
+    async def _ask(self, model: ModelSchema, permit: Permit, *, is_last: bool) -> None:
+        """Ask one model until it has answered or there is no point any more."""
         retries = 0
         while True:
             try:
                 await self._attempt(model)
             except CarError as error:
-                if self._counts:
-                    breaker.failed(error, self._parts.clock.now_ms())
+                permit.failed(error, self._parts.clock.now_ms())
                 failure = error
             except BaseException:
-                if self._counts:
-                    breaker.abandoned()
+                permit.failed(self._stop(), self._parts.clock.now_ms())
                 raise
             else:
-                breaker.succeeded()
+                permit.succeeded()
                 return
             if self._broken(failure):
                 retries = 0
@@ -198,8 +198,14 @@ class Attempts:
                     return
             else:
                 retries = await self._before_retry(failure, retries, is_last=is_last)
-            if not self._admitted(model):
+            renewed = self._permit(model)
+            if renewed is None:
                 raise failure
+            permit = renewed
+
+    def _stop(self) -> CarError:
+        now_ms = self._parts.clock.now_ms()
+        return self._asked.stopped(now_ms, model_is_due=self._model_is_due)
 
     def _may_change_key(self, failure: CarError) -> bool:
         """Whether the same server has another key that the request may be sent with at once."""
@@ -259,9 +265,7 @@ class Attempts:
         if self._level != "resume":
             raise failure
         if self._accumulator.stop_reason is not None:
-            # All had been said.
-            await self._output.close()
-            return True
+            return True  # all had been said
         if failure.kind == "worker_crashed":
             self._note_crash(failure)
         self._cause = cause = cause_of(failure)
@@ -279,7 +283,7 @@ class Attempts:
 
     async def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
         chosen = plan(snapshot)
-        if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self._joins(
+        if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self.can_continue(
             chosen.assistant_prefix, model
         ):
             chosen = WholeRestart()
@@ -288,7 +292,7 @@ class Attempts:
         self._recorder.note("recovery", cause=cause, plan=name)
         if continues:
             await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
-        recovery = Recovery(cause=cause, plan=name, attempt=len(self._reports) + 1)
+        recovery = Recovery(cause=cause, plan=name, attempt=self.next_number)
         await self._output.recovers(recovery, may_repeat=continues)
         if isinstance(chosen, WholeRestart):
             await self._restart(cause)
@@ -296,10 +300,10 @@ class Attempts:
         if isinstance(chosen, SynthesizeToolUse):
             await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
             await self._output.push(Stop(reason="tool_use"))
-            await self._output.close()
             return True
         reasoning = snapshot.reasoning if isinstance(snapshot.reasoning, str) else ""
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
+        self._prompt = CONTINUE_PROMPT
         return False
 
     async def _replayed(self, model: ModelSchema) -> bool:
@@ -307,29 +311,21 @@ class Attempts:
         snapshot, self._resumed = self._resumed, None
         if snapshot is None:
             return False
-        if isinstance(snapshot.reasoning, str):
-            await self._output.push(ReasoningDelta(text=snapshot.reasoning))
-        text = snapshot.text if isinstance(snapshot.text, str) else ""
-        await self._output.push(Done(text=text, tool_calls=snapshot.completed_tool_calls))
+        for event in collected_to_events(
+            reasoning=snapshot.reasoning or "",
+            text=snapshot.text or "",
+            tool_calls=snapshot.completed_tool_calls,
+        ):
+            await self._output.push(event)
         return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
-
-    def _joins(self, text: str, model: ModelSchema) -> bool:
-        """Whether what the model goes on with makes one whole with what there is.
-
-        A model that is only asked to go on may repeat itself, which nobody could tell of very
-        little, and gives an answer in a form of its own.
-        """
-        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
-            return True
-        has_form = self._asked.request.response_format is not UNSET
-        return len(text) >= MIN_OVERLAP_CHARS and not has_form
 
     async def _restart(self, cause: str) -> None:
         self._continuation = None
         await self._output.push(StreamReset(reason=cause))
 
     async def _attempt(self, model: ModelSchema) -> None:
-        number = len(self._reports) + 1
+        number = self.next_number
+        self._model_is_due = False
         clock = self._parts.clock
         started_ms = clock.now_ms()
         self._recorder.begin_attempt(number)
@@ -344,15 +340,18 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
-            work = work_of(call, self._asked.task)
-            async with self._parts.metering.attempt(work, self.bill) as meter:
-                async with aclosing(backend.generate(call)) as events:
-                    async for event in events:
-                        meter.take(event)
-                        await meter.sent(self._output.push(event))
-                await meter.sent(self._output.close())
+            async with (
+                self._parts.metering.attempt(work_of(call, self._asked), self.bill) as meter,
+                aclosing(backend.generate(call)) as events,
+            ):
+                self._model_is_due = True
+                async for event in events:
+                    self._model_is_due = False
+                    meter.take(event)
+                    await meter.sent(self._output.push(event))
+                    self._model_is_due = True
         except BaseException as error:
-            outcome = error.kind if isinstance(error, CarError) else "cancelled"
+            outcome = error.kind if isinstance(error, CarError) else self._stop().kind
             raise
         finally:
             self._reports.append(
@@ -367,35 +366,29 @@ class Attempts:
     async def _call(self, backend: Backend, model: ModelSchema, number: int) -> GenerateCall:
         """The attempt as its backend sees it, with the answer so far where there is one."""
         asked, continuation = self._asked, self._continuation
-        request, raw = asked.request, asked.raw
         may_repeat = False
-        if continuation is not None and not backend.continues_turns(model, request):
-            if self._joins(continuation.text, model):
-                request, raw = ask_to_continue(asked.raw, continuation.text)
+        if continuation is not None and not backend.continues_turns(model, asked.request):
+            if self.can_continue(continuation.text, model):
+                asked = ask_to_continue(asked, continuation.text, self._prompt)
                 may_repeat = True
             else:
                 await self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
+        told = prepared(asked, model)
         return GenerateCall(
             model=model,
-            request=request,
-            raw_request=raw,
+            request=told.request,
+            raw_request=told.raw,
             parent_id=asked.request_id,
             trace_id=self._recorder.trace_id,
             attempt=number,
-            deadline_ms=self._time_left_ms(),
+            deadline_ms=self._asked.time_left_ms(self._parts.clock.now_ms()),
             continuation=continuation,
         )
 
-    def _time_left_ms(self) -> int | None:
-        deadline_ms = self._asked.deadline_ms
-        if deadline_ms is None:
-            return None
-        return max(1, round(deadline_ms - self._parts.clock.now_ms()))
-
     async def _wait(self, delay_ms: float, failure: CarError) -> None:
-        left_ms = self._time_left_ms()
+        left_ms = self._asked.time_left_ms(self._parts.clock.now_ms())
         if left_ms is not None and delay_ms >= left_ms:
             raise failure.with_data(retry_after_ms=delay_ms)
         await self._parts.clock.sleep_ms(delay_ms)

@@ -1,11 +1,13 @@
 """Circuit breakers: a model that keeps failing is left alone for a while. Pure; time is passed in.
 
 Closed while a model works; open after consecutive failures; half open after the cool-down, when
-one request may probe it. A probe that nobody finished frees its place without a verdict.
+one request may probe it. A probe that nobody finished frees its place without a verdict, and what
+was asked before the breaker opened has no say in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -13,6 +15,7 @@ from msgspec import Struct
 from car_rpc.engine.admission import QUEUE_FULL
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import NonNegativeFloat, Positive
+from car_rpc.wire.models import ModelSchema
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
@@ -32,11 +35,46 @@ class BreakerPolicy(Struct, frozen=True, kw_only=True):
     weight_4xx: Literal[0, 1, 2] = 0
 
 
+class Permit:
+    """Leave to ask a model once, whose outcome is reported once by one of the methods.
+
+    An outcome counts only as long as the breaker is in the state that gave the permit: what was
+    asked before it opened says nothing of the probe that comes later.
+    """
+
+    def __init__(self, breaker: Breaker, period: int) -> None:
+        self._breaker = breaker
+        self._period = period
+
+    def succeeded(self) -> None:
+        """It worked."""
+        if self._is_valid():
+            self._breaker.close()
+
+    def failed(self, failure: CarError, now_ms: float) -> None:
+        """It failed.
+
+        What says nothing about the model (a refusal, a cancel, a prompt that is too long) leaves
+        the breaker as it is and only frees the place of a probe.
+        """
+        if self._is_valid():
+            self._breaker.count(failure, now_ms)
+
+    def _is_valid(self) -> bool:
+        return self._period == self._breaker.period
+
+
 class Breaker:
-    """The breaker of one model."""
+    """The breaker of one model.
+
+    Attributes:
+        state: Closed, open or half open.
+        period: Counts the states and the probes; only permits of the one at hand are valid.
+    """
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.state: BreakerState = "closed"
+        self.period = 0
         self._policy = policy
         self._failures = 0
         self._opened_ms = 0.0
@@ -54,39 +92,38 @@ class Breaker:
             return 0.0
         return max(0.0, self._opened_ms + self._policy.cooldown_ms - now_ms)
 
-    def admit(self, now_ms: float) -> bool:
-        """Whether a request may go to the model now; in half-open state it is the probe."""
+    def admit(self, now_ms: float) -> Permit | None:
+        """Leave to ask the model now, if there is any; in half-open state that is the probe."""
         if not self.available(now_ms):
-            return False
+            return None
         if self.state != "closed":
-            self.state = "half_open"
+            self._enter("half_open")
             self._probing = True
-        return True
+        return Permit(self, self.period)
 
-    def succeeded(self) -> None:
-        """The request that was admitted worked."""
-        self.state = "closed"
+    def bypass(self) -> Permit:
+        """Leave for who asks this very model whatever is known of it; the outcome never counts."""
+        return Permit(self, -1)
+
+    def close(self) -> None:
+        """The model works."""
         self._failures = 0
+        if self.state != "closed":
+            self._enter("closed")
+
+    def count(self, failure: CarError, now_ms: float) -> None:
+        """The request failed, and perhaps the model."""
         self._probing = False
-
-    def failed(self, failure: CarError, now_ms: float) -> None:
-        """The request that was admitted failed.
-
-        What says nothing about the model (a refusal, a cancel, a prompt that is too long) leaves
-        the breaker as it is and only ends a probe.
-        """
         weight = _weight(failure, self._policy.weight_4xx)
-        if not weight:
-            self.abandoned()
-            return
         self._failures += weight
-        self._probing = False
-        if self.state == "half_open" or self._failures >= self._policy.failure_threshold:
-            self.state = "open"
+        enough = self.state == "half_open" or self._failures >= self._policy.failure_threshold
+        if weight and enough:
+            self._enter("open")
             self._opened_ms = now_ms
 
-    def abandoned(self) -> None:
-        """The request that was admitted ended without a verdict, such as by a cancel."""
+    def _enter(self, state: BreakerState) -> None:
+        self.state = state
+        self.period += 1
         self._probing = False
 
 
@@ -105,13 +142,18 @@ class Breakers:
         """The breaker of a model."""
         return self._breakers.setdefault(model_id, Breaker(self._policy))
 
+    def unavailable(self, models: Iterable[ModelSchema], now_ms: float) -> CarError:
+        """The error of a request whose models are all shut off, with when one is to be tried."""
+        waits = [self.of(model.id).wait_ms(now_ms) for model in models]
+        return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
+
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
     if "another_key" in failure.extra:  # that key failed, and not the model
         return 0
     if failure.extra.get("cause") == QUEUE_FULL:  # the model was not even asked
         return 0
-    if KINDS[failure.kind].counts_toward_breaker:
+    if KINDS[failure.kind].counts_toward_breaker and failure.retryable:
         return 1
     status = failure.extra.get("status")
     if isinstance(status, int) and 400 <= status < 500:  # noqa: PLR2004 - HTTP's client errors

@@ -1,18 +1,11 @@
-"""Ask a model to go on with an answer that was cut. Pure.
-
-The request is patched as JSON, so that whoever forwards it (a runner, a server) gets all that the
-client had put there.
-"""
+"""Ask a model to go on with an answer that was cut. Pure."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
-
+from car_rpc.engine.asked import Asked
 from car_rpc.engine.interruption import CONTINUE_PROMPT
-from car_rpc.wire.base import decode_object
-from car_rpc.wire.inference import GenerateRequest
 
 
 class Continuation(NamedTuple):
@@ -27,19 +20,19 @@ class Continuation(NamedTuple):
     reasoning: str
 
 
-def ask_to_continue(raw_request: bytes, text: str) -> tuple[GenerateRequest, bytes]:
+def ask_to_continue(asked: Asked, text: str, prompt: str = CONTINUE_PROMPT) -> Asked:
     """The request with the answer so far as a turn of the assistant, and one that asks for more.
 
     Args:
-        raw_request: The client's own JSON.
+        asked: The request.
         text: The answer so far.
+        prompt: What the model is asked.
     """
-    params = decode_object(raw_request)
-    messages = _turns(params)
+    members = asked.members()
+    messages = _turns(members)
     messages.append({"role": "assistant", "content": text})
-    messages.append({"role": "user", "content": CONTINUE_PROMPT})
-    raw = msgspec.json.encode({**params, "messages": messages})
-    return msgspec.json.decode(raw, type=GenerateRequest), raw
+    messages.append({"role": "user", "content": prompt})
+    return asked.reworded({**members, "messages": messages})
 
 
 def _turns(params: dict[str, Any]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from car_rpc.engine.spending import Bill, Spending
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import require_capability, shown
 from car_rpc.registry.registry import Registry
+from car_rpc.registry.weights import downloads_weights
 from car_rpc.router.estimate import text_tokens
 from car_rpc.spend.budget import Budget
 from car_rpc.spend.prices import Tokens
@@ -98,9 +99,14 @@ class Engine:
         self._ids = ids
 
     def described(self, model: ModelSchema) -> ModelSchema:
-        """The model with ``available`` and ``weights_ready`` as they are now, without secrets."""
+        """The model with what is true of it now, and without secrets."""
         available, weights_ready = self.backend_of(model).availability(model)
-        now = msgspec.structs.replace(model, available=available, weights_ready=weights_ready)
+        now = msgspec.structs.replace(
+            model,
+            available=available,
+            weights_ready=weights_ready,
+            downloads_weights=downloads_weights(model.source),
+        )
         return shown(now)
 
     async def resumed(

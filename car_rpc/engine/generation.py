@@ -14,9 +14,12 @@ from typing import NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
-from car_rpc.engine.attempts import Asked, Attempts
+from car_rpc.engine.asked import Asked
+from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.checkpoint import Checkpoint
+from car_rpc.engine.extension import Extension
+from car_rpc.engine.modality import unsupported_content
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.stream import Accumulator
@@ -101,13 +104,7 @@ class Generation:
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
         route = self._parts.candidates(request.model, "generate")
-        chosen, *others = route.candidates
-        self._recorder.note(
-            "route",
-            model=chosen.id,
-            reason=route.reason,
-            fallbacks=[model.id for model in others],
-        )
+        candidates = self._fitting(route)
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
         asked = Asked(request, self._origin.raw_params, self._origin.request_id, deadline_ms)
@@ -117,15 +114,39 @@ class Generation:
         if self._checkpoint is not None:
             self._recorder.note("resumed", resumed_trace_id=self._checkpoint.trace_id)
             attempts.resume(self._checkpoint.snapshot)
+        extension = Extension(asked, attempts, self._accumulator, self._output)
         limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
         try:
             async with limit:
-                model = await attempts.run(route.candidates)
+                model = await attempts.run(candidates)
+                await extension.run(model)
+                await self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
-        return self._inference_result(model, attempts)
+        return self._inference_result(model, attempts, extension.count)
+
+    def _fitting(self, route: Route) -> list[ModelSchema]:
+        """The candidates that understand all content of the request.
+
+        Raises:
+            CarError: ``invalid_request``, when none does: what the first one lacks.
+        """
+        verdicts = [(m, unsupported_content(m, self._request)) for m in route.candidates]
+        refusals = [(model, refusal) for model, refusal in verdicts if refusal is not None]
+        fitting = [model for model, refusal in verdicts if refusal is None]
+        if not fitting:
+            raise refusals[0][1]
+        skipped = [{"model": model.id, "why_not": refusal.detail} for model, refusal in refusals]
+        self._recorder.note(
+            "route",
+            model=fitting[0].id,
+            reason=route.reason,
+            fallbacks=[model.id for model in fitting[1:]],
+            **({"skipped": skipped} if skipped else {}),
+        )
+        return fitting
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
@@ -148,7 +169,9 @@ class Generation:
             "usage": accumulator.usage,
         }
 
-    def _inference_result(self, model: ModelSchema, attempts: Attempts) -> InferenceResult:
+    def _inference_result(
+        self, model: ModelSchema, attempts: Attempts, extensions: int
+    ) -> InferenceResult:
         accumulator = self._accumulator
         first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
@@ -164,7 +187,7 @@ class Generation:
             stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
-            recoveries=attempts.recoveries or UNSET,
+            recoveries=attempts.recoveries + extensions or UNSET,
             provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
             cost_usd=attempts.bill.cost_usd,

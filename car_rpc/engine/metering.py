@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
+from car_rpc.engine.asked import Asked
 from car_rpc.engine.permits import Admission, Permit
 from car_rpc.engine.ports import Clock, GenerateCall, Outcomes
 from car_rpc.engine.spending import Bill, Ended, Spending
@@ -42,7 +43,7 @@ class Work(NamedTuple):
         trace_id: The request.
         expected: The tokens that it may take.
         attempt: Number of the attempt, from 1.
-        time_ms: Its time limit in milliseconds, if it has one.
+        deadline_ms: When its time is up, by the clock; ``None`` for never.
         workload: Who waits for it.
     """
 
@@ -51,20 +52,20 @@ class Work(NamedTuple):
     trace_id: str
     expected: Tokens = Tokens(0, 0)
     attempt: int = 1
-    time_ms: int | None = None
+    deadline_ms: float | None = None
     workload: Workload = "interactive"
 
 
-def work_of(call: GenerateCall, task: str) -> Work:
+def work_of(call: GenerateCall, asked: Asked) -> Work:
     """An attempt of a ``generate`` request."""
     request = call.request
     return Work(
         model=call.model,
-        task=task,
+        task=asked.task,
         trace_id=call.trace_id,
         expected=Tokens(input_tokens(request), output_tokens(request)),
         attempt=call.attempt,
-        time_ms=call.deadline_ms,
+        deadline_ms=asked.deadline_ms,
         workload=request.params.workload or "interactive",
     )
 
@@ -86,6 +87,8 @@ class Meter:
         self.streamed = False
         #: Milliseconds until the first token.
         self.ttft_ms: float | None = None
+        #: Whether the model has to say something next, and not the client to take something.
+        self.model_is_due = True
 
     @property
     def latency_ms(self) -> float:
@@ -107,7 +110,9 @@ class Meter:
 
     async def sent(self, sending: Awaitable[None]) -> None:
         """Wait until the client has taken something; see :meth:`Permit.lend_while`."""
+        self.model_is_due = False
         await self._permit.lend_while(sending)
+        self.model_is_due = True
 
     def take(self, event: StreamEvent | RunnerEvent) -> None:
         """Count an event of the backend."""
@@ -153,14 +158,14 @@ class Metering:
         """
         async with self._admission.permit(work.model, work.workload) as permit:
             reservation = await self._spending.reserve(
-                work.model, work.expected, bill, work.time_ms
+                work.model, work.expected, bill, self._time_ms(work)
             )
             meter = Meter(self._clock, permit)
             outcome, is_the_models = SUCCESS, True
             try:
                 yield meter
             except BaseException as error:
-                outcome = _kind(error)
+                outcome = self._kind(error, work, meter)
                 # Where another key is tried next, this one failed and not the model.
                 is_the_models = "another_key" not in getattr(error, "extra", ())
                 raise
@@ -170,6 +175,19 @@ class Metering:
                 if is_the_models:
                     self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
                 await self._spending.settle(reservation, cost, bill)
+
+    def _time_ms(self, work: Work) -> float | None:
+        return None if work.deadline_ms is None else work.deadline_ms - self._clock.now_ms()
+
+    def _kind(self, error: BaseException, work: Work, meter: Meter) -> str:
+        if isinstance(error, CarError):
+            return error.kind
+        if not isinstance(error, asyncio.CancelledError):
+            return "internal"
+        # A model that used up all the time has failed.
+        left_ms = self._time_ms(work)
+        is_late = left_ms is not None and left_ms <= 0 and meter.model_is_due
+        return "timeout" if is_late else "cancelled"
 
 
 class NothingLearned:
@@ -196,9 +214,3 @@ def _end(work: Work, meter: Meter, outcome: str, cost: int | None) -> AttemptEnd
         output_tokens=meter.count("completion_tokens"),
         cost_nano_usd=cost,
     )
-
-
-def _kind(error: BaseException) -> str:
-    if isinstance(error, CarError):
-        return error.kind
-    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"

@@ -98,7 +98,7 @@ class Spending:
         self._budget = budget
 
     async def reserve(
-        self, model: ModelSchema, expected: Tokens, bill: Bill, time_ms: int | None
+        self, model: ModelSchema, expected: Tokens, bill: Bill, time_ms: float | None
     ) -> Reservation | None:
         """Put aside what an attempt may cost; ``None`` when it costs nothing.
 

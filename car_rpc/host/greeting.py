@@ -37,6 +37,7 @@ def installed_backends() -> dict[str, dict[str, Any]]:
     """Which engines are installed, as ``BackendInfo``. Looks for them without importing them."""
     return {
         "local": _backend("llama_cpp", "llama"),
+        "mlx": _backend("mlx_lm", "mlx"),
         "system": _backend("pocketsphinx", "speech"),
         "delegated": {"available": True},
         "fake": {"available": True},

@@ -20,6 +20,9 @@ from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Handler, Scope, Services
+from car_rpc.registry.curated import curated
+from car_rpc.registry.fit import recommended, with_fit
+from car_rpc.registry.search import search, search_templates, upgrades
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import (
     DetokenizeParams,
@@ -39,6 +42,7 @@ from car_rpc.wire.models import (
     FakeSource,
     ModelParams,
     ModelResult,
+    ModelSchema,
     ModelsDiscoverParams,
     ModelsDiscoverResult,
     ModelsListParams,
@@ -57,6 +61,12 @@ from car_rpc.wire.runner import (
     RunnerUnregisterResult,
 )
 from car_rpc.wire.script import check as check_script
+from car_rpc.wire.search import (
+    Machine,
+    ModelsSearchParams,
+    ModelsSearchResult,
+    ModelsUpgradesResult,
+)
 from car_rpc.wire.speech import TranscribeParams, TranscribeResult
 from car_rpc.wire.tasks import (
     ClassifyParams,
@@ -174,6 +184,33 @@ def models_get(services: Services, _: Scope, params: ModelParams) -> ModelResult
     return ModelResult(model=services.engine.described(model))
 
 
+async def models_search(
+    services: Services, _: Scope, params: ModelsSearchParams
+) -> ModelsSearchResult:
+    """The models that match, and which of all suits this machine."""
+    models, machine = await _judged(services)
+    best = recommended(models, machine)
+    return ModelsSearchResult(
+        models=search(models, params),
+        templates=search_templates(curated().templates, params),
+        machine=machine,
+        recommended=UNSET if best is None else best.id,
+    )
+
+
+async def models_upgrades(services: Services, _: Scope, __: EmptyParams) -> ModelsUpgradesResult:
+    """Newer versions of the models that are here."""
+    models, _machine = await _judged(services)
+    return ModelsUpgradesResult(upgrades=upgrades(models))
+
+
+async def _judged(services: Services) -> tuple[list[ModelSchema], Machine]:
+    """All models with whether they fit the machine, and the machine."""
+    machine = await asyncio.to_thread(services.machine)
+    models = (services.engine.described(model) for model in services.registry.all())
+    return [with_fit(model, machine) for model in models], machine
+
+
 async def models_register(
     services: Services, scope: Scope, params: ModelsRegisterParams
 ) -> ModelsRegisterResult:
@@ -283,6 +320,8 @@ HANDLERS: dict[str, Handler] = {
     "transcribe": transcribe,
     "models.list": models_list,
     "models.get": models_get,
+    "models.search": models_search,
+    "models.upgrades": models_upgrades,
     "models.register": models_register,
     "models.unregister": models_unregister,
     "models.discover": models_discover,

@@ -16,8 +16,10 @@ from car_rpc.engine.output import Listener
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.runner import RunnerHost
 from car_rpc.outcomes.tracker import Tracker
+from car_rpc.registry.hardware import detect
 from car_rpc.registry.registry import Registry
 from car_rpc.spend.budget import Budget
+from car_rpc.wire.search import Machine
 
 
 class Services(NamedTuple):
@@ -32,6 +34,7 @@ class Services(NamedTuple):
     allowed_roots: list[Path]
     outcomes: Tracker
     budget: Budget
+    machine: Callable[[], Machine] = detect
 
 
 class Scope(NamedTuple):

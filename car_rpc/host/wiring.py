@@ -15,11 +15,10 @@ from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend, needs_worker
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
-from car_rpc.backends.missing import MissingBackend
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
-from car_rpc.config import Settings
+from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import Backend, LogEntry
@@ -34,6 +33,8 @@ from car_rpc.outcomes.priors import load_priors, prior_paths
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
+from car_rpc.registry.curated import curated
+from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.spend.budget import Budget
@@ -42,6 +43,7 @@ from car_rpc.wire.models import (
     DelegatedSource,
     FakeSource,
     LocalSource,
+    MlxSource,
     ModelSchema,
     OllamaSource,
     OpenAICompatSource,
@@ -103,25 +105,27 @@ class App:
         )
         _make_private_directory(settings.state_dir)
         database = settings.state_dir / DATABASE_NAME
-        self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
+        self.log = EventLog.open(database, session_id, _now)
         ids = RandomIds()
-        llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
-        speech = LocalBackend("pocketsphinx", "pocketsphinx", self.log, control)
-        fake_worker = LocalBackend("fake", None, self.log, control)
         openai_compat = OpenAICompatBackend(key_stats=KeyStatsStore(database))
         self._backends: dict[str, Backend] = {
-            "local": llama_cpp,
-            "system": speech,
+            "local": LocalBackend("llama_cpp", "llama_cpp", self.log, control),
+            "system": LocalBackend("pocketsphinx", "pocketsphinx", self.log, control),
             "fake": FakeBackend(),
-            "fake_worker": fake_worker,
+            "fake_worker": LocalBackend("fake", None, self.log, control),
             "delegated": DelegatedBackend(runner, ids),
             "openai_compat": openai_compat,
-            "mlx": MissingBackend("mlx"),
+            "mlx": LocalBackend("mlx", "mlx_lm", self.log, control),
         }
-        self._registry = Registry(builtin_models(), ModelStore(database), settings.models_dir)
-        priors = load_priors(prior_paths(settings.models_dir, os.environ))
-        self._outcomes = Tracker(OutcomeStore(database), priors, lambda: to_text(datetime.now(UTC)))
-        self._budget = Budget(SpendStore(database), lambda: datetime.now(UTC))
+        self._registry = Registry(
+            [*builtin_models(), *curated().models],
+            ModelStore(database),
+            settings.models_dir,
+            hub_cache(),
+            mlx_first=has_apple_gpu(),
+        )
+        self._outcomes = _tracker(database, settings)
+        self._budget = Budget(SpendStore(database), _now)
         clock = SystemClock()
         engine = Engine(
             self._registry,
@@ -136,17 +140,11 @@ class App:
             admission=Admission(clock, _memory_bytes(), configuration.inference),
         )
         roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
+        discovery = Discovery(openai_compat.presence, configuration.discovery)
         services = Services(
-            engine,
-            self._registry,
-            runner,
-            self.log,
-            openai_compat.keys,
-            Discovery(openai_compat.presence, configuration.discovery),
-            roots,
-            self._outcomes,
-            self._budget,
-        )
+            engine, self._registry, runner, self.log, openai_compat.keys, discovery, roots,
+            self._outcomes, self._budget,
+        )  # fmt: skip
         self.dispatcher = Dispatcher(services)
 
     async def stop_backends(self) -> None:
@@ -177,7 +175,7 @@ class App:
                 return self._backends["openai_compat"]
             case FakeSource(script=script):
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]
-            case _:
+            case MlxSource():
                 return self._backends["mlx"]
 
 
@@ -191,6 +189,15 @@ def _make_private_directory(path: Path) -> None:
             " choose another with --state-dir",
             path=str(path),
         ) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _tracker(database: Path, settings: Settings) -> Tracker:
+    priors = load_priors(prior_paths(settings.models_dir, os.environ))
+    return Tracker(OutcomeStore(database), priors, lambda: to_text(_now()))
 
 
 def _memory_bytes() -> int:

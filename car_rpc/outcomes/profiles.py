@@ -25,8 +25,8 @@ ACCEPTED_QUALITY = 0.5
 
 SUCCESS = "success"
 
-#: Ends that say nothing of the model: the client's own wish (also when its time was up), a refusal
-#: on grounds of content, requests that no model could have served so, and our own defects.
+#: Ends that say nothing of the model: the client's own wish, a refusal on grounds of content,
+#: requests that no model could have served so, and our own defects.
 _NO_VERDICT = frozenset(
     {
         "cancelled",

@@ -19,6 +19,7 @@ DEMO_DIR = Path(__file__).resolve().parent.parent / "data" / "demo"
 DEMO_CONTEXT_LENGTH = 1024
 
 _GGUF = str(DEMO_DIR / "tiny-chat-Q8_0.gguf")
+_MLX = str(DEMO_DIR / "mlx")
 
 
 def builtin_models() -> list[ModelSchema]:
@@ -27,7 +28,8 @@ def builtin_models() -> list[ModelSchema]:
         _demo("tiny-chat:gguf", LocalSource(path=_GGUF), ["generate", "tool_use"]),
         _demo("tiny-embed:gguf", LocalSource(path=_GGUF, pooling="mean"), ["embed"]),
         _demo("tiny-rerank:gguf", LocalSource(path=_GGUF, pooling="rank"), ["rerank"]),
-        _demo("tiny-chat:mlx", MlxSource(path=str(DEMO_DIR / "mlx")), ["generate", "tool_use"]),
+        _demo("tiny-chat:mlx", MlxSource(path=_MLX), ["generate", "tool_use"]),
+        _demo("tiny-embed:mlx", MlxSource(path=_MLX, pooling="mean"), ["embed"]),
         ModelSchema(
             id="system/pocketsphinx:en-us",
             source=SystemSource(engine="pocketsphinx"),

@@ -6,11 +6,18 @@ Pure: where models come from and whether they are available is told from outside
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import msgspec
 
 from car_rpc.errors import CarError
-from car_rpc.wire.models import Capability, ModelSchema, OpenAICompatSource, SystemSource
+from car_rpc.wire.models import (
+    Capability,
+    MlxSource,
+    ModelSchema,
+    OpenAICompatSource,
+    SystemSource,
+)
 
 #: Models of this provider prove that an installation works; they are chosen last.
 DEMO_PROVIDER = "demo"
@@ -19,13 +26,29 @@ DEMO_PROVIDER = "demo"
 DISCOVERED_TAG = "discovered"
 
 
+Located: TypeAlias = Callable[[Iterable[ModelSchema]], list[ModelSchema]]
+
+
 class Catalog:
     """All models: built-in ones, the user's own, and those that were found on servers.
 
     Of several with one id, a built-in one goes before the user's, and that before a found one.
+
+    Args:
+        builtin: Models that ship with car-rpc.
+        located: Gives models the path of their weights where those are on this machine.
+        mlx_first: Whether MLX weights are better than a GGUF file of the same model.
     """
 
-    def __init__(self, builtin: Iterable[ModelSchema] = ()) -> None:
+    def __init__(
+        self,
+        builtin: Iterable[ModelSchema] = (),
+        located: Located = list,
+        *,
+        mlx_first: bool = False,
+    ) -> None:
+        self._located = located
+        self._mlx_first = mlx_first
         self._builtin = {model.id: normalised(model) for model in builtin}
         self._users: dict[str, ModelSchema] = {}
         self._discovered: dict[str, ModelSchema] = {}
@@ -52,14 +75,17 @@ class Catalog:
 
     def all(self) -> list[ModelSchema]:
         """Every model, by id."""
-        return [self._models[model_id] for model_id in sorted(self._models)]
+        return self._located(self._models[model_id] for model_id in sorted(self._models))
 
     def is_builtin(self, model_id: str) -> bool:
         """Whether the id belongs to a model that ships with car-rpc."""
         return model_id in self._builtin
 
     def find(self, wanted: str) -> ModelSchema:
-        """The model with this id, else the one with this name.
+        """The model with this id, else the one with this name, whatever its letters' case.
+
+        A name that the user gave goes before those that are built in: a new version of car-rpc
+        knows more models, and must not take a name away from an app.
 
         Raises:
             CarError: ``model_not_found`` when there is none, ``invalid_params`` when a name
@@ -67,8 +93,10 @@ class Catalog:
         """
         model = self._models.get(wanted)
         if model is not None:
-            return model
-        named = [model for model in self.all() if model.name == wanted]
+            return self._located([model])[0]
+        name = wanted.casefold()
+        named = [model for model in self.all() if model.name.casefold() == name]
+        named = [model for model in named if not self.is_builtin(model.id)] or named
         if len(named) == 1:
             return named[0]
         if named:
@@ -91,8 +119,9 @@ class Catalog:
     ) -> list[ModelSchema]:
         """The available models with a capability, best first.
 
-        What comes with the system is after all others, and a demo model is taken only when
-        nothing else is there.
+        The user's own go before those of the curated catalog. What comes with the system is after
+        all others, and a demo model is taken only when nothing else is there. Of one model in
+        several forms, that for this machine's best engine comes first.
 
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
@@ -108,7 +137,13 @@ class Catalog:
                 capability=capability,
             )
         real = [model for model in candidates if model.provider != DEMO_PROVIDER]
-        return sorted(real or candidates, key=lambda m: (isinstance(m.source, SystemSource), m.id))
+        return sorted(real or candidates, key=self._rank)
+
+    def _rank(self, model: ModelSchema) -> tuple[bool, bool, str, str, bool, str]:
+        is_last = isinstance(model.source, SystemSource)
+        is_curated = model.trust_tier == "curated"
+        is_worse = isinstance(model.source, MlxSource) != self._mlx_first
+        return (is_last, is_curated, model.provider, model.name, is_worse, model.id)
 
 
 def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:

@@ -9,10 +9,12 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 
-from car_rpc.errors import CarError, invalid_params
+from car_rpc.errors import CarError
 from car_rpc.registry.catalog import DISCOVERED_TAG, Catalog, normalised
+from car_rpc.registry.facts import with_facts
 from car_rpc.registry.store import ModelStore
-from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.registry.weights import WeightFiles
+from car_rpc.wire.models import Capability, ModelSchema
 
 
 class Registry:
@@ -21,13 +23,23 @@ class Registry:
     Args:
         builtin: Models that ship with car-rpc.
         store: Where the user's models are kept.
-        models_dir: Relative model paths are taken from here.
+        models_dir: Relative paths of models are taken from here, and weights looked for.
+        hub_dir: The hub's cache, where weights are looked for as well.
+        mlx_first: Whether MLX weights are better than a GGUF file of the same model.
     """
 
-    def __init__(self, builtin: Iterable[ModelSchema], store: ModelStore, models_dir: Path) -> None:
-        self._catalog = Catalog(builtin)
+    def __init__(
+        self,
+        builtin: Iterable[ModelSchema],
+        store: ModelStore,
+        models_dir: Path,
+        hub_dir: Path | None = None,
+        *,
+        mlx_first: bool = False,
+    ) -> None:
+        self._weights = WeightFiles(models_dir, hub_dir)
+        self._catalog = Catalog(builtin, self._weights.located, mlx_first=mlx_first)
         self._store = store
-        self._models_dir = models_dir
         # Registrations come in threads of their own.
         self._refreshing = threading.Lock()
 
@@ -53,21 +65,26 @@ class Registry:
 
         Raises:
             CarError: ``conflict`` for the id of a built-in model, ``invalid_params`` for a
-                source without a file, ``io_error`` when it cannot be stored.
+                source that names no weights, ``io_error`` when it cannot be stored.
         """
         catalog = self._fresh()
         if catalog.is_builtin(model.id):
             raise CarError("conflict", f"{model.id} is built in; choose another id", model=model.id)
-        model = msgspec.structs.replace(
+        # What only the core can say is not taken from the client.
+        given = msgspec.structs.replace(
             normalised(model),
-            source=self._with_absolute_path(model.source),
+            source=self._weights.absolute(model.source),
             tags=[tag for tag in model.tags if tag != DISCOVERED_TAG],
             trust_tier="community",
             available=False,
             weights_ready=False,
+            downloads_weights=False,
+            fit=UNSET,
         )
+        model = with_facts(self._weights.located([given])[0])
         replaced = any(known.id == model.id for known in catalog.all())
-        self._store.put(model)
+        # Where its weights were found is not kept: they may move.
+        self._store.put(msgspec.structs.replace(model, source=given.source))
         return model, replaced
 
     def unregister(self, wanted: str) -> str:
@@ -103,19 +120,3 @@ class Registry:
             if self._store.changed():
                 self._catalog.replace_user_models(self._store.load())
         return self._catalog
-
-    def _with_absolute_path(self, source: ModelSource) -> ModelSource:
-        if not isinstance(source, LocalSource | MlxSource):
-            return source
-        if source.path is UNSET:
-            raise invalid_params(
-                "give the path of the model's file; pulling from a hub is not supported yet",
-                "$.model.source.path",
-            )
-        try:
-            path = str((self._models_dir / Path(source.path).expanduser()).absolute())
-        except RuntimeError as error:  # ~somebody who has no home here
-            raise invalid_params(str(error), "$.model.source.path") from None
-        if "\0" in path:
-            raise invalid_params("a path holds no null character", "$.model.source.path")
-        return msgspec.structs.replace(source, path=path)

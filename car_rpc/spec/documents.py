@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, TypeAlias
 
-from car_rpc.errors import KINDS
+from car_rpc.errors import HTTP_STATUS_KINDS, KINDS
 from car_rpc.spec.schema import Json, schema_document
 from car_rpc.wire.base import WireStruct
 from car_rpc.wire.lifecycle import PROTOCOL_VERSION, SPEC_MAJOR, SPEC_MINOR
@@ -91,4 +91,7 @@ def _type(struct: type[WireStruct]) -> Document:
 
 
 def _errors() -> Document:
-    return {"kinds": {kind: row._asdict() for kind, row in KINDS.items()}}
+    return {
+        "kinds": {kind: row._asdict() for kind, row in KINDS.items()},
+        "http_statuses": {str(status): kind for status, kind in HTTP_STATUS_KINDS.items()},
+    }

@@ -41,7 +41,7 @@ class Budget:
         needed: int | None,
         *,
         earlier: Sequence[Charge] = (),
-        time_ms: int | None = None,
+        time_ms: float | None = None,
     ) -> Reservation:
         """Put aside what an attempt may cost. A cancel meanwhile leaves nothing reserved.
 

@@ -174,12 +174,14 @@ class StreamReset(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
 
 
 class Recovery(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="recovery"):
-    """An interrupted stream goes on.
+    """An interrupted stream goes on, or an answer that ended too early.
 
     Attributes:
-        cause: What interrupted it, such as ``connection_reset`` or ``worker_crashed``.
+        cause: What interrupted it, such as ``connection_reset`` or ``worker_crashed``, or why it
+            ended too early: ``max_tokens`` or ``thinking_truncated``.
         plan: How it goes on: ``continue_text``, ``truncate_before_tool``,
-            ``synthesize_tool_use`` or ``whole_restart``.
+            ``synthesize_tool_use``, ``whole_restart``, ``continue_max_tokens`` or
+            ``retry_without_thinking``.
         attempt: Number of the attempt that goes on.
         overlap_removed: Characters that were repeated and dropped.
     """

@@ -10,6 +10,9 @@ from car_rpc.wire.base import NonNegative, Positive, RequestId, WireStruct
 from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
 from car_rpc.wire.events import StopReason, StreamEvent
 
+#: Most times that one answer is continued after ``max_tokens``.
+MAX_CONTINUATIONS = 16
+
 Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
 ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
 UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -127,6 +130,12 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
         recovery: How far the core may go when an attempt fails: ``none``, ``retry`` (the same
             model), ``fallback`` (other models, too) or ``resume``, the default, which also
             continues an answer that broke in its middle.
+        max_tokens_continuations: How often a model may be asked to go on with a text that reached
+            ``max_tokens``. What comes is added to the text; where nothing more is to be had, the
+            answer stays as it was, with ``stop_reason: max_tokens``.
+        thinking_recovery: Whether a model that was free to think (``thinking: auto``) and spent
+            all its tokens on that is asked once more, without thinking. If that gives no text
+            either, the answer is empty, with ``stop_reason: thinking_truncated``.
         overflow: What to do with a prompt that does not fit.
         privacy: How much of this request the event log keeps.
         resume_trace_id: A request that did not get its result: go on from what the event log
@@ -151,6 +160,8 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
     conversation_id: str | UnsetType = UNSET
     timeout_ms: Positive | UnsetType = UNSET
     recovery: Literal["none", "retry", "fallback", "resume"] | UnsetType = UNSET
+    max_tokens_continuations: Annotated[int, Meta(ge=0, le=MAX_CONTINUATIONS)] = 0
+    thinking_recovery: bool = False
     overflow: Literal["error", "truncate"] = "error"
     privacy: Literal["metadata", "redacted", "full"] | UnsetType = UNSET
     resume_trace_id: str | UnsetType = UNSET
@@ -215,7 +226,8 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         stop_reason: Why the model stopped.
         reasoning: The model's reasoning.
         attempts: All attempts, when there was more than one.
-        recoveries: How often a stream that had broken went on, when it did.
+        recoveries: How often a stream that had broken, or an answer that had ended too early,
+            went on, when it did. Each has its ``recovery`` event.
         provider_output_items: Opaque items that must go back to the same provider in the next
             turn.
         client_ref: The request's own ``client_ref``.

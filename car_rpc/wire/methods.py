@@ -13,6 +13,7 @@ from car_rpc.wire import (
     models,
     outcomes,
     runner,
+    search,
     speech,
     spend,
     tasks,
@@ -147,6 +148,16 @@ METHODS: dict[str, Method] = {
     ),
     "models.get": Method(
         "Looks up one model.", models.ModelParams, models.ModelResult, inline=True
+    ),
+    "models.search": Method(
+        "Finds models, those of the built-in catalog included, and says which fit this machine.",
+        search.ModelsSearchParams,
+        search.ModelsSearchResult,
+    ),
+    "models.upgrades": Method(
+        "Lists newer versions of the models whose weights are on this machine.",
+        lifecycle.EmptyParams,
+        search.ModelsUpgradesResult,
     ),
     "models.register": Method(
         "Adds a model, or replaces the one that was registered with its id.",

@@ -79,11 +79,13 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     """A GGUF file for llama.cpp.
 
     Attributes:
-        path: The file. Needed unless the model is pulled from a hub.
-        hf_repo: Repository of a hub that holds the file.
+        path: The file. Needed where no hub's repository is named.
+        hf_repo: Repository of a hub that holds the file. With ``hf_filename`` it stands for
+            ``path``, once the file is in the models directory or in the hub's cache.
         hf_filename: Name of the file in that repository.
         tokenizer_repo: Repository of the tokenizer, where the file has none.
         mmproj_path: File of the image projector, for models that see.
+        mmproj_filename: Name of that file in ``hf_repo``.
         pooling: How token embeddings become one vector; the file's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.
     """
@@ -93,6 +95,7 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     hf_filename: str | UnsetType = UNSET
     tokenizer_repo: str | UnsetType = UNSET
     mmproj_path: str | UnsetType = UNSET
+    mmproj_filename: str | UnsetType = UNSET
     pooling: Pooling | UnsetType = UNSET
     context_length: Positive | UnsetType = UNSET
 
@@ -101,12 +104,17 @@ class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ml
     """A folder of MLX weights.
 
     Attributes:
-        path: The folder. Needed unless the model is pulled from a hub.
-        hf_repo: Repository of a hub that holds the weights.
+        path: The folder. Needed where no hub's repository is named.
+        hf_repo: Repository of a hub that holds the weights. It stands for ``path``, once they
+            are in the models directory or in the hub's cache.
+        pooling: How token embeddings become one vector; the folder's own choice when absent.
+        context_length: Tokens of context per request; the model's own when absent.
     """
 
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
+    pooling: Pooling | UnsetType = UNSET
+    context_length: Positive | UnsetType = UNSET
 
 
 class SystemSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="system"):
@@ -239,6 +247,21 @@ class FakeSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="f
     script: list[ScriptStep]
 
 
+#: Tags of every kind of source that the protocol knows.
+SourceType: TypeAlias = Literal[
+    "local",
+    "mlx",
+    "openai_compat",
+    "remote_api",
+    "ollama",
+    "vllm_mlx",
+    "proprietary",
+    "delegated",
+    "apple_foundation_models",
+    "system",
+    "fake",
+]
+
 ModelSource: TypeAlias = (
     LocalSource
     | MlxSource
@@ -306,6 +329,8 @@ class Cost(WireStruct, frozen=True, kw_only=True):
         pricing_tiers: Prices of long prompts.
         size_bytes: Size of the weights' files.
         ram_bytes: Memory that it takes while it is loaded.
+        kv_bytes_per_token: Room of its attention cache for one token of context, in half
+            precision.
     """
 
     input_per_mtok_usd: NonNegativeFloat | UnsetType = UNSET
@@ -315,6 +340,19 @@ class Cost(WireStruct, frozen=True, kw_only=True):
     pricing_tiers: list[PricingTier] = msgspec.field(default_factory=list[PricingTier])
     size_bytes: NonNegative | UnsetType = UNSET
     ram_bytes: NonNegative | UnsetType = UNSET
+    kv_bytes_per_token: NonNegative | UnsetType = UNSET
+
+
+class Fit(WireStruct, frozen=True, kw_only=True):
+    """Whether a local model would run in this machine's memory.
+
+    Attributes:
+        fits: Whether it needs no more than the machine can give it.
+        memory_bytes: What it needs: its weights, its caches and the process that runs it.
+    """
+
+    fits: bool
+    memory_bytes: NonNegative
 
 
 class ModelSchema(WireStruct, frozen=True, kw_only=True):
@@ -326,15 +364,20 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     Attributes:
         id: ``provider/name:variant``.
         source: Where it comes from and what runs it.
-        capabilities: What it can do.
+        capabilities: What it can do. It is asked about images and documents only with ``vision``
+            or ``grounding``, about sound only with ``audio_understanding``, and about videos only
+            with ``video_understanding``.
         name: Name for people.
         provider: Who serves it; the part of the id before ``/`` when empty.
         family: Models that it is a sibling of, for example ``qwen3``.
         version: Version within the family.
         context_length: Tokens of context; 0 when unknown.
         max_output_tokens: Most tokens of one answer.
-        param_count: Number of parameters, for example ``4B``.
+        param_count: Number of parameters, for example ``4B``; ``30B-A3B`` are 30 billion, of
+            which a token uses 3.
         quantization: For example ``Q4_K_M``.
+        license: Licence of the weights, an SPDX identifier where there is one.
+        chat_template: Whether its file brings a chat template.
         performance: Measured or claimed speed.
         cost: Prices and sizes.
         tags: Words to find it by.
@@ -342,7 +385,8 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
         trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
         available: Whether a request could be served now.
         weights_ready: Whether the weights are on this machine (true where there are none).
-        downloads_weights: Whether the weights can be pulled.
+        downloads_weights: Whether a hub has the weights, so that they can be downloaded.
+        fit: Whether it fits this machine; told by ``models.search`` and ``models.upgrades``.
     """
 
     id: ModelId
@@ -356,6 +400,8 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     max_output_tokens: Positive | UnsetType = UNSET
     param_count: str | UnsetType = UNSET
     quantization: str | UnsetType = UNSET
+    license: str | UnsetType = UNSET
+    chat_template: bool | UnsetType = UNSET
     performance: Performance | UnsetType = UNSET
     cost: Cost | UnsetType = UNSET
     tags: list[str] = msgspec.field(default_factory=list[str])
@@ -364,6 +410,7 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     available: bool = False
     weights_ready: bool = False
     downloads_weights: bool = False
+    fit: Fit | UnsetType = UNSET
 
 
 class ModelsListParams(WireStruct, frozen=True, kw_only=True):

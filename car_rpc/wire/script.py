@@ -6,7 +6,6 @@ backend inside the core and by the fake worker, so both play a script alike.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,15 +13,12 @@ from msgspec import UNSET, Struct
 
 from car_rpc.wire.content import Message, TextBlock
 from car_rpc.wire.events import (
-    ContentBlockStop,
     Done,
     ErrorEvent,
     Heartbeat,
     Stop,
     StreamEvent,
     TextDelta,
-    ToolCallDelta,
-    ToolCallStart,
 )
 from car_rpc.wire.models import ScriptedFailure, ScriptStep
 
@@ -96,24 +92,23 @@ def expand(script: Sequence[ScriptStep], user_text: str) -> Iterator[Action]:
     """Actions of one request, lazily.
 
     A script that sends no ``stop`` ends with ``stop: end_turn``; nothing else is invented.
-    ``done`` ends the script and adds what the deltas lacked, ``error`` is a failure, and
+    ``done`` ends the script, ``error`` is a failure, and
     ``heartbeat`` says nothing.
 
     Args:
         script: Steps, each with exactly one action (see :func:`check`).
         user_text: What ``echo`` repeats.
     """
-    seen: set[type] = set()
+    stopped = False
     for action in _actions(script, user_text):
-        if isinstance(action, Emit):
-            if isinstance(action.event, Done):
-                yield from _done(action.event, seen)
-                break
-            seen.add(type(action.event))
         yield action
         if isinstance(action, Fail | Crash | Stall):
             return
-    if Stop not in seen:
+        if isinstance(action, Emit):
+            stopped = stopped or isinstance(action.event, Stop)
+            if isinstance(action.event, Done):
+                break
+    if not stopped:
         yield Emit(Stop(reason="end_turn"))
 
 
@@ -140,14 +135,3 @@ def _single(step: ScriptStep) -> Action:
     if step.fail is not UNSET:
         return Fail(step.fail)
     return Crash() if step.crash is not UNSET else Stall()
-
-
-def _done(done: Done, seen: set[type]) -> Iterator[Action]:
-    if done.text and TextDelta not in seen:
-        yield Emit(TextDelta(text=done.text))
-    if ToolCallStart not in seen:
-        for index, call in enumerate(done.tool_calls):
-            arguments = json.dumps(call.arguments, ensure_ascii=False)
-            yield Emit(ToolCallStart(index=index, id=call.id, name=call.name))
-            yield Emit(ToolCallDelta(index=index, id=call.id, arguments_delta=arguments))
-            yield Emit(ContentBlockStop(index=index))

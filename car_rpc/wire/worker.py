@@ -73,7 +73,8 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
 
     With ``prefix`` only what follows it is answered; its tokens count as those of the answer.
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
-    among them. Content holds only text, tool and thinking blocks.
+    among them. Content holds only text, tool and thinking blocks. Without ``prefix_cache``
+    nothing is taken from or kept for other requests.
     """
 
     id: int
@@ -81,6 +82,7 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
     tools: list[dict[str, Any]] = []
     params: SamplingParams = SamplingParams()
     prefix: AnswerPrefix | None = None
+    prefix_cache: bool = True
 
 
 class Embed(Struct, frozen=True, kw_only=True, tag_field="type", tag="embed"):

@@ -1,8 +1,9 @@
 """Runs an engine inside a worker process; knows nothing of models.
 
-Two threads: the reader takes frames off the pipe, applies Cancel, Pause and Resume at once and
+Three threads: the reader takes frames off the pipe, applies Cancel, Pause and Resume at once and
 ends the process when the core is gone, even while native code is at work. The main thread is
-the engine's: libraries such as llama.cpp want one thread per context.
+the engine's: libraries such as llama.cpp want one thread per context. The watchdog ends the
+process when the engine hangs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from car_rpc.wire.worker import (
 )
 from car_rpc.workers.job import Job
 from car_rpc.workers.pipe import FrameReader, FrameWriter
+from car_rpc.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 EXIT_CORE_GONE = 0
 #: The model did not load; Failed said why.
 EXIT_NOT_LOADED = 1
+#: EX_SOFTWARE of sysexits.h: the engine hangs.
+EXIT_HUNG = 70
 #: EX_DATAERR of sysexits.h: a frame was not of the vocabulary, so core and worker do not match.
 EXIT_BAD_FRAME = 65
 
@@ -90,6 +94,7 @@ class Runtime:
         self._writer = FrameWriter(claimed.writer_fd)
         self._make_engine = make_engine
         self._exit = exit_process
+        self._watchdog = Watchdog(self._end_hung)
         self._jobs: dict[int, Job] = {}
         # New jobs in order; None only wakes the engine, because a flag changed.
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -101,6 +106,7 @@ class Runtime:
             self._bad_frame(f"the first frame is {type(first).__name__}, not Load")
         threading.Thread(target=self._read_frames, name="reader", daemon=True).start()
         engine = self._load(first)
+        self._watchdog.start()
         busy = False
         while True:
             self._admit(engine, wait=not busy)
@@ -169,19 +175,25 @@ class Runtime:
 
     def _start(self, engine: Engine, job: Job) -> None:
         try:
-            engine.start(job)
+            with self._watchdog.step():
+                engine.start(job)
         except Exception as error:  # noqa: BLE001 - one bad request must not end the worker
             job.fail(request_failure(error))
 
     def _step(self, engine: Engine) -> bool:
         try:
-            return engine.step()
+            with self._watchdog.step():
+                return engine.step()
         except Exception as error:  # noqa: BLE001 - nor must a bad step
             failure = request_failure(error)
             for job in list(self._jobs.values()):
                 job.fail(failure)
             engine.reset()
             return False
+
+    def _end_hung(self) -> None:
+        _log("<3>worker ends: the engine hangs; the core starts a fresh worker when needed")
+        self._exit(EXIT_HUNG)
 
     def _send(self, frame: FromWorker) -> None:
         try:

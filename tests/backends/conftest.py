@@ -15,11 +15,12 @@ from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_model
 from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Done, Heartbeat, TextDelta
-from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
+from car_rpc.wire.models import DelegatedSource, LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.runner import RunnerResult, RunnerRunParams
 
 DELTA = {"emit": {"type": "text_delta", "text": "x"}}
-DEMO_MODEL = Path(__file__).parents[2] / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
+DEMO_DIR = Path(__file__).parents[2] / "car_rpc" / "data" / "demo"
+DEMO_MODEL = DEMO_DIR / "tiny-chat-F16.gguf"
 
 
 class Ids:
@@ -98,11 +99,19 @@ def make_llama() -> Candidate:
     return Candidate(LocalBackend("llama_cpp", "llama_cpp", MemorySink(), os_layer()), model, None)
 
 
+def make_mlx() -> Candidate:
+    pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+    source = MlxSource(path=str(DEMO_DIR / "mlx"))
+    model = ModelSchema(id="demo/tiny:mlx", source=source, capabilities=["generate"])
+    return Candidate(LocalBackend("mlx", "mlx_lm", MemorySink(), os_layer()), model, None)
+
+
 BACKENDS: dict[str, tuple[Callable[[], Candidate], list[pytest.MarkDecorator]]] = {
     "fake": (make_fake, []),
     "delegated": (make_delegated, []),
     "worker": (make_worker, [pytest.mark.process]),
     "llama": (make_llama, [pytest.mark.llama, pytest.mark.process, pytest.mark.timeout(180)]),
+    "mlx": (make_mlx, [pytest.mark.mlx, pytest.mark.process, pytest.mark.timeout(180)]),
 }
 
 

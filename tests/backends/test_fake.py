@@ -1,15 +1,13 @@
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from car_rpc.backends.fake import EVENTS_PER_TURN, FakeBackend, needs_worker
-from car_rpc.backends.missing import MissingBackend
 from car_rpc.errors import CarError
 from car_rpc.testing import scripted_call, scripted_model
 from car_rpc.wire.events import Stop, TextDelta
-from car_rpc.wire.models import FakeSource, MlxSource, ModelSchema
+from car_rpc.wire.models import FakeSource
 
 MESSAGES = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
 
@@ -72,16 +70,3 @@ async def test_a_scripted_model_has_no_tokens_and_no_vectors() -> None:
             await work
     with pytest.raises(CarError, match="mode embed not implemented on backend fake"):
         await backend.embed(model, ["x"])
-
-
-async def test_an_engine_that_is_not_there_refuses_and_says_so(tmp_path: Path) -> None:
-    source = MlxSource(path=str(tmp_path))
-    model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
-    backend = MissingBackend("mlx")
-    assert backend.availability(model) == (False, True)
-    for name in ("missing", "x" * 5000, "a\0b"):
-        gone = MlxSource(path=str(tmp_path / name))
-        absent = ModelSchema(id="a/b:d", source=gone, capabilities=["generate"])
-        assert backend.availability(absent) == (False, False)
-    with pytest.raises(CarError, match="mode generate not implemented on backend mlx"):
-        [event async for event in backend.generate(scripted_call(model))]

@@ -15,7 +15,8 @@ from car_rpc.wire.lifecycle import (
     ServerCapabilities,
     SpecVersion,
 )
-from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.models import LocalSource, ModelSchema
+from car_rpc.wire.search import Accelerator, Machine, ModelsSearchResult
 
 
 def served(*arguments: str) -> Settings:
@@ -122,7 +123,17 @@ def test_car_home_is_taken_from_the_environment(value: str, home: str | None) ->
 # The doctor
 
 
-def described(*models: ModelSchema, llama: BackendInfo) -> str:
+NOT_HERE = BackendInfo(available=False)
+FOUND = ModelsSearchResult(models=[], templates=[], machine=Machine())
+
+
+def described(
+    *models: ModelSchema,
+    llama: BackendInfo,
+    mlx: BackendInfo = NOT_HERE,
+    mlx_first: bool = False,
+    found: ModelsSearchResult = FOUND,
+) -> str:
     server = InitializeResult(
         protocol_version=1,
         spec=SpecVersion(major=1, minor=0, hash="h"),
@@ -130,7 +141,7 @@ def described(*models: ModelSchema, llama: BackendInfo) -> str:
         session_id="ses_1",
         capabilities=ServerCapabilities(
             methods=[],
-            backends={"local": llama, "new": BackendInfo(available=True)},
+            backends={"local": llama, "mlx": mlx, "new": BackendInfo(available=True)},
             limits=Limits(
                 max_message_bytes=1,
                 max_depth=1,
@@ -140,7 +151,7 @@ def described(*models: ModelSchema, llama: BackendInfo) -> str:
             ),
         ),
     )
-    return "\n".join(report(server, models, Path("/state")))
+    return "\n".join(report(server, models, found, Path("/state"), mlx_first=mlx_first))
 
 
 def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
@@ -181,3 +192,47 @@ def test_speech_that_is_installed_does_not_replace_a_real_model() -> None:
         model("system/hear:1", available=True, ready=True), capabilities=["speech_to_text"]
     )
     assert "models.register" in described(demo, speech, llama=BackendInfo(available=True))
+
+
+@pytest.mark.parametrize(("mlx_first", "engine"), [(True, "mlx"), (False, "local")])
+def test_with_two_engines_for_a_model_the_doctor_says_which_one_runs_it(
+    mlx_first: bool, engine: str
+) -> None:
+    here = BackendInfo(available=True)
+    assert f"default      {engine}, where" in described(llama=here, mlx=here, mlx_first=mlx_first)
+    assert "default" not in described(llama=here, mlx_first=mlx_first)
+
+
+def test_the_doctor_describes_the_machine_and_what_suits_it() -> None:
+    gib = 1024**3
+    cards = [
+        Accelerator(kind="cuda", name="A card", memory_total_bytes=8 * gib),
+        Accelerator(kind="metal"),
+    ]
+    machine = Machine(
+        memory_total_bytes=16 * gib,
+        memory_available_bytes=4 * gib,
+        cores_physical=4,
+        cores_logical=8,
+        cores_usable=2,
+        accelerators=cards,
+    )
+    best = msgspec.structs.replace(
+        model("q/best:1", available=False, ready=False),
+        source=LocalSource(hf_repo="q/Best-GGUF", hf_filename="best.gguf"),
+        trust_tier="curated",
+    )
+    found = ModelsSearchResult(models=[best], templates=[], machine=machine, recommended="q/best:1")
+    text = described(best, llama=BackendInfo(available=True), found=found)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "memory 16.0 GiB for this process and its models, 4.0 GiB of it free" in lines
+    assert "processor 2 of 8 threads usable, 4 cores" in lines
+    assert "cuda A card, 8.0 GiB" in lines
+    assert "metal a graphics processor" in lines
+    assert "hf download q/Best-GGUF best.gguf" in lines
+    assert not any(line.startswith("q/best:1 ") for line in lines), "the catalog is long"
+    here = msgspec.structs.replace(best, weights_ready=True, available=True)
+    found = msgspec.structs.replace(found, models=[here])
+    text = described(here, llama=BackendInfo(available=True), found=found)
+    assert "hf download" not in text
+    assert "q/best:1" in text

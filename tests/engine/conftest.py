@@ -127,7 +127,8 @@ class World:
         self.backend = Backend(self.sink)
         self.listener = Listener(self.sink)
         self.registry = registry
-        self.engine = Engine(registry, lambda _: self.backend, self.sink, self.clock, Ids())
+        self.ids = Ids()
+        self.engine = Engine(registry, lambda _: self.backend, self.sink, self.clock, self.ids)
 
     def generate(self, **fields: Any) -> Awaitable[InferenceResult]:
         raw = msgspec.json.encode({"prompt": "hi", **fields})

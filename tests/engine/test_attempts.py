@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from car_rpc.engine.breaker import Breaker
 from car_rpc.engine.interruption import CONTINUE_PROMPT, cause_of
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.retry import MAX_KEY_CHANGES
 from car_rpc.errors import CarError
+from car_rpc.testing import scripted_model
 from car_rpc.wire.events import (
     Attempt,
     Done,
@@ -36,6 +38,14 @@ Attempts = list[list[StreamEvent | CarError]]
 
 def words(text: str) -> list[StreamEvent]:
     return [TextDelta(text=text[start : start + 7]) for start in range(0, len(text), 7)]
+
+
+def open_breaker(world: Any) -> Breaker:
+    """Lets the first model fail until it is left alone; returns its breaker."""
+    breaker = world.engine.breakers.of("test/one:a")
+    while breaker.state != "open":
+        breaker.admit(world.clock.now_ms()).failed(BUSY, world.clock.now_ms())
+    return breaker
 
 
 def shown(events: list[StreamEvent]) -> str:
@@ -186,8 +196,6 @@ async def test_each_attempt_is_told_the_time_that_is_left(world: Any, attempts: 
 @pytest.fixture
 def two_models(world: Any) -> Any:
     """A registry with a second model to fall back to."""
-    from car_rpc.testing import scripted_model
-
     world.registry.register(scripted_model("test/three:a", []))
     return world
 
@@ -233,16 +241,14 @@ async def test_recovery_retry_stays_with_the_model(two_models: Any, attempts: An
 
 
 async def test_a_model_whose_breaker_is_open_is_passed_over(two_models: Any, attempts: Any) -> None:
-    for _ in range(5):
-        two_models.engine.breakers.of("test/one:a").failed(BUSY, 0)
+    open_breaker(two_models)
     attempts([[TextDelta(text="ok")]])
 
     assert (await two_models.generate()).model_used == "test/three:a"
 
 
 async def test_with_all_breakers_open_nothing_is_asked(world: Any, attempts: Any) -> None:
-    for _ in range(5):
-        world.engine.breakers.of("test/one:a").failed(BUSY, 0)
+    open_breaker(world)
 
     world.clock.advance(10_000)
     failure = await world.failure()
@@ -254,17 +260,14 @@ async def test_with_all_breakers_open_nothing_is_asked(world: Any, attempts: Any
 async def test_who_wants_no_recovery_asks_even_behind_an_open_breaker(
     world: Any, attempts: Any
 ) -> None:
-    for _ in range(5):
-        world.engine.breakers.of("test/one:a").failed(BUSY, 0)
+    open_breaker(world)
     attempts([[TextDelta(text="ok")]])
 
     assert (await world.generate(recovery="none")).text == "ok"
 
 
 async def test_a_cancelled_probe_frees_its_place(world: Any) -> None:
-    breaker = world.engine.breakers.of("test/one:a")
-    for _ in range(5):
-        breaker.failed(BUSY, 0)
+    breaker = open_breaker(world)
     world.clock.advance(30_000)
     started = asyncio.Event()
 
@@ -548,10 +551,11 @@ async def test_a_wait_beyond_all_patience_is_left_to_the_client(world: Any, atte
 
 
 async def test_images_stay_with_what_the_user_said(world: Any, attempts: Any) -> None:
+    world.registry.register(scripted_model("test/sees:a", [], ["generate", "vision"]))
     attempts([[*words(TEXT), BUSY], [TextDelta(text=".")]])
     image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
 
-    await world.generate(images=[image])
+    await world.generate(model="test/sees:a", images=[image])
 
     asked = msgspec.json.decode(world.backend.calls[1].raw_request)
     assert asked["messages"][0]["content"] == [image, {"type": "text", "text": "hi"}]
@@ -583,26 +587,46 @@ async def test_an_answer_told_only_at_the_end_is_continued_too(world: Any, attem
     assert result.text == shown(world.listener.events) == TEXT
 
 
-@pytest.mark.parametrize("cut", range(len(TEXT) + 1))
+WAYS_TO_BREAK = [
+    CarError("provider_error", "connection reset"),
+    CarError("stream_interrupted", "goaway", cause="goaway"),
+    CarError("stream_interrupted", "idle stall", cause="idle_stall"),
+    CarError("overloaded", "upstream HTTP 503"),
+    CarError("timeout", "silent"),
+    CarError("worker_crashed", "gone"),
+    CarError("runner_failed", "gone"),
+]
+TEXTS = [
+    TEXT,
+    "Über den Wölken müß die Freiheit wohl gränzenlos sein, 日本語で 😀 sagt man das anders.",
+]
+
+
+@pytest.mark.parametrize("failure", WAYS_TO_BREAK, ids=lambda failure: failure.message)
 @pytest.mark.parametrize("repeats", [0, 40])
-async def test_wherever_a_stream_breaks_the_text_is_whole(
-    world: Any, attempts: Any, cut: int, repeats: int
+@pytest.mark.parametrize("text", TEXTS, ids=["plain", "wide"])
+async def test_wherever_and_however_a_stream_breaks_the_text_is_whole(
+    world: Any, text: str, repeats: int, failure: CarError
 ) -> None:
     """An upstream that starts again when it is asked from the start, and continues otherwise."""
+    cut = 0
 
     async def play(call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         messages = msgspec.json.decode(call.raw_request).get("messages") or []
         told = messages[1]["content"] if messages else ""
         begin = max(0, len(told) - repeats)
-        for event in words(TEXT[begin : cut if call.attempt == 1 else None]):
+        for event in words(text[begin : cut if call.attempt == 1 else None]):
             yield event
         if call.attempt == 1:
-            raise BUSY
+            raise failure
 
     world.backend.play = play
-    result = await world.generate()
+    for cut in range(len(text) + 1):  # noqa: B007 - the upstream reads it
+        world.listener.events.clear()
+        world.listener.last.clear()
+        result = await world.generate()
 
-    assert result.text == shown(world.listener.events) == TEXT
+        assert result.text == shown(world.listener.events) == text
 
 
 @pytest.mark.parametrize(
@@ -620,3 +644,64 @@ async def test_wherever_a_stream_breaks_the_text_is_whole(
 )
 def test_causes_have_the_contracts_names(failure: CarError, cause: str) -> None:
     assert cause_of(failure) == cause
+
+
+# A model that uses up all the time
+
+
+async def silent(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+    await asyncio.Event().wait()
+    yield TextDelta(text="")
+
+
+async def out_of_time(world: Any) -> CarError:
+    """A request whose time runs out: the loop's at once, and the clock's with it."""
+    world.listener.last.clear()
+    task = asyncio.ensure_future(world.failure(timeout_ms=1))
+    await asyncio.sleep(0)
+    world.clock.advance(1)
+    return await task
+
+
+async def test_a_model_whose_requests_only_run_out_of_time_is_left_alone(world: Any) -> None:
+    world.backend.play = silent
+    for _ in range(5):
+        assert (await out_of_time(world)).kind == "timeout"
+
+    world.listener.last.clear()
+    assert (await world.failure()).kind == "all_models_unavailable"
+
+
+async def test_a_client_that_does_not_read_is_not_its_models_fault(
+    world: Any, attempts: Any
+) -> None:
+    attempts([[TextDelta(text="ok")]])
+
+    async def never(_: StreamEvent) -> None:
+        await asyncio.Event().wait()
+
+    world.listener.send = never
+    for _ in range(5):
+        assert (await out_of_time(world)).kind == "timeout"
+
+    assert world.engine.breakers.of("test/one:a").state == "closed"
+
+
+async def test_the_weight_of_client_errors_can_be_chosen(world: Any, attempts: Any) -> None:
+    from car_rpc.engine.breaker import BreakerPolicy
+    from car_rpc.engine.engine import Engine
+
+    world.engine = Engine(
+        world.registry,
+        lambda _: world.backend,
+        world.sink,
+        world.clock,
+        world.ids,
+        breaker_policy=BreakerPolicy(weight_4xx=2),
+    )
+    attempts([[CarError("unauthorized", "no key", status=401)]])
+    for _ in range(3):
+        assert (await world.failure()).kind == "unauthorized"
+        world.listener.last.clear()
+
+    assert (await world.failure()).kind == "all_models_unavailable"

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from car_rpc.engine.arguments import MAX_ARGUMENTS_DEPTH
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.recording import MAX_EVENTS_PER_ROW
-from car_rpc.engine.stream import MAX_ARGUMENTS_DEPTH
 from car_rpc.errors import CarError
 from car_rpc.protocol.depth import deeper_than
 from car_rpc.wire.events import (

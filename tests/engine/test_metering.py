@@ -13,7 +13,7 @@ from car_rpc.engine.generation import Origin
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import AttemptEnd
-from car_rpc.wire.events import StreamEvent, TextDelta, UsageEvent
+from car_rpc.wire.events import ErrorEvent, StreamEvent, TextDelta, UsageEvent
 from car_rpc.wire.inference import EmbedParams
 from car_rpc.wire.outcomes import ModelProfile
 from car_rpc.wire.tasks import ClassifyParams, RerankParams
@@ -83,7 +83,7 @@ async def test_each_attempt_is_told_with_its_own_tokens(world: Any, ends: Ends) 
     assert told == [(1, "provider_error", 9, None), (2, "success", None, 0)]
 
 
-async def test_a_cancel_and_a_timeout_of_the_client_are_told_as_cancels(
+async def test_a_cancel_is_told_as_one_and_a_model_that_used_up_the_time_has_failed(
     world: Any, ends: Ends
 ) -> None:
     begun = asyncio.Event()
@@ -91,6 +91,7 @@ async def test_a_cancel_and_a_timeout_of_the_client_are_told_as_cancels(
     async def play(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         yield TextDelta(text="hi")
         begun.set()
+        world.clock.advance(1)
         await asyncio.Event().wait()
 
     world.backend.play = play
@@ -101,15 +102,11 @@ async def test_a_cancel_and_a_timeout_of_the_client_are_told_as_cancels(
         await task
     world.listener.last.clear()
     assert (await world.failure(timeout_ms=1)).kind == "timeout"
-    assert [end.outcome for end in ends.seen] == ["cancelled", "cancelled"]
+    assert [end.outcome for end in ends.seen] == ["cancelled", "timeout"]
 
 
-async def test_an_answer_that_contradicts_itself_is_the_models_failure(
-    world: Any, ends: Ends, play: Any
-) -> None:
-    from car_rpc.wire.events import ToolCallDelta
-
-    world.backend.play = play(ToolCallDelta(index=0, id="c", arguments_delta="{}"))
+async def test_an_error_event_is_the_models_failure(world: Any, ends: Ends, play: Any) -> None:
+    world.backend.play = play(ErrorEvent(kind="inference_failed", message="no"))
     assert (await world.failure()).kind == "inference_failed"
     assert [end.outcome for end in ends.seen] == ["inference_failed"]
 

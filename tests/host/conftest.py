@@ -42,7 +42,9 @@ MODELS = [
     scripted_model(
         "test/flood:a", [{"emit": {"type": "text_delta", "text": "x" * 1000}, "repeat": 2000}]
     ),
-    ModelSchema(id="test/app:a", source=DelegatedSource(hint="gpt"), capabilities=["generate"]),
+    ModelSchema(
+        id="test/app:a", source=DelegatedSource(hint="gpt"), capabilities=["generate", "vision"]
+    ),
 ]
 
 

@@ -303,6 +303,8 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     },
     "models.get": {"model": "me/vectors:1"},
     "models.list": {},
+    "models.search": {},
+    "models.upgrades": {},
     "generate": {"prompt": "x", "model": "echo"},
     "embed": {"texts": ["x"], "model": "me/vectors:1"},
     "tokenize": {"text": "x", "model": "me/vectors:1"},

@@ -83,7 +83,7 @@ def test_a_stalled_clients_stream_can_be_cancelled(start_core: StartCore) -> Non
 def test_responses_that_nobody_reads_stop_the_reading(start_core: StartCore) -> None:
     core = start_core("--max-message-bytes", "1000000")
     core.initialize()
-    core.call("models.list")
+    core.call("models.list", {"available_only": True})
     process = psutil.Process(core.pid)
     before = process.memory_info().rss
     core.stall()
@@ -99,7 +99,8 @@ def test_responses_that_nobody_reads_stop_the_reading(start_core: StartCore) -> 
 
 
 def feed(core: Core, ids: list[str]) -> None:
-    core.send(*(request(each, "models.list") for each in ids))
+    params = {"available_only": True}
+    core.send(*(request(each, "models.list", params) for each in ids))
 
 
 def wait_until_quiet(process: psutil.Process) -> int:

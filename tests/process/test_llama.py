@@ -210,6 +210,30 @@ def test_an_answer_ends_with_its_context(core: Core, model_path: Path) -> None:
     assert 90 <= result["usage"]["total_tokens"] <= 97
 
 
+def test_an_answer_that_is_continued_is_the_whole_one_to_the_letter(core: Core) -> None:
+    options = {"temperature": 0.0, "thinking": "off"}
+    whole = generate(core, **options)
+    params = {"max_tokens": 3, **options}
+    stream = core.generate(CHAT, "Hello!", params=params, max_tokens_continuations=16)
+    result = core.response(stream)["result"]
+    check_stream(core.stream(stream))
+    assert text_of(core.stream(stream)) == result["text"] == whole["text"]
+    assert (whole["stop_reason"], result["stop_reason"]) == ("end_turn", "end_turn")
+    assert result["recoveries"] > 1
+
+
+def test_a_model_whose_tokens_all_go_into_thinking_answers_without(core: Core) -> None:
+    params = {"max_tokens": 3, "ignore_eos": True, "temperature": 0.0}
+    prompt = "Think about it: what is two and two?"
+    first = core.call("generate", {"model": CHAT, "prompt": prompt, "params": params})
+    again = core.call(
+        "generate", {"model": CHAT, "prompt": prompt, "params": params, "thinking_recovery": True}
+    )
+    assert (first["text"], first["stop_reason"]) == ("", "thinking_truncated")
+    assert (again["recoveries"], again["stop_reason"]) == (1, "max_tokens")
+    assert again["text"]
+
+
 def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
     for extra in (
         {"response_format": {"type": "json_object"}},
@@ -227,11 +251,13 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 @pytest.mark.parametrize(
     "block", [IMAGE, {"type": "tool_result", "tool_use_id": "1", "content": [IMAGE]}]
 )
-def test_content_that_is_no_text_is_refused(core: Core, block: dict[str, Any]) -> None:
+def test_content_that_the_model_does_not_understand_is_refused_by_its_place(
+    core: Core, block: dict[str, Any]
+) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, block]}]
     error = core.fail("generate", {"model": CHAT, "messages": messages})
-    assert error["data"]["kind"] == "unsupported_mode"
-    assert "image" in error["message"]
+    assert error["data"]["kind"] == "invalid_request"
+    assert "does not support image input at messages[0].content[1]" in error["message"]
 
 
 # Embedding and tokens

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from car_rpc.errors import CarError
@@ -23,8 +24,6 @@ def test_a_name_may_hold_slashes_and_colons() -> None:
 
 
 def test_a_name_that_was_given_is_kept() -> None:
-    import msgspec
-
     given = msgspec.structs.replace(scripted_model("a/b:c", []), name="mine", provider="me")
     assert (normalised(given).name, normalised(given).provider) == ("mine", "me")
 
@@ -35,6 +34,27 @@ def test_an_ambiguous_name_lists_the_ids_to_choose_from() -> None:
     assert caught.value.kind == "invalid_params"
     assert caught.value.data["candidates"] == ["b/one:a", "c/one:a"]
     assert caught.value.data["path"] == "$.model"
+
+
+def test_a_name_is_found_whatever_its_letters_case_and_an_id_is_not() -> None:
+    models = catalog("a/Small:Q4")
+    assert models.find("SMALL").id == "a/Small:Q4"
+    for wanted in ("a/small:q4", "A/Small:Q4", "Small:Q4"):
+        with pytest.raises(CarError, match="model not found"):
+            models.find(wanted)
+    with pytest.raises(CarError, match="a/ONE:1, b/one:1"):
+        catalog("a/ONE:1", "b/one:1").find("One")
+
+
+def test_a_name_that_the_user_gave_goes_before_one_that_is_built_in() -> None:
+    """A later version of car-rpc knows more models, and takes no name away from an app."""
+    models = catalog("a/small:1", "b/small:1")
+    models.replace_user_models([scripted_model("me/Small:1", [])])
+    assert models.find("small").id == "me/Small:1"
+    models.replace_user_models([scripted_model(f"me/small:{n}", []) for n in (1, 2)])
+    with pytest.raises(CarError) as caught:
+        models.find("small")
+    assert caught.value.data["candidates"] == ["me/small:1", "me/small:2"]
 
 
 def test_an_unknown_model_is_named() -> None:
@@ -48,6 +68,14 @@ def test_without_a_wish_the_first_available_model_serves_and_demo_models_come_la
     assert models.available_for("generate", lambda _: True)[0].id == "x/a:1"
     assert models.available_for("generate", lambda m: m.id != "x/a:1")[0].id == "x/b:1"
     assert models.available_for("generate", lambda m: m.provider == "demo")[0].id == "demo/a:1"
+
+
+@pytest.mark.parametrize(("mlx_first", "best"), [(False, "gguf"), (True, "mlx")])
+def test_of_one_model_the_form_for_the_better_engine_serves(mlx_first: bool, best: str) -> None:
+    models = Catalog(builtin_models(), mlx_first=mlx_first)
+    chats = models.available_for("generate", lambda _: True)
+    assert chats[0].id == f"demo/tiny-chat:{best}"
+    assert len(chats) == 2
 
 
 @pytest.mark.parametrize("capability", ["generate", "embed"])
@@ -83,6 +111,14 @@ def test_the_built_in_models_are_toys_or_of_the_system_and_have_distinct_ids() -
     for model in models:
         assert ("demo" in model.tags) == (normalised(model).provider == "demo")
         assert isinstance(model.source, SystemSource) == (normalised(model).provider == "system")
+
+
+def test_the_users_own_models_go_before_those_of_the_curated_catalog() -> None:
+    curated = msgspec.structs.replace(scripted_model("a/c:1", []), trust_tier="curated")
+    models = Catalog([curated])
+    models.replace_user_models([scripted_model("z/mine:1", [])])
+    ids = [model.id for model in models.available_for("generate", lambda _: True)]
+    assert ids == ["z/mine:1", "a/c:1"]
 
 
 def test_speech_of_the_system_is_chosen_after_every_other_model_and_before_a_toy() -> None:

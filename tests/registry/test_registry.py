@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from car_rpc.errors import CarError
+from car_rpc.registry.builtin import DEMO_DIR
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Fit, LocalSource, MlxSource, ModelSchema
 
 BUILTIN = scripted_model("in/built:1", [{"echo": True}])
 
@@ -59,8 +60,11 @@ def test_a_model_is_there_at_once_and_after_a_restart(opened: Callable[[], Regis
 def test_what_only_the_core_may_say_is_not_taken_from_the_client(
     opened: Callable[[], Registry],
 ) -> None:
-    model, _ = opened().register(mine(trust_tier="curated", available=True, weights_ready=True))
-    assert (model.trust_tier, model.available, model.weights_ready) == ("community", False, False)
+    claims = {"available": True, "weights_ready": True, "downloads_weights": True}
+    fit = Fit(fits=True, memory_bytes=0)
+    model, _ = opened().register(mine(trust_tier="curated", fit=fit, **claims))
+    assert (model.trust_tier, model.fit) == ("community", msgspec.UNSET)
+    assert not any([model.available, model.weights_ready, model.downloads_weights])
 
 
 def test_registering_again_replaces(opened: Callable[[], Registry]) -> None:
@@ -186,6 +190,47 @@ def test_a_path_that_cannot_be_is_refused_before_it_is_kept(
 def test_a_model_without_a_file_is_refused(opened: Callable[[], Registry]) -> None:
     error = failure(lambda: opened().register(mine(source=LocalSource(hf_repo="a/b"))))
     assert (error.kind, error.data["path"]) == ("invalid_params", "$.model.source.path")
+
+
+def test_weights_of_a_hub_are_found_when_they_come_and_where_they_lie_is_not_kept(
+    opened: Callable[[], Registry], tmp_path: Path, database: Path
+) -> None:
+    registry = opened()
+    source = LocalSource(hf_repo="a/b", hf_filename="b.gguf")
+    registry.register(mine(source=source))
+    assert registry.find("mine").source == source
+    path = tmp_path / "models" / "b.gguf"
+    path.parent.mkdir()
+    path.write_bytes((DEMO_DIR / "tiny-chat-Q8_0.gguf").read_bytes())
+    here = msgspec.structs.replace(source, path=str(path))
+    assert registry.find("mine").source == here
+    assert here in [model.source for model in registry.all()]
+    assert registry.available_for("generate", lambda m: m.source == here)[0].id == "me/mine:1"
+    model, replaced = registry.register(mine(source=source))
+    assert replaced
+    assert (model.source, model.family) == (here, "qwen3"), "read from the file that was found"
+    assert opened().find("mine").family == "qwen3"
+    path.unlink()
+    assert registry.find("mine").source == source
+
+
+def test_what_the_file_says_is_kept_with_the_model(opened: Callable[[], Registry]) -> None:
+    registry = opened()
+    registry.register(mine(source=LocalSource(path=str(DEMO_DIR / "tiny-chat-Q8_0.gguf"))))
+    model = registry.find("mine")
+    assert (model.family, model.context_length, model.quantization) == ("qwen3", 1024, "Q8_0")
+    assert (model.license, model.chat_template, model.name) == ("apache-2.0", True, "mine")
+    registry.register(mine(source=MlxSource(path=str(DEMO_DIR / "mlx")), context_length=99))
+    model = registry.find("mine")
+    assert (model.family, model.context_length) == ("qwen3", 99)
+
+
+def test_a_file_that_is_no_model_can_be_registered(
+    opened: Callable[[], Registry], tmp_path: Path
+) -> None:
+    (tmp_path / "a.gguf").write_text("still loading")
+    model, _ = opened().register(mine(source=LocalSource(path=str(tmp_path / "a.gguf"))))
+    assert model.cost is msgspec.UNSET
 
 
 def test_a_database_that_is_none_is_an_io_error(tmp_path: Path) -> None:

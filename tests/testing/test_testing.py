@@ -8,9 +8,10 @@ import pytest
 
 from car_rpc.backends.fake import FakeBackend
 from car_rpc.engine.ports import Availability, EmbeddingBatch, GenerateCall, LogEntry
+from car_rpc.engine.tool_calls import MAX_CALLS
 from car_rpc.errors import CarError
 from car_rpc.testing import FakeClock, MemorySink, check_backend, scripted_call, scripted_model
-from car_rpc.wire.events import Attempt, StreamEvent, ToolCallDelta
+from car_rpc.wire.events import Attempt, StreamEvent, ToolCallStart
 from car_rpc.wire.models import FakeSource, ModelSchema
 
 ECHO = scripted_model("a/echo:1", [{"echo": True}])
@@ -40,8 +41,9 @@ class Misbehaving(FakeBackend):
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         if self._fault == "attempts of its own":
             yield Attempt(attempt=1, trace_id="t", model="m")
-        if self._fault == "contradiction":
-            yield ToolCallDelta(index=0, id="c", arguments_delta="{}")
+        if self._fault == "calls without end":
+            for index in range(MAX_CALLS + 1):
+                yield ToolCallStart(index=index, id="", name="f")
         if self._fault == "nothing to say":
             return
         try:
@@ -71,7 +73,7 @@ async def test_a_broken_rule_is_named(fault: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"), [("contradiction", CarError), ("foreign exception", LookupError)]
+    ("fault", "error"), [("calls without end", CarError), ("foreign exception", LookupError)]
 )
 async def test_what_escapes_from_a_backend_is_shown_as_it_is(
     fault: str, error: type[Exception]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -29,6 +29,7 @@ from car_rpc.workers.job import Request
 Frame = TypeVar("Frame", bound=FromWorker)
 
 ROOT = Path(__file__).parent.parent.parent
+DEMO_FOLDER = ROOT / "car_rpc" / "data" / "demo" / "mlx"
 DEMO_MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
 
 CHAT_TEMPLATE = """\
@@ -38,6 +39,28 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\n' -}}
 {%- if enable_thinking is defined and enable_thinking -%}{{- '<think>\n' -}}{%- endif -%}
 """
+
+
+class Kind(NamedTuple):
+    """An engine for language models.
+
+    Attributes:
+        engine: Its name.
+        library: What it needs.
+        demo: Where the demo model lies in its format.
+        models: The fixture that makes its models.
+    """
+
+    engine: str
+    library: str
+    demo: Path
+    models: str
+
+
+KINDS = [
+    pytest.param(Kind("llama_cpp", "llama_cpp", DEMO_MODEL, "model_file"), marks=pytest.mark.llama),
+    pytest.param(Kind("mlx", "mlx_lm", DEMO_FOLDER, "model_folder"), marks=pytest.mark.mlx),
+]
 
 
 class Worker:
@@ -103,6 +126,7 @@ class Worker:
             id=request_id,
             messages=[Message(role="user", content=text)],
             params=SamplingParams(**options),
+            prefix_cache=False,  # so that equal requests have equal answers, counts included
         )
 
     def generate(self, text: str = "hello", **params: Any) -> list[StreamEvent]:
@@ -139,6 +163,19 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         worker.kill()
 
 
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.engine)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Every engine for language models, one after the other."""
+    pytest.importorskip(request.param.library)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(kind: Kind, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Makes models for the engine; the same options give the same path."""
+    return request.getfixturevalue(kind.models)
+
+
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes model files; the same options give the same file."""
@@ -147,6 +184,20 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     @functools.cache
     def make(template: str | None = CHAT_TEMPLATE, **options: Any) -> Path:
         return write_model(folder / f"{len(list(folder.iterdir()))}.gguf", template, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes folders of MLX weights; the same options give the same folder."""
+    from tests.workers.folders import write_folder
+
+    folder = tmp_path_factory.mktemp("folders")
+
+    @functools.cache
+    def make(template: str | None = CHAT_TEMPLATE, **options: Any) -> Path:
+        return write_folder(folder / str(len(list(folder.iterdir()))), template, **options)
 
     return make
 

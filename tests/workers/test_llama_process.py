@@ -4,19 +4,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from car_rpc.wire.content import Message
 from car_rpc.wire.events import Stop, TextDelta, UsageEvent
 from car_rpc.wire.worker import (
     Cancel,
     Detokenize,
-    Embed,
-    Embeddings,
     Events,
     Failed,
-    Generate,
     Load,
     Loaded,
     LoadProgress,
@@ -24,7 +19,6 @@ from car_rpc.wire.worker import (
     Rendering,
     Reply,
     Resume,
-    SamplingParams,
     Tokenize,
 )
 from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_NOT_LOADED
@@ -185,7 +179,7 @@ def test_native_messages_go_to_standard_error_with_their_level(worker) -> None:
     assert any(line.startswith("<7>llama_context:") for line in lines)
 
 
-# ------------------------------------------------------------------------ tokens and vectors
+# ------------------------------------------------------------------------------------ tokens
 
 
 @pytest.mark.parametrize(
@@ -204,80 +198,3 @@ def test_a_token_beyond_the_vocabulary_is_refused(worker) -> None:
     answer = worker.ask(Detokenize(id=1, tokens=[0, 10**6]))
     assert isinstance(answer, Failed)
     assert answer.kind == "tokenization_error"
-
-
-def vectors(worker, *texts: str) -> np.ndarray:
-    answer = worker.ask(Embed(id=1, texts=list(texts)))
-    assert isinstance(answer, Reply), answer
-    result = answer.result
-    assert set(result) == set(Embeddings.__struct_fields__)
-    array = np.frombuffer(result["data"], "<f4")
-    return array.reshape(len(texts), result["dimensions"])
-
-
-def test_vectors_have_unit_length_and_keep_the_order(worker) -> None:
-    texts = [f"text number {index}" for index in range(40)]
-    together = vectors(worker, *texts)
-    alone = np.concatenate([vectors(worker, text) for text in texts])
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(together, alone, atol=1e-3)
-    assert len(np.unique(alone.round(3), axis=0)) == len(texts)
-
-
-def test_the_same_text_has_the_same_vector(worker) -> None:
-    first, second = vectors(worker, "same"), vectors(worker, "same")
-    np.testing.assert_array_equal(first, second)
-
-
-def test_an_empty_text_has_a_vector(worker) -> None:
-    assert np.isfinite(vectors(worker, "", "a")).all()
-
-
-def test_no_texts_have_no_vectors(worker) -> None:
-    assert vectors(worker).size == 0
-
-
-def test_a_text_that_is_too_long_is_named(worker) -> None:
-    answer = worker.ask(Embed(id=1, texts=["short", "x" * 600]))
-    assert isinstance(answer, Failed)
-    assert answer.kind == "context_overflow"
-    assert answer.data == {"prompt_tokens": 600, "context_length": 512, "index": 1}
-
-
-def test_embedding_can_be_cancelled(worker) -> None:
-    worker.send(Embed(id=1, texts=["x" * 500] * 200), Cancel(id=1))
-    assert worker.collect(1)[1] == Failed(id=1, kind="cancelled", detail="")
-
-
-@pytest.mark.parametrize("pooling", ["none", "rank"])
-def test_a_pooling_without_one_vector_per_text_is_refused(
-    start_worker, model_file: Callable[..., Path], pooling: str
-) -> None:
-    worker = start_worker("llama_cpp")
-    worker.load(model_file(), pooling=pooling)
-    answer = worker.ask(Embed(id=1, texts=["a"]))
-    assert isinstance(answer, Failed)
-    assert answer.kind == "unsupported_mode"
-
-
-def test_poolings_differ(start_worker, model_file: Callable[..., Path]) -> None:
-    found = []
-    for pooling in (None, "mean", "last", "cls"):
-        worker = start_worker("llama_cpp")
-        worker.load(model_file(), pooling=pooling)
-        found.append(vectors(worker, "hello there"))
-    np.testing.assert_array_equal(found[0], found[1])
-    assert len({vector.tobytes() for vector in found}) == 3
-
-
-def test_generating_and_embedding_share_a_worker(worker) -> None:
-    expected = worker.generate()
-    message = Message(role="user", content="hello")
-    params = SamplingParams(temperature=0.0, max_tokens=16)
-    worker.send(
-        Generate(id=1, messages=[message], params=params), Embed(id=2, texts=["x" * 300] * 20)
-    )
-    events, answer = worker.collect(1)
-    assert answer == Reply(id=1)
-    assert events == expected
-    assert isinstance(worker.until(Reply).result, dict)

@@ -25,9 +25,17 @@ from car_rpc.wire.worker import (
     Tokenize,
     ToWorker,
 )
+from car_rpc.workers import runtime, watchdog
 from car_rpc.workers.job import Job
 from car_rpc.workers.pipe import FrameWriter
-from car_rpc.workers.runtime import EXIT_BAD_FRAME, EXIT_CORE_GONE, EXIT_NOT_LOADED, Runtime
+from car_rpc.workers.runtime import (
+    EXIT_BAD_FRAME,
+    EXIT_CORE_GONE,
+    EXIT_HUNG,
+    EXIT_NOT_LOADED,
+    Runtime,
+)
+from car_rpc.workers.watchdog import Watchdog
 
 
 class TinyEngine:
@@ -357,3 +365,17 @@ def test_a_frame_larger_than_the_pipe_arrives_whole() -> None:
     thread.join()
     os.close(writer)
     assert msgspec.msgpack.decode(body, type=FromWorker) == frame
+
+
+def test_an_engine_that_hangs_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch, engine: TinyEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watchdog, "TICK_S", 0)
+    monkeypatch.setattr(runtime, "Watchdog", lambda on_hang: Watchdog(on_hang, lambda: 0.0))
+    core = Core(lambda: engine)
+    core.send(Load(), Tokenize(id=1, text="block"))
+    assert core.exit_code() == EXIT_HUNG
+    assert "the engine hangs" in capfd.readouterr().err
+    engine.release.set()
+    core.stop_listening()
+    core.hang_up()

@@ -4,14 +4,11 @@ import pytest
 
 from car_rpc.wire.content import Message, TextBlock, ToolCall
 from car_rpc.wire.events import (
-    ContentBlockStop,
     Done,
     ErrorEvent,
     Heartbeat,
     Stop,
     TextDelta,
-    ToolCallDelta,
-    ToolCallStart,
 )
 from car_rpc.wire.models import ScriptedFailure, ScriptStep
 from car_rpc.wire.script import (
@@ -87,20 +84,14 @@ def test_nothing_follows_an_end(step: ScriptStep, action: object) -> None:
     assert actions(step, ScriptStep(echo=True), text="more") == [action]
 
 
-def test_done_fills_only_what_the_deltas_lacked() -> None:
+def test_done_ends_the_script_and_tells_what_the_deltas_may_lack() -> None:
     done = Done(text="full", tool_calls=[ToolCall(id="c", name="add", arguments={"a": 1})])
     hi = TextDelta(text="hi")
     assert actions(ScriptStep(emit=hi), ScriptStep(emit=done), ScriptStep(emit=hi)) == [
         Emit(hi),
-        Emit(ToolCallStart(index=0, id="c", name="add")),
-        Emit(ToolCallDelta(index=0, id="c", arguments_delta='{"a": 1}')),
-        Emit(ContentBlockStop(index=0)),
+        Emit(done),
         END,
     ]
-
-
-def test_done_alone_gives_its_text() -> None:
-    assert actions(ScriptStep(emit=Done(text="full"))) == [Emit(TextDelta(text="full")), END]
 
 
 def test_a_heartbeat_says_nothing() -> None:

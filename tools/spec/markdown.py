@@ -18,6 +18,18 @@ A union or enumeration marked *open* may get members: a client keeps or ignores 
 know.
 """
 
+_STATUSES_HEAD = """
+## HTTP statuses
+
+What a provider's status means, unless its body says more: the innermost cause that is named there
+decides, so a 403 inside a 502 is `unauthorized`, and a 400 that speaks of the context's length is
+`context_overflow`. Any other status that is no success is `provider_error`. A runner that fails
+without a `kind`, but with a `status` whose kind is not retryable, is not tried again either.
+
+| status | kind |
+|---|---|
+"""
+
 _ERRORS_HEAD = """\
 # Errors
 
@@ -42,17 +54,18 @@ def files(spec: dict[str, Any], notice: str) -> dict[str, str]:
     mark = f"<!-- {notice} -->\n\n"
     return {
         "spec/METHODS.md": mark + _methods(spec["methods"]["methods"], shapes(spec["schema"])),
-        "spec/ERRORS.md": mark + _errors(spec["errors"]["kinds"]),
+        "spec/ERRORS.md": mark + _errors(spec["errors"]["kinds"], spec["errors"]["http_statuses"]),
     }
 
 
-def _errors(kinds: dict[str, Any]) -> str:
+def _errors(kinds: dict[str, Any], http_statuses: dict[str, str]) -> str:
     rows = [
         f"| `{kind}` | {row['code']} | `{row['display']}` | {_yes(row['retryable'])} |"
         f" {_yes(row['counts_toward_breaker'])} | {row['meaning']} |\n"
         for kind, row in kinds.items()
     ]
-    return _ERRORS_HEAD + "".join(rows)
+    statuses = [f"| {status} | `{kind}` |\n" for status, kind in http_statuses.items()]
+    return "".join([_ERRORS_HEAD, *rows, _STATUSES_HEAD, *statuses])
 
 
 def _yes(value: object) -> str:

@@ -251,6 +251,23 @@ class Models {
   }
 
   /**
+   * @param {import('./wire/index.js').ModelsSearchParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsSearchResult>}
+   */
+  search(params, options) {
+    return this.#car.request('models.search', params, options);
+  }
+
+  /**
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsUpgradesResult>}
+   */
+  upgrades(options) {
+    return this.#car.request('models.upgrades', {}, options);
+  }
+
+  /**
    * @param {import('./wire/index.js').ModelsRegisterParams} params
    * @param {CallOptions} [options]
    * @returns {Promise<import('./wire/index.js').ModelsRegisterResult>}

@@ -114,6 +114,15 @@ test('how a model did, and what it cost, is kept', bounded, async (t) => {
   assert.equal((await car.admission.status()).queued, 0);
 });
 
+test('models are searched for, and judged by this machine', bounded, async (t) => {
+  const car = await startCar(t);
+  const { models, machine, recommended } = await car.models.search({ query: 'qwen3', limit: 3 });
+  assert.equal(models.length, 3);
+  assert.ok(machine.memory_total_bytes === 0 || models.every((model) => model.fit !== undefined));
+  assert.ok(recommended === undefined || recommended.includes('/'));
+  assert.ok(Array.isArray((await car.models.upgrades()).upgrades));
+});
+
 test('the event log tells what happened', bounded, async (t) => {
   const car = await startCar(t);
   const model = await registerScript(car, [{ echo: true }]);

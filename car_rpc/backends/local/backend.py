@@ -26,10 +26,18 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.registry.weights import missing_weights
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
-from car_rpc.wire.models import FakeSource, LocalSource, ModelSchema, SystemSource
+from car_rpc.wire.models import (
+    FakeSource,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    ModelSource,
+    SystemSource,
+)
 from car_rpc.wire.worker import (
     AnswerPrefix,
     Detokenize,
@@ -43,6 +51,9 @@ from car_rpc.wire.worker import (
     Transcribe,
     Transcribed,
 )
+
+#: What no engine for language models does, whatever weights it is given.
+_MEDIA = {"speech_to_text", "text_to_speech", "image_generation", "video_generation"}
 
 
 class LocalBackend:
@@ -74,14 +85,14 @@ class LocalBackend:
         return self._module is None or importlib.util.find_spec(self._module) is not None
 
     def availability(self, model: ModelSchema) -> Availability:
-        """Whether the library and the weights are on this machine."""
-        source = model.source
-        ready = not isinstance(source, LocalSource) or _is_file(source.path)
-        return Availability(available=ready and self.installed, weights_ready=ready)
+        """Whether the library and the weights are on this machine, and go together."""
+        ready = _has_weights(model.source)
+        served = self._engine not in ("llama_cpp", "mlx") or not {*model.capabilities} <= _MEDIA
+        return Availability(available=ready and served and self.installed, weights_ready=ready)
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""
-        return self._engine == "llama_cpp"
+        return self._engine in ("llama_cpp", "mlx")
 
     def judges(self, model: ModelSchema) -> bool:
         """Whether the worker's engine can be asked how likely an answer is."""
@@ -220,7 +231,9 @@ def _load_frame(model: ModelSchema) -> Load:
         return Load(script=source.script)
     if isinstance(source, SystemSource):
         return Load()  # the library brings its own model
-    if not isinstance(source, LocalSource) or not isinstance(source.path, str):
+    if isinstance(source, LocalSource | MlxSource) and source.path is UNSET:
+        raise missing_weights(model)
+    if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
     return Load(
         path=source.path,
@@ -229,8 +242,15 @@ def _load_frame(model: ModelSchema) -> Load:
     )
 
 
-def _is_file(path: object) -> bool:
+def _has_weights(source: ModelSource) -> bool:
+    if not isinstance(source, LocalSource | MlxSource):
+        return True
+    if not isinstance(source.path, str):
+        return False
+    path = Path(source.path)
+    if isinstance(source, MlxSource):
+        path /= "config.json"
     try:
-        return isinstance(path, str) and Path(path).is_file() and os.access(path, os.R_OK)
+        return path.is_file() and os.access(path, os.R_OK)
     except OSError:  # such as a name that is too long
         return False

@@ -42,6 +42,7 @@ def to_worker(
         messages=conversation(request, backend),
         tools=_tools(request),
         params=_params(model, request),
+        prefix_cache=request.prefix_cache,
     )
 
 

@@ -1,4 +1,7 @@
-"""Tool calls out of the fragments that servers stream. Pure."""
+"""Tool calls out of the fragments that servers stream. Pure.
+
+Only what is peculiar to this form of a stream is put right here; all else is left to the engine.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from typing import Any
 import msgspec
 
 from car_rpc.backends.openai_compat import loose
+from car_rpc.engine.tool_calls import MAX_CALLS
 from car_rpc.errors import CarError
-from car_rpc.wire.events import ContentBlockStop, StreamEvent, ToolCallDelta, ToolCallStart
-
-#: Most calls in one answer; each one takes memory until the answer ends.
-MAX_CALLS = 256
+from car_rpc.wire.events import StreamEvent, ToolCallDelta, ToolCallStart
 
 
 class _Call:
@@ -23,23 +24,15 @@ class _Call:
         self.id = ""
         self.name = ""
         self.started = False
-        self.held: list[str] = []  # arguments that came before the name
-
-    def release(self) -> list[StreamEvent]:
-        """The arguments that are held, as one delta once the call has started."""
-        if not self.started or not self.held:
-            return []
-        arguments = "".join(self.held)
-        self.held.clear()
-        return [ToolCallDelta(index=self.index, id=self.id, arguments_delta=arguments)]
+        self.has_arguments = False
 
 
 class CallReader:
-    """Puts calls in order and starts each one when its name is whole.
+    """Tells which call a fragment belongs to, and starts each one when its name is whole.
 
     Servers differ: some leave out ``index`` or ``id``, some send the same ``index`` for every
     call, some repeat the name with each fragment, some split it. A name is whole when arguments
-    follow. Indexes are counted anew from 0, so a wild one costs nothing.
+    follow. Indexes are counted anew from 0.
     """
 
     def __init__(self) -> None:
@@ -63,12 +56,8 @@ class CallReader:
         return events
 
     def finish(self) -> list[StreamEvent]:
-        """The events that the end of the answer completes. A call without a name is dropped."""
-        events: list[StreamEvent] = []
-        for call in self._calls:
-            events += self._start(call)
-        events += [ContentBlockStop(index=call.index) for call in self._calls if call.started]
-        return events
+        """The events that the end of the answer completes: of calls without arguments."""
+        return [event for call in self._calls for event in _start(call)]
 
     def _read(self, fragment: dict[str, Any]) -> list[StreamEvent]:
         function = loose.members(fragment.get("function"))
@@ -78,10 +67,12 @@ class CallReader:
             call.id = call_id or call.id
             call.name = _joined(call.name, name)
         arguments = _arguments(function.get("arguments"))
-        if not arguments:
-            return self._start(call) if call.held else []
-        call.held.append(arguments)
-        return self._start(call) or call.release()
+        call.has_arguments = call.has_arguments or bool(arguments)
+        events = _start(call) if call.has_arguments else []
+        if arguments:
+            delta = ToolCallDelta(index=call.index, id=call.id, arguments_delta=arguments)
+            events.append(delta)
+        return events
 
     def _find(self, index: Any, call_id: str, name: str) -> _Call:
         call = self._by_id.get(call_id) if call_id else None
@@ -106,12 +97,12 @@ class CallReader:
         self._calls.append(call)
         return call
 
-    def _start(self, call: _Call) -> list[StreamEvent]:
-        if call.started or not call.name:
-            return []
-        call.started = True
-        call.id = call.id or f"call_{call.index}"
-        return [ToolCallStart(index=call.index, id=call.id, name=call.name), *call.release()]
+
+def _start(call: _Call) -> list[StreamEvent]:
+    if call.started or not call.name:
+        return []
+    call.started = True
+    return [ToolCallStart(index=call.index, id=call.id, name=call.name)]
 
 
 def _joined(known: str, more: str) -> str:

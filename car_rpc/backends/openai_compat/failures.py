@@ -12,7 +12,7 @@ import msgspec
 
 from car_rpc.backends.openai_compat import loose
 from car_rpc.engine.interruption import interrupted
-from car_rpc.errors import KINDS, CarError
+from car_rpc.errors import HTTP_STATUS_KINDS, KINDS, CarError
 from car_rpc.wire.base import MAX_SAFE_INTEGER
 
 #: How much of a server's words an error repeats, in bytes of UTF-8.
@@ -26,20 +26,6 @@ _NESTING = ("error", "errors", "detail", "cause", "metadata", "raw", "message")
 
 #: How deep causes are looked for in an error: a gateway nests one or two.
 _MAX_DEPTH = 6
-
-_KIND_OF_STATUS = {
-    400: "invalid_request",
-    401: "unauthorized",
-    403: "unauthorized",
-    404: "model_not_found",
-    408: "timeout",
-    413: "context_overflow",
-    422: "invalid_request",
-    429: "rate_limited",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
 
 #: Codes and types in words, as OpenAI, Anthropic, Google and llama.cpp use them.
 _KIND_OF_CODE = {
@@ -215,7 +201,7 @@ def _kind(status: int | None, causes: Sequence[Cause], text: str) -> str:
 
     A gateway's 502 around a 403 is a 403; a 429 stays one, whatever its body quotes.
     """
-    outer = None if status is None else _KIND_OF_STATUS.get(status, "provider_error")
+    outer = None if status is None else HTTP_STATUS_KINDS.get(status, "provider_error")
     if status is None or status >= _SERVER_ERROR:
         for cause in reversed(causes):
             kind = _kind_of_cause(cause)
@@ -229,7 +215,7 @@ def _kind(status: int | None, causes: Sequence[Cause], text: str) -> str:
 
 def _kind_of_cause(cause: Cause) -> str | None:
     if cause.status is not None:
-        kind = _KIND_OF_STATUS.get(cause.status, "provider_error")
+        kind = HTTP_STATUS_KINDS.get(cause.status, "provider_error")
         return _refined(kind, [cause], cause.message)
     return next((_KIND_OF_CODE[code] for code in cause.codes if code in _KIND_OF_CODE), None)
 

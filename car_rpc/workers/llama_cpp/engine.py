@@ -15,30 +15,22 @@ from car_rpc.wire.worker import (
     Score,
     Tokenize,
 )
+from car_rpc.workers.chat.prompter import Prompter
+from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.llama_cpp.context import Context
-from car_rpc.workers.llama_cpp.embedder import POOLING_RANK, Embedder, pooling_type
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generation, Generator
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
 from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
-from car_rpc.workers.llama_cpp.native import lib, physical_memory, version
-from car_rpc.workers.llama_cpp.prompter import BACKEND, Prompter
+from car_rpc.workers.llama_cpp.native import BACKEND, lib, version
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
+from car_rpc.workers.slots import context_length, slot_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from car_rpc.workers.job import Job
-
-#: Tokens of context per request where nobody asks: long conversations fit, and the memory for
-#: them stays far below what the weights of a model with a context of a million would suggest.
-DEFAULT_CONTEXT_LENGTH = 8192
-
-#: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
-KV_BUDGET_BYTES = 1024**3
-
-#: More answers at once than this make each too slow on a desktop's processor.
-MAX_SLOTS = 4
 
 
 class LlamaEngine:
@@ -59,15 +51,15 @@ class LlamaEngine:
         model = Model(load.path, progress)
         ranks = pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
-        asked = load.context_length or DEFAULT_CONTEXT_LENGTH
-        self._context_length = min(asked, model.context_train or asked)
+        self._context_length = context_length(load.context_length, model.context_train)
         if model.generates:
             try:
                 self._generator = self._make_generator(model)
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
-            self._prompter = Prompter(self._vocab, model.chat_template)
-        self._embedder = Embedder(model, self._vocab, load.pooling, self._context_length)
+            self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
+        encoder = LlamaEncoder(model, self._vocab, load.pooling, self._context_length)
+        self._embedder = Embedder(encoder)
         self._judge = Judge(
             model,
             self._vocab,
@@ -116,16 +108,12 @@ class LlamaEngine:
             raise unsupported_mode("generate", BACKEND, "this model only embeds")
         job.rendering()
         prompt = self._prompter.prompt(request)
-        generation = Generation(job, request, prompt, self._vocab, self._context_length)
+        generation = LlamaGeneration(job, request, prompt, self._vocab, self._context_length)
         job.rendered(len(prompt.tokens))
         self._generator.add(generation)
 
     def _make_generator(self, model: Model) -> Generator:
-        slot_bytes = self._context_length * model.kv_bytes_per_token()
-        if slot_bytes > physical_memory():
-            # Not left to llama.cpp: the system may promise the memory and then run out of it.
-            raise MemoryError
-        slots = slot_count(slot_bytes)
+        slots = slot_count(self._context_length * model.kv_bytes_per_token())
         context = Context(
             model,
             PREFILL_CHUNK,
@@ -142,8 +130,3 @@ class LlamaEngine:
 def make_engine() -> LlamaEngine:
     """An engine with no model yet."""
     return LlamaEngine()
-
-
-def slot_count(slot_bytes: int) -> int:
-    """How many answers run at once, when each needs a cache of so many bytes."""
-    return max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // max(slot_bytes, 1)))

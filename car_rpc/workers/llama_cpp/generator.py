@@ -6,16 +6,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from car_rpc.errors import CarError
+from car_rpc.workers.generation import Generation
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
 from car_rpc.workers.llama_cpp.sampler import Sampler
-from car_rpc.workers.text.answer import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from car_rpc.wire.worker import Generate
+    from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
-    from car_rpc.workers.llama_cpp.prompter import Prompt
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
 #: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PREFILL_CHUNK = 256
 
 
-class Generation:
-    """One answer in the making.
+class LlamaGeneration(Generation):
+    """An answer in a slot of the context.
 
     Args:
         job: Where it is answered.
@@ -40,49 +40,15 @@ class Generation:
     def __init__(
         self, job: Job, request: Generate, prompt: Prompt, vocab: Vocab, context_length: int
     ) -> None:
-        params = request.params
-        room = context_length - len(prompt.tokens)
-        if room < 1:
-            raise context_overflow(len(prompt.tokens), context_length)
-        self.job = job
-        self.prompt = prompt.tokens
-        self.answer = Answer(
-            stops=params.stop,
-            tools=bool(request.tools),
-            in_reasoning=prompt.in_reasoning,
-            reasoning_budget=params.budget_tokens,
-            begun_tokens=prompt.answer_tokens,
-        )
-        self.sampler = Sampler(params, vocab.size, context_length)
+        super().__init__(job, request, prompt, vocab, context_length)
+        self.sampler = Sampler(request.params, vocab.size, context_length)
         self.evaluated = 0  # tokens in the context's memory
         self.pending: int | None = None  # sampled, not evaluated yet
-        self._vocab = vocab
-        self._ignore_eos = params.ignore_eos
-        self._asked_tokens = len(prompt.tokens) - prompt.answer_tokens
-        most = context_length - self._asked_tokens
-        self._limit = min(params.max_tokens or most, most)
-        self._context_length = context_length
 
     @property
     def unread(self) -> int:
         """Tokens of the prompt that are not evaluated yet."""
         return max(0, len(self.prompt) - self.evaluated)
-
-    def accept(self, token: int) -> bool:
-        """Take the sampled token; returns whether the answer is complete."""
-        ended = self._vocab.ends(token) and not self._ignore_eos
-        events = self.answer.feed(b"" if ended else self._vocab.piece(token))
-        limited = self.answer.tokens >= self._limit or self.answer.out_of_budget
-        complete = ended or self.answer.stopped or limited
-        if complete:
-            events += self.answer.finish(
-                limited=not (ended or self.answer.stopped),
-                prompt_tokens=self._asked_tokens,
-                context_window=self._context_length,
-            )
-        self.pending = token
-        self.job.emit(events)
-        return complete
 
 
 class Generator:
@@ -100,10 +66,10 @@ class Generator:
     def __init__(self, context: Context, slots: int) -> None:
         self._context = context
         self._slots = slots
-        self._waiting: deque[Generation] = deque()
-        self._active: dict[int, Generation] = {}
+        self._waiting: deque[LlamaGeneration] = deque()
+        self._active: dict[int, LlamaGeneration] = {}
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
         self._waiting.append(generation)
 
@@ -113,7 +79,9 @@ class Generator:
         self._admit()
         self._advance_running()
         self._read_prompt()
-        return any(generation.job.running.is_set() for generation in self._active.values())
+        next_can_start = bool(self._waiting) and len(self._active) < self._slots
+        runs = any(generation.job.running.is_set() for generation in self._active.values())
+        return next_can_start or runs
 
     def reset(self) -> None:
         """Forget all generations."""
@@ -179,24 +147,13 @@ class Generator:
         for index, row in enumerate(rows):
             generation = self._active[row.sequence]
             generation.evaluated += 1
-            if row.output and generation.accept(generation.sampler.sample(self._context, index)):
+            if not row.output:
+                continue
+            generation.pending = generation.sampler.sample(self._context, index)
+            if generation.accept(generation.pending):
                 self._release(row.sequence)
                 generation.job.reply()
 
     def _release(self, slot: int) -> None:
         self._active.pop(slot).sampler.close()
         self._context.drop(slot)
-
-
-def context_overflow(
-    prompt_tokens: int, context_length: int, what: str = "the prompt", **data: int
-) -> CarError:
-    """The error for a text that is too long, with the counts."""
-    return CarError(
-        "context_overflow",
-        f"{what} has {prompt_tokens} tokens and the context {context_length}, which leaves no"
-        " room; shorten it or load the model with a longer context",
-        prompt_tokens=prompt_tokens,
-        context_length=context_length,
-        **data,
-    )

@@ -11,19 +11,20 @@ from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire import judging
 from car_rpc.wire.worker import Generate, Rank, SamplingParams, Score
 from car_rpc.workers.chat.prompt import Part
+from car_rpc.workers.generation import context_overflow
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
-from car_rpc.workers.llama_cpp.embedder import POOLING_RANK
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, context_overflow
-from car_rpc.workers.llama_cpp.prompter import BACKEND
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.native import BACKEND
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
+    from car_rpc.workers.chat.prompter import Prompter
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.model import Model
-    from car_rpc.workers.llama_cpp.prompter import Prompter
     from car_rpc.workers.llama_cpp.vocab import Vocab
     from car_rpc.workers.serial import Work
 

@@ -19,6 +19,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp.llama_cpp as _llama_cpp
 
+#: Name of this engine in error texts.
+BACKEND = "llama_cpp"
+
 #: The functions and types of llama.h. The library ships no types, hence ``Any``.
 lib: Any = _llama_cpp
 
@@ -91,8 +94,3 @@ def cpu_threads(model_bytes: int) -> int:
     else:
         cores = os.cpu_count() or 1
     return max(cores - 1, min(cores, 2))
-
-
-def physical_memory() -> int:
-    """Memory of the machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -76,7 +76,7 @@ class Answer:
         return events
 
     def finish(
-        self, *, limited: bool, prompt_tokens: int, context_window: int
+        self, *, limited: bool, prompt_tokens: int, context_window: int, cached_tokens: int = 0
     ) -> list[StreamEvent]:
         """The last events: what was held back, ``usage`` and ``stop``.
 
@@ -84,6 +84,7 @@ class Answer:
             limited: Whether a limit ended the answer, not the model or a stop string.
             prompt_tokens: Tokens of the prompt.
             context_window: Tokens of context that the request could use.
+            cached_tokens: Tokens of the prompt that were read for an earlier request.
         """
         events = self._visible(self._segments.feed(self._decoder.decode(b"", final=True)))
         cut_reasoning = self._segments.in_reasoning
@@ -94,6 +95,7 @@ class Answer:
             completion_tokens=self.tokens,
             total_tokens=prompt_tokens + self.tokens,
             context_window=context_window,
+            cache_read_tokens=cached_tokens or UNSET,
             thinking_tokens=self.thinking_tokens or UNSET,
         )
         reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)

@@ -231,6 +231,28 @@ async def test_a_model_without_a_readable_file_is_not_available(
     assert workers.availability(real) == (True, True)
 
 
+@pytest.mark.parametrize("engine", ["llama_cpp", "mlx"])
+def test_an_engine_for_language_models_does_not_offer_to_hear_or_speak(
+    sink: Any, tmp_path: Path, engine: str
+) -> None:
+    (tmp_path / "real.gguf").touch()
+    source = LocalSource(path=str(tmp_path / "real.gguf"))
+    hears = ModelSchema(id="a/b:c", source=source, capabilities=["speech_to_text"])
+    talks = msgspec.structs.replace(hears, capabilities=["generate", "speech_to_text"])
+    backend = LocalBackend(engine, None, sink, os_layer())
+    assert backend.availability(hears) == (False, True)
+    assert backend.availability(talks) == (True, True)
+
+
+async def test_a_model_whose_weights_are_not_here_says_what_to_download(workers: Any) -> None:
+    source = LocalSource(hf_repo="a/b-GGUF", hf_filename="b.gguf")
+    model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
+    assert workers.availability(model) == (False, False)
+    error = await failure(workers, model)
+    assert error.kind == "model_load_failed"
+    assert "b.gguf of the hub's repository a/b-GGUF" in error.message
+
+
 async def test_a_request_that_no_frame_holds_is_refused_and_the_worker_lives_on(
     workers: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

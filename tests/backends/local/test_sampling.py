@@ -45,6 +45,11 @@ def test_what_the_client_set_goes_on() -> None:
     assert {name: getattr(made, name) for name in params} == params
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_earlier_prompts_may_be_used_goes_on(wanted: bool) -> None:
+    assert frame(prefix_cache=wanted).prefix_cache is wanted
+
+
 @pytest.mark.parametrize(
     ("given", "used"), [(5, 5), ("12", 12), (-1, 2**64 - 1), ("-1", 2**64 - 1), (2**64, 0)]
 )

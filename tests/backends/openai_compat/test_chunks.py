@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car_rpc.backends.openai_compat.calls import MAX_CALLS
 from car_rpc.backends.openai_compat.chunks import ChunkReader
 from car_rpc.engine.stream import Accumulator
+from car_rpc.engine.tool_calls import MAX_CALLS
 from car_rpc.errors import CarError
 from car_rpc.wire.content import ToolCall
 from car_rpc.wire.events import (
-    ContentBlockStop,
     ReasoningDelta,
     Stop,
     TextDelta,
@@ -131,7 +130,6 @@ def test_a_call_begins_once_its_name_is_whole() -> None:
         ToolCallStart(index=0, id="c1", name="get_weather"),
         ToolCallDelta(index=0, id="c1", arguments_delta='{"a"'),
         ToolCallDelta(index=0, id="c1", arguments_delta=":1}"),
-        ContentBlockStop(index=0),
         Stop(reason="tool_use"),
     ]
 
@@ -210,20 +208,11 @@ def test_the_older_form_of_a_call_is_read() -> None:
     assert calls_of(*chunks) == [ToolCall(id="call_0", name="f", arguments={"a": 1})]
 
 
-def test_arguments_that_come_before_the_name_follow_the_start_as_one_delta() -> None:
+def test_a_name_that_comes_after_arguments_is_whole() -> None:
     early = [fragment(0, arguments='{"a"'), fragment(0, arguments=":")]
-    assert read(*early, fragment(0, "c", name="f"), fragment(0, arguments="1}")) == [
-        ToolCallStart(index=0, id="c", name="f"),
-        ToolCallDelta(index=0, id="c", arguments_delta='{"a":'),
-        ToolCallDelta(index=0, id="c", arguments_delta="1}"),
-        ContentBlockStop(index=0),
-    ]
-
-
-def test_a_call_without_a_name_is_no_call() -> None:
-    assert calls_of(fragment(0, "c", arguments="{}"), fragment(1, "c2", name="g")) == [
-        ToolCall(id="c2", name="g", arguments={})
-    ]
+    events = read(*early, fragment(0, "c", name="f"), fragment(0, arguments="1}"))
+    assert events[2] == ToolCallStart(index=0, id="c", name="f")
+    assert calls_of(*early, fragment(0, "c1", name="f"), fragment(0, arguments="1}")) == [F1]
 
 
 def test_more_calls_than_any_answer_has_are_refused() -> None:

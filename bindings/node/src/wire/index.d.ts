@@ -13,6 +13,7 @@ export * from './models.js';
 export * from './open.js';
 export * from './outcomes.js';
 export * from './runner.js';
+export * from './search.js';
 export * from './speech.js';
 export * from './spend.js';
 export * from './tasks.js';

@@ -178,6 +178,20 @@ export interface GenerateRequest {
    */
   recovery?: 'fallback' | 'none' | 'resume' | 'retry';
   /**
+   * How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
+   * added to the text; where nothing more is to be had, the answer stays as it was, with
+   * `stop_reason: max_tokens`.
+   * @defaultValue `0`
+   */
+  max_tokens_continuations?: number;
+  /**
+   * Whether a model that was free to think (`thinking: auto`) and spent all its tokens on that is
+   * asked once more, without thinking. If that gives no text either, the answer is empty, with
+   * `stop_reason: thinking_truncated`.
+   * @defaultValue `false`
+   */
+  thinking_recovery?: boolean;
+  /**
    * What to do with a prompt that does not fit.
    * @defaultValue `"error"`
    */
@@ -244,7 +258,10 @@ export interface InferenceResult {
   reasoning?: string;
   /** All attempts, when there was more than one. */
   attempts?: AttemptReport[];
-  /** How often a stream that had broken went on, when it did. */
+  /**
+   * How often a stream that had broken, or an answer that had ended too early, went on, when it
+   * did. Each has its `recovery` event.
+   */
   recoveries?: number;
   /** Opaque items that must go back to the same provider in the next turn. */
   provider_output_items?: unknown[];

@@ -56,6 +56,7 @@ import type {
   RunnerRunParams,
   RunnerUnregisterResult,
 } from './runner.js';
+import type { ModelsSearchParams, ModelsSearchResult, ModelsUpgradesResult } from './search.js';
 import type { TranscribeParams, TranscribeResult } from './speech.js';
 import type { SpendLimits, SpendStatusParams, SpendStatusResult } from './spend.js';
 import type {
@@ -95,10 +96,14 @@ export interface Methods {
   'models.list': { params: ModelsListParams; result: ModelsListResult };
   /** Adds a model, or replaces the one that was registered with its id. */
   'models.register': { params: ModelsRegisterParams; result: ModelsRegisterResult };
+  /** Finds models, those of the built-in catalog included, and says which fit this machine. */
+  'models.search': { params: ModelsSearchParams; result: ModelsSearchResult };
   /** Tells how models did so far. */
   'models.stats': { params: ModelsStatsParams; result: ModelsStatsResult };
   /** Removes a model that was registered; its files stay. */
   'models.unregister': { params: ModelParams; result: ModelsUnregisterResult };
+  /** Lists newer versions of the models whose weights are on this machine. */
+  'models.upgrades': { params: EmptyParams; result: ModelsUpgradesResult };
   /** Tells whether an answer was of use; models are judged by it. */
   'outcomes.report': { params: OutcomesReportParams; result: OutcomesReportResult };
   /** Tells of many answers at once whether they turned out to be right. */

@@ -88,6 +88,8 @@ export interface Cost {
   size_bytes?: number;
   /** Memory that it takes while it is loaded. */
   ram_bytes?: number;
+  /** Room of its attention cache for one token of context, in half precision. */
+  kv_bytes_per_token?: number;
 }
 
 /** A model that the app runs itself; `hint` tells its runner which one. */
@@ -118,6 +120,14 @@ export interface FakeSource {
   script: ScriptStep[];
 }
 
+/** Whether a local model would run in this machine's memory. */
+export interface Fit {
+  /** Whether it needs no more than the machine can give it. */
+  fits: boolean;
+  /** What it needs: its weights, its caches and the process that runs it. */
+  memory_bytes: number;
+}
+
 /** A secret in the operating system's keychain. Reading it needs the extra `keyring`. */
 export interface KeyringEntry {
   /** What the secret is for, as it was stored. */
@@ -129,9 +139,12 @@ export interface KeyringEntry {
 /** A GGUF file for llama.cpp. */
 export interface LocalSource {
   type: 'local';
-  /** The file. Needed unless the model is pulled from a hub. */
+  /** The file. Needed where no hub's repository is named. */
   path?: string;
-  /** Repository of a hub that holds the file. */
+  /**
+   * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the file
+   * is in the models directory or in the hub's cache.
+   */
   hf_repo?: string;
   /** Name of the file in that repository. */
   hf_filename?: string;
@@ -139,6 +152,8 @@ export interface LocalSource {
   tokenizer_repo?: string;
   /** File of the image projector, for models that see. */
   mmproj_path?: string;
+  /** Name of that file in `hf_repo`. */
+  mmproj_filename?: string;
   /** How token embeddings become one vector; the file's own choice when absent. */
   pooling?: Pooling;
   /** Tokens of context per request; the model's own when absent. */
@@ -148,10 +163,17 @@ export interface LocalSource {
 /** A folder of MLX weights. */
 export interface MlxSource {
   type: 'mlx';
-  /** The folder. Needed unless the model is pulled from a hub. */
+  /** The folder. Needed where no hub's repository is named. */
   path?: string;
-  /** Repository of a hub that holds the weights. */
+  /**
+   * Repository of a hub that holds the weights. It stands for `path`, once they are in the models
+   * directory or in the hub's cache.
+   */
   hf_repo?: string;
+  /** How token embeddings become one vector; the folder's own choice when absent. */
+  pooling?: Pooling;
+  /** Tokens of context per request; the model's own when absent. */
+  context_length?: number;
 }
 
 /** Parameters of methods that take one model, by id or name. */
@@ -176,7 +198,10 @@ export interface ModelSchema {
   id: string;
   /** Where it comes from and what runs it. */
   source: ModelSource;
-  /** What it can do. */
+  /**
+   * What it can do. It is asked about images and documents only with `vision` or `grounding`, about
+   * sound only with `audio_understanding`, and about videos only with `video_understanding`.
+   */
   capabilities: Capability[];
   /**
    * Name for people.
@@ -205,10 +230,14 @@ export interface ModelSchema {
   context_length?: number;
   /** Most tokens of one answer. */
   max_output_tokens?: number;
-  /** Number of parameters, for example `4B`. */
+  /** Number of parameters, for example `4B`; `30B-A3B` are 30 billion, of which a token uses 3. */
   param_count?: string;
   /** For example `Q4_K_M`. */
   quantization?: string;
+  /** Licence of the weights, an SPDX identifier where there is one. */
+  license?: string;
+  /** Whether its file brings a chat template. */
+  chat_template?: boolean;
   /** Measured or claimed speed. */
   performance?: Performance;
   /** Prices and sizes. */
@@ -239,10 +268,12 @@ export interface ModelSchema {
    */
   weights_ready?: boolean;
   /**
-   * Whether the weights can be pulled.
+   * Whether a hub has the weights, so that they can be downloaded.
    * @defaultValue `false`
    */
   downloads_weights?: boolean;
+  /** Whether it fits this machine; told by `models.search` and `models.upgrades`. */
+  fit?: Fit;
 }
 
 /** Parameters of `models.discover`. */

@@ -249,12 +249,13 @@ public struct ReasoningDelta: Codable, Sendable, Hashable {
     }
 }
 
-/// An interrupted stream goes on.
+/// An interrupted stream goes on, or an answer that ended too early.
 public struct Recovery: Codable, Sendable, Hashable {
-    /// What interrupted it, such as `connection_reset` or `worker_crashed`.
+    /// What interrupted it, such as `connection_reset` or `worker_crashed`, or why it ended too
+    /// early: `max_tokens` or `thinking_truncated`.
     public var cause: String
-    /// How it goes on: `continue_text`, `truncate_before_tool`, `synthesize_tool_use` or
-    /// `whole_restart`.
+    /// How it goes on: `continue_text`, `truncate_before_tool`, `synthesize_tool_use`,
+    /// `whole_restart`, `continue_max_tokens` or `retry_without_thinking`.
     public var plan: String
     /// Number of the attempt that goes on.
     public var attempt: Int

@@ -421,6 +421,16 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
     /// (other models, too) or `resume`, the default, which also continues an answer that broke in
     /// its middle.
     public var recovery: GenerateRequestRecovery?
+    /// How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
+    /// added to the text; where nothing more is to be had, the answer stays as it was, with
+    /// `stop_reason: max_tokens`.
+    /// Default: `0`.
+    public var maxTokensContinuations: Int?
+    /// Whether a model that was free to think (`thinking: auto`) and spent all its tokens on that
+    /// is asked once more, without thinking. If that gives no text either, the answer is empty,
+    /// with `stop_reason: thinking_truncated`.
+    /// Default: `false`.
+    public var thinkingRecovery: Bool?
     /// What to do with a prompt that does not fit.
     /// Default: `"error"`.
     public var overflow: GenerateRequestOverflow?
@@ -455,6 +465,8 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
         conversationId: String? = nil,
         timeoutMs: Int? = nil,
         recovery: GenerateRequestRecovery? = nil,
+        maxTokensContinuations: Int? = nil,
+        thinkingRecovery: Bool? = nil,
         overflow: GenerateRequestOverflow? = nil,
         privacy: GenerateRequestPrivacy? = nil,
         resumeTraceId: String? = nil,
@@ -477,6 +489,8 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
         self.conversationId = conversationId
         self.timeoutMs = timeoutMs
         self.recovery = recovery
+        self.maxTokensContinuations = maxTokensContinuations
+        self.thinkingRecovery = thinkingRecovery
         self.overflow = overflow
         self.privacy = privacy
         self.resumeTraceId = resumeTraceId
@@ -501,6 +515,8 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
         case conversationId = "conversation_id"
         case timeoutMs = "timeout_ms"
         case recovery
+        case maxTokensContinuations = "max_tokens_continuations"
+        case thinkingRecovery = "thinking_recovery"
         case overflow
         case privacy
         case resumeTraceId = "resume_trace_id"
@@ -555,7 +571,8 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     public var reasoning: String?
     /// All attempts, when there was more than one.
     public var attempts: [AttemptReport]?
-    /// How often a stream that had broken went on, when it did.
+    /// How often a stream that had broken, or an answer that had ended too early, went on, when it
+    /// did. Each has its `recovery` event.
     public var recoveries: Int?
     /// Opaque items that must go back to the same provider in the next turn.
     public var providerOutputItems: [JSONValue]?

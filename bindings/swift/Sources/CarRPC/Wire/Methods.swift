@@ -32,10 +32,14 @@ public enum Methods {
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
     /// Adds a model, or replaces the one that was registered with its id.
     public static let modelsRegister = RPCMethod<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /// Finds models, those of the built-in catalog included, and says which fit this machine.
+    public static let modelsSearch = RPCMethod<ModelsSearchParams, ModelsSearchResult>("models.search")
     /// Tells how models did so far.
     public static let modelsStats = RPCMethod<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /// Removes a model that was registered; its files stay.
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /// Lists newer versions of the models whose weights are on this machine.
+    public static let modelsUpgrades = RPCMethod<EmptyParams, ModelsUpgradesResult>("models.upgrades")
     /// Tells whether an answer was of use; models are judged by it.
     public static let outcomesReport = RPCMethod<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
     /// Tells of many answers at once whether they turned out to be right.

@@ -180,6 +180,8 @@ public struct Cost: Codable, Sendable, Hashable {
     public var sizeBytes: Int?
     /// Memory that it takes while it is loaded.
     public var ramBytes: Int?
+    /// Room of its attention cache for one token of context, in half precision.
+    public var kvBytesPerToken: Int?
 
     public init(
         inputPerMtokUsd: Double? = nil,
@@ -188,7 +190,8 @@ public struct Cost: Codable, Sendable, Hashable {
         cacheWritePerMtokUsd: Double? = nil,
         pricingTiers: [PricingTier]? = nil,
         sizeBytes: Int? = nil,
-        ramBytes: Int? = nil
+        ramBytes: Int? = nil,
+        kvBytesPerToken: Int? = nil
     ) {
         self.inputPerMtokUsd = inputPerMtokUsd
         self.outputPerMtokUsd = outputPerMtokUsd
@@ -197,6 +200,7 @@ public struct Cost: Codable, Sendable, Hashable {
         self.pricingTiers = pricingTiers
         self.sizeBytes = sizeBytes
         self.ramBytes = ramBytes
+        self.kvBytesPerToken = kvBytesPerToken
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -207,6 +211,7 @@ public struct Cost: Codable, Sendable, Hashable {
         case pricingTiers = "pricing_tiers"
         case sizeBytes = "size_bytes"
         case ramBytes = "ram_bytes"
+        case kvBytesPerToken = "kv_bytes_per_token"
     }
 }
 
@@ -274,6 +279,24 @@ public struct FakeSource: Codable, Sendable, Hashable {
     }
 }
 
+/// Whether a local model would run in this machine's memory.
+public struct Fit: Codable, Sendable, Hashable {
+    /// Whether it needs no more than the machine can give it.
+    public var fits: Bool
+    /// What it needs: its weights, its caches and the process that runs it.
+    public var memoryBytes: Int
+
+    public init(fits: Bool, memoryBytes: Int) {
+        self.fits = fits
+        self.memoryBytes = memoryBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case fits
+        case memoryBytes = "memory_bytes"
+    }
+}
+
 /// A secret in the operating system's keychain. Reading it needs the extra `keyring`.
 public struct KeyringEntry: Codable, Sendable, Hashable {
     /// What the secret is for, as it was stored.
@@ -294,9 +317,10 @@ public struct KeyringEntry: Codable, Sendable, Hashable {
 
 /// A GGUF file for llama.cpp.
 public struct LocalSource: Codable, Sendable, Hashable {
-    /// The file. Needed unless the model is pulled from a hub.
+    /// The file. Needed where no hub's repository is named.
     public var path: String?
-    /// Repository of a hub that holds the file.
+    /// Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
+    /// file is in the models directory or in the hub's cache.
     public var hfRepo: String?
     /// Name of the file in that repository.
     public var hfFilename: String?
@@ -304,6 +328,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
     public var tokenizerRepo: String?
     /// File of the image projector, for models that see.
     public var mmprojPath: String?
+    /// Name of that file in `hf_repo`.
+    public var mmprojFilename: String?
     /// How token embeddings become one vector; the file's own choice when absent.
     public var pooling: Pooling?
     /// Tokens of context per request; the model's own when absent.
@@ -315,6 +341,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         hfFilename: String? = nil,
         tokenizerRepo: String? = nil,
         mmprojPath: String? = nil,
+        mmprojFilename: String? = nil,
         pooling: Pooling? = nil,
         contextLength: Int? = nil
     ) {
@@ -323,6 +350,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         self.hfFilename = hfFilename
         self.tokenizerRepo = tokenizerRepo
         self.mmprojPath = mmprojPath
+        self.mmprojFilename = mmprojFilename
         self.pooling = pooling
         self.contextLength = contextLength
     }
@@ -333,6 +361,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         case hfFilename = "hf_filename"
         case tokenizerRepo = "tokenizer_repo"
         case mmprojPath = "mmproj_path"
+        case mmprojFilename = "mmproj_filename"
         case pooling
         case contextLength = "context_length"
     }
@@ -340,19 +369,33 @@ public struct LocalSource: Codable, Sendable, Hashable {
 
 /// A folder of MLX weights.
 public struct MlxSource: Codable, Sendable, Hashable {
-    /// The folder. Needed unless the model is pulled from a hub.
+    /// The folder. Needed where no hub's repository is named.
     public var path: String?
-    /// Repository of a hub that holds the weights.
+    /// Repository of a hub that holds the weights. It stands for `path`, once they are in the
+    /// models directory or in the hub's cache.
     public var hfRepo: String?
+    /// How token embeddings become one vector; the folder's own choice when absent.
+    public var pooling: Pooling?
+    /// Tokens of context per request; the model's own when absent.
+    public var contextLength: Int?
 
-    public init(path: String? = nil, hfRepo: String? = nil) {
+    public init(
+        path: String? = nil,
+        hfRepo: String? = nil,
+        pooling: Pooling? = nil,
+        contextLength: Int? = nil
+    ) {
         self.path = path
         self.hfRepo = hfRepo
+        self.pooling = pooling
+        self.contextLength = contextLength
     }
 
     private enum CodingKeys: String, CodingKey {
         case path
         case hfRepo = "hf_repo"
+        case pooling
+        case contextLength = "context_length"
     }
 }
 
@@ -392,7 +435,9 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     public var id: String
     /// Where it comes from and what runs it.
     public var source: ModelSource
-    /// What it can do.
+    /// What it can do. It is asked about images and documents only with `vision` or `grounding`,
+    /// about sound only with `audio_understanding`, and about videos only with
+    /// `video_understanding`.
     public var capabilities: [Capability]
     /// Name for people.
     /// Default: `""`.
@@ -411,10 +456,14 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     public var contextLength: Int?
     /// Most tokens of one answer.
     public var maxOutputTokens: Int?
-    /// Number of parameters, for example `4B`.
+    /// Number of parameters, for example `4B`; `30B-A3B` are 30 billion, of which a token uses 3.
     public var paramCount: String?
     /// For example `Q4_K_M`.
     public var quantization: String?
+    /// Licence of the weights, an SPDX identifier where there is one.
+    public var license: String?
+    /// Whether its file brings a chat template.
+    public var chatTemplate: Bool?
     /// Measured or claimed speed.
     public var performance: Performance?
     /// Prices and sizes.
@@ -434,9 +483,11 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     /// Whether the weights are on this machine (true where there are none).
     /// Default: `false`.
     public var weightsReady: Bool?
-    /// Whether the weights can be pulled.
+    /// Whether a hub has the weights, so that they can be downloaded.
     /// Default: `false`.
     public var downloadsWeights: Bool?
+    /// Whether it fits this machine; told by `models.search` and `models.upgrades`.
+    public var fit: Fit?
 
     public init(
         id: String,
@@ -450,6 +501,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         maxOutputTokens: Int? = nil,
         paramCount: String? = nil,
         quantization: String? = nil,
+        license: String? = nil,
+        chatTemplate: Bool? = nil,
         performance: Performance? = nil,
         cost: Cost? = nil,
         tags: [String]? = nil,
@@ -457,7 +510,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         trustTier: ModelSchemaTrustTier? = nil,
         available: Bool? = nil,
         weightsReady: Bool? = nil,
-        downloadsWeights: Bool? = nil
+        downloadsWeights: Bool? = nil,
+        fit: Fit? = nil
     ) {
         self.id = id
         self.source = source
@@ -470,6 +524,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         self.maxOutputTokens = maxOutputTokens
         self.paramCount = paramCount
         self.quantization = quantization
+        self.license = license
+        self.chatTemplate = chatTemplate
         self.performance = performance
         self.cost = cost
         self.tags = tags
@@ -478,6 +534,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         self.available = available
         self.weightsReady = weightsReady
         self.downloadsWeights = downloadsWeights
+        self.fit = fit
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -492,6 +549,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         case maxOutputTokens = "max_output_tokens"
         case paramCount = "param_count"
         case quantization
+        case license
+        case chatTemplate = "chat_template"
         case performance
         case cost
         case tags
@@ -500,6 +559,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         case available
         case weightsReady = "weights_ready"
         case downloadsWeights = "downloads_weights"
+        case fit
     }
 }
 

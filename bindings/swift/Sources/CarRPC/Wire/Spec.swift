@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "d9b35814351cbc34"
+    public static let hash = "b04decfe1688eafd"
 }

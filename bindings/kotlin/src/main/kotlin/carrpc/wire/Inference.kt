@@ -295,6 +295,22 @@ data class GenerateRequest(
      */
     val recovery: GenerateRequestRecovery? = null,
     /**
+     * How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
+     * added to the text; where nothing more is to be had, the answer stays as it was, with
+     * `stop_reason: max_tokens`.
+     * Default: `0`.
+     */
+    @SerialName("max_tokens_continuations")
+    val maxTokensContinuations: Long = 0,
+    /**
+     * Whether a model that was free to think (`thinking: auto`) and spent all its tokens on that is
+     * asked once more, without thinking. If that gives no text either, the answer is empty, with
+     * `stop_reason: thinking_truncated`.
+     * Default: `false`.
+     */
+    @SerialName("thinking_recovery")
+    val thinkingRecovery: Boolean = false,
+    /**
      * What to do with a prompt that does not fit.
      * Default: `"error"`.
      */
@@ -372,7 +388,10 @@ data class InferenceResult(
     val reasoning: String? = null,
     /** All attempts, when there was more than one. */
     val attempts: List<AttemptReport>? = null,
-    /** How often a stream that had broken went on, when it did. */
+    /**
+     * How often a stream that had broken, or an answer that had ended too early, went on, when it
+     * did. Each has its `recovery` event.
+     */
     val recoveries: Long? = null,
     /** Opaque items that must go back to the same provider in the next turn. */
     @SerialName("provider_output_items")

@@ -36,10 +36,14 @@ object Methods {
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
     /** Adds a model, or replaces the one that was registered with its id. */
     val modelsRegister = method<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /** Finds models, those of the built-in catalog included, and says which fit this machine. */
+    val modelsSearch = method<ModelsSearchParams, ModelsSearchResult>("models.search")
     /** Tells how models did so far. */
     val modelsStats = method<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /** Removes a model that was registered; its files stay. */
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
+    /** Lists newer versions of the models whose weights are on this machine. */
+    val modelsUpgrades = method<EmptyParams, ModelsUpgradesResult>("models.upgrades")
     /** Tells whether an answer was of use; models are judged by it. */
     val outcomesReport = method<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
     /** Tells of many answers at once whether they turned out to be right. */

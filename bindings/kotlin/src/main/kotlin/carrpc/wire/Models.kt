@@ -170,6 +170,9 @@ data class Cost(
     /** Memory that it takes while it is loaded. */
     @SerialName("ram_bytes")
     val ramBytes: Long? = null,
+    /** Room of its attention cache for one token of context, in half precision. */
+    @SerialName("kv_bytes_per_token")
+    val kvBytesPerToken: Long? = null,
 )
 
 /** A model that the app runs itself; `hint` tells its runner which one. */
@@ -201,6 +204,16 @@ data class FakeSource(
     val script: List<ScriptStep>,
 ) : ModelSource
 
+/** Whether a local model would run in this machine's memory. */
+@Serializable
+data class Fit(
+    /** Whether it needs no more than the machine can give it. */
+    val fits: Boolean,
+    /** What it needs: its weights, its caches and the process that runs it. */
+    @SerialName("memory_bytes")
+    val memoryBytes: Long,
+)
+
 /** A secret in the operating system's keychain. Reading it needs the extra `keyring`. */
 @Serializable
 data class KeyringEntry(
@@ -213,9 +226,12 @@ data class KeyringEntry(
 /** A GGUF file for llama.cpp. */
 @Serializable
 data class LocalSource(
-    /** The file. Needed unless the model is pulled from a hub. */
+    /** The file. Needed where no hub's repository is named. */
     val path: String? = null,
-    /** Repository of a hub that holds the file. */
+    /**
+     * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
+     * file is in the models directory or in the hub's cache.
+     */
     @SerialName("hf_repo")
     val hfRepo: String? = null,
     /** Name of the file in that repository. */
@@ -227,6 +243,9 @@ data class LocalSource(
     /** File of the image projector, for models that see. */
     @SerialName("mmproj_path")
     val mmprojPath: String? = null,
+    /** Name of that file in `hf_repo`. */
+    @SerialName("mmproj_filename")
+    val mmprojFilename: String? = null,
     /** How token embeddings become one vector; the file's own choice when absent. */
     val pooling: Pooling? = null,
     /** Tokens of context per request; the model's own when absent. */
@@ -237,11 +256,19 @@ data class LocalSource(
 /** A folder of MLX weights. */
 @Serializable
 data class MlxSource(
-    /** The folder. Needed unless the model is pulled from a hub. */
+    /** The folder. Needed where no hub's repository is named. */
     val path: String? = null,
-    /** Repository of a hub that holds the weights. */
+    /**
+     * Repository of a hub that holds the weights. It stands for `path`, once they are in the models
+     * directory or in the hub's cache.
+     */
     @SerialName("hf_repo")
     val hfRepo: String? = null,
+    /** How token embeddings become one vector; the folder's own choice when absent. */
+    val pooling: Pooling? = null,
+    /** Tokens of context per request; the model's own when absent. */
+    @SerialName("context_length")
+    val contextLength: Long? = null,
 ) : ModelSource
 
 /** Parameters of methods that take one model, by id or name. */
@@ -269,7 +296,11 @@ data class ModelSchema(
     val id: String,
     /** Where it comes from and what runs it. */
     val source: ModelSource,
-    /** What it can do. */
+    /**
+     * What it can do. It is asked about images and documents only with `vision` or `grounding`,
+     * about sound only with `audio_understanding`, and about videos only with
+     * `video_understanding`.
+     */
     val capabilities: List<Capability>,
     /**
      * Name for people.
@@ -300,11 +331,18 @@ data class ModelSchema(
     /** Most tokens of one answer. */
     @SerialName("max_output_tokens")
     val maxOutputTokens: Long? = null,
-    /** Number of parameters, for example `4B`. */
+    /**
+     * Number of parameters, for example `4B`; `30B-A3B` are 30 billion, of which a token uses 3.
+     */
     @SerialName("param_count")
     val paramCount: String? = null,
     /** For example `Q4_K_M`. */
     val quantization: String? = null,
+    /** Licence of the weights, an SPDX identifier where there is one. */
+    val license: String? = null,
+    /** Whether its file brings a chat template. */
+    @SerialName("chat_template")
+    val chatTemplate: Boolean? = null,
     /** Measured or claimed speed. */
     val performance: Performance? = null,
     /** Prices and sizes. */
@@ -338,11 +376,13 @@ data class ModelSchema(
     @SerialName("weights_ready")
     val weightsReady: Boolean = false,
     /**
-     * Whether the weights can be pulled.
+     * Whether a hub has the weights, so that they can be downloaded.
      * Default: `false`.
      */
     @SerialName("downloads_weights")
     val downloadsWeights: Boolean = false,
+    /** Whether it fits this machine; told by `models.search` and `models.upgrades`. */
+    val fit: Fit? = null,
 )
 
 /** Parameters of `models.discover`. */

@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "d9b35814351cbc34"
+    const val HASH = "b04decfe1688eafd"
 }

@@ -1,7 +1,7 @@
-"""A trained chat model with its own template: the demo model, where the checkout has it."""
+"""A trained chat model with its own template: the demo model, in a worker of each engine."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,16 +17,9 @@ from car_rpc.wire.events import (
     UsageEvent,
 )
 from car_rpc.wire.worker import Generate, Loaded, Reply, SamplingParams
+from tests.workers.conftest import Kind, Worker
 
-pytest.importorskip("llama_cpp")
-
-ROOT = Path(__file__).parent.parent.parent
-MODEL = ROOT / "car_rpc" / "data" / "demo" / "tiny-chat-F16.gguf"
-
-pytestmark = [
-    pytest.mark.llama,
-    pytest.mark.process,
-]
+pytestmark = pytest.mark.process
 
 WEATHER = {
     "type": "function",
@@ -42,11 +35,16 @@ WEATHER = {
 }
 
 
-@pytest.fixture
-def chat(start_worker):
-    worker = start_worker("llama_cpp")
-    assert isinstance(worker.load(MODEL), Loaded)
+@pytest.fixture(scope="module")
+def worker(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    worker = Worker(kind.engine, tmp_path_factory.mktemp("worker") / "stderr")
+    assert isinstance(worker.load(kind.demo), Loaded)
+    yield worker
+    worker.kill()
 
+
+@pytest.fixture
+def chat(worker: Worker) -> Callable[..., list[StreamEvent]]:
     def ask(*messages: Message, tools: Any = (), **params: Any) -> list[StreamEvent]:
         options: dict[str, Any] = {"temperature": 0.0, "max_tokens": 300, **params}
         worker.send(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.workers.chat.messages import template_messages
@@ -12,12 +12,36 @@ from car_rpc.workers.chat.template import CHATML, ChatTemplate
 from car_rpc.workers.text.segment import THINK_CLOSE, THINK_OPEN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from car_rpc.wire.worker import AnswerPrefix, Generate
     from car_rpc.workers.chat.messages import TemplateMessage
-    from car_rpc.workers.llama_cpp.vocab import Vocab
 
-#: Name of this engine in error texts.
-BACKEND = "llama_cpp"
+
+class Vocabulary(Protocol):
+    """What a prompt needs of a model's vocabulary."""
+
+    @property
+    def bos_text(self) -> str:
+        """Spelling of the token that begins a text; empty when there is none."""
+        ...
+
+    @property
+    def eos_text(self) -> str:
+        """Spelling of the token that ends a text; empty when there is none."""
+        ...
+
+    def control_spellings(self) -> list[str]:
+        """Spellings that become control tokens where special tokens are parsed."""
+        ...
+
+    def has_token(self, text: str) -> bool:
+        """Whether the text is one token of its own."""
+        ...
+
+    def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
+        """Tokens of a rendered prompt; a missing first token is added, a second never."""
+        ...
 
 
 class Prompt(NamedTuple):
@@ -40,11 +64,13 @@ class Prompter:
     Args:
         vocab: The model's vocabulary.
         source: The model's chat template, if it has one.
+        backend: Name of the engine in error texts.
     """
 
-    def __init__(self, vocab: Vocab, source: str | None) -> None:
+    def __init__(self, vocab: Vocabulary, source: str | None, backend: str) -> None:
         self._vocab = vocab
         self._source = source
+        self._backend = backend
         self._guard = Guard(vocab.control_spellings())
 
     def prompt(self, request: Generate) -> Prompt:
@@ -62,7 +88,7 @@ class Prompter:
             return self._template.render({"messages": messages, "tools": tools or None, **options})
 
         parts = self._guard.render(
-            render, template_messages(request.messages, BACKEND), request.tools
+            render, template_messages(request.messages, self._backend), request.tools
         )
         ending = parts[-1].text.rstrip() if parts else ""
         in_reasoning = ending.endswith(THINK_OPEN)
@@ -78,7 +104,7 @@ class Prompter:
         source = self._source
         if source is None:
             if not self._vocab.has_token("<|im_start|>"):
-                raise unsupported_mode("generate", BACKEND, "model has no chat template")
+                raise unsupported_mode("generate", self._backend, "model has no chat template")
             source = CHATML
         vocab = self._vocab
         return ChatTemplate(source, {"bos_token": vocab.bos_text, "eos_token": vocab.eos_text})

@@ -1,0 +1,114 @@
+"""Whether a model understands the kinds of content that a request holds. Pure.
+
+Some servers drop an image that their model cannot see, and the model then makes one up. So a
+model is asked only about what its capabilities name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.wire.content import (
+    AudioBlock,
+    Base64Source,
+    ContentBlock,
+    DocumentBlock,
+    ImageBlock,
+    PathSource,
+    Source,
+    ToolResultBlock,
+    UrlSource,
+    VideoBlock,
+)
+from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema
+
+_PDF = "application/pdf"
+
+
+class _Need(NamedTuple):
+    """What a block of content needs of its model."""
+
+    kind: str
+    capability: Capability
+    path: str
+    source: Source
+
+
+def unsupported_content(model: ModelSchema, request: GenerateRequest) -> CarError | None:
+    """The refusal of the first content that a model does not understand, if there is any.
+
+    Images, and documents that are no plain text, need the capability ``vision`` (or ``grounding``,
+    which is that and more), sound needs
+    ``audio_understanding``, videos need ``video_understanding``. A model on this machine takes
+    nothing that would have to be fetched.
+
+    Returns:
+        An ``invalid_request`` (``unsupported_mode`` for what is not fetched) whose ``path`` names
+        the block, or ``None``.
+    """
+    is_local = isinstance(model.source, LocalSource | MlxSource)
+    capabilities = {*model.capabilities}
+    if "grounding" in capabilities:
+        capabilities.add("vision")  # who finds things in an image sees it
+    for need in _needs(request):
+        if is_local and isinstance(need.source, UrlSource):
+            reason = f"nothing is fetched; send {need.path} as `base64` or `path`"
+            return unsupported_mode(f"{need.kind}-url", "local", reason)
+        if need.capability not in capabilities:
+            detail = f"model '{model.id}' does not support {need.kind} input at {need.path}"
+            return CarError("invalid_request", detail, path=f"$.{need.path}", model=model.id)
+    return None
+
+
+def _needs(request: GenerateRequest) -> Iterator[_Need]:
+    messages = request.messages if isinstance(request.messages, list) else []
+    for index, message in enumerate(messages):
+        if not isinstance(message.content, str):
+            yield from _needs_of(message.content, f"messages[{index}].content")
+    if isinstance(request.images, list):
+        yield from _needs_of(request.images, "images")
+
+
+def _needs_of(blocks: Sequence[ContentBlock], path: str) -> Iterator[_Need]:
+    for position, block in enumerate(blocks):
+        where = f"{path}[{position}]"
+        match block:
+            case ToolResultBlock() if not isinstance(block.content, str):
+                yield from _needs_of(block.content, f"{where}.content")
+            case ImageBlock() | DocumentBlock() if _is_pdf(block.source):
+                yield _Need("pdf", "vision", where, block.source)
+            case ImageBlock():
+                yield _Need("image", "vision", where, block.source)
+            case DocumentBlock() if not _is_text(block.source):
+                yield _Need("document", "vision", where, block.source)
+            case AudioBlock():
+                yield _Need("audio", "audio_understanding", where, block.source)
+            case VideoBlock():
+                yield _Need("video", "video_understanding", where, block.source)
+            case _:
+                pass
+
+
+def _is_pdf(source: Source) -> bool:
+    match source:
+        case Base64Source():
+            return source.media_type.partition(";")[0].strip().lower() == _PDF
+        case UrlSource():
+            return _url_path(source.url).endswith(".pdf")
+        case PathSource():
+            return source.path.lower().endswith(".pdf")
+
+
+def _url_path(url: str) -> str:
+    try:
+        return urlsplit(url).path.lower()
+    except ValueError:  # no URL at all
+        return ""
+
+
+def _is_text(source: Source) -> bool:
+    return isinstance(source, Base64Source) and source.media_type.lower().startswith("text/")

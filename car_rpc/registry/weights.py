@@ -1,0 +1,187 @@
+"""Where the weights of models lie that name a hub's repository instead of a path.
+
+Nothing here downloads: whatever brings the files, they are found at the next look.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import CarError, invalid_params
+from car_rpc.registry.safetensors import read_json
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+
+#: One name, or an organisation's and a name. None is ``.`` or ``..``.
+_REPO = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
+
+_INDEX = "model.safetensors.index.json"
+
+
+class WeightFiles:
+    """Finds weights in the models directory and in the hub's cache.
+
+    Args:
+        models_dir: A file lies here or in the folder of its model's name, a folder of weights has
+            that name.
+        hub_dir: Cache of the hub's own client, with a folder ``models--org--name`` for each
+            repository.
+    """
+
+    def __init__(self, models_dir: Path, hub_dir: Path | None) -> None:
+        self._models_dir = models_dir
+        self._hub_dir = hub_dir or models_dir
+
+    def absolute(self, source: ModelSource) -> ModelSource:
+        """The source with a path taken from the models directory.
+
+        Raises:
+            CarError: ``invalid_params`` when it names neither a path nor a repository, or one
+                that cannot be.
+        """
+        if not isinstance(source, LocalSource | MlxSource):
+            return source
+        if isinstance(source, LocalSource):
+            source = self._with_absolute(source, "mmproj_path")
+        if isinstance(source.path, str):
+            return self._with_absolute(source, "path")
+        if not isinstance(source.hf_repo, str) or (
+            isinstance(source, LocalSource) and not isinstance(source.hf_filename, str)
+        ):
+            needed = "hf_repo" if isinstance(source, MlxSource) else "hf_repo and hf_filename"
+            raise invalid_params(f"give path, or {needed}", "$.model.source.path")
+        _check_names(source)
+        return source
+
+    def located(self, models: Iterable[ModelSchema]) -> list[ModelSchema]:
+        """The models, with the path of their weights where those are on this machine."""
+        ours, cached = _names(self._models_dir), _names(self._hub_dir)
+        return [self._with_path(model, ours, cached) for model in models]
+
+    def _with_path(self, model: ModelSchema, ours: set[str], cached: set[str]) -> ModelSchema:
+        source = model.source
+        if (
+            not isinstance(source, LocalSource | MlxSource)
+            or source.path is not UNSET
+            or not isinstance(source.hf_repo, str)
+        ):
+            return model
+        for folder in self._folders(model.name, source, ours, cached):
+            found = _in_folder(source, folder)
+            if found is not None:
+                return msgspec.structs.replace(model, source=found)
+        return model
+
+    def _folders(
+        self, name: str, source: LocalSource | MlxSource, ours: set[str], cached: set[str]
+    ) -> Iterator[Path]:
+        if name in ours:
+            yield self._models_dir / name
+        if isinstance(source, LocalSource) and str(source.hf_filename).partition("/")[0] in ours:
+            yield self._models_dir
+        cache_name = "models--" + str(source.hf_repo).replace("/", "--")
+        if cache_name in cached:
+            yield from _snapshots(self._hub_dir / cache_name)
+
+    def _with_absolute(
+        self, source: LocalSource | MlxSource, field: str
+    ) -> LocalSource | MlxSource:
+        given = getattr(source, field)
+        if not isinstance(given, str):
+            return source
+        where = f"$.model.source.{field}"
+        try:
+            path = str((self._models_dir / Path(given).expanduser()).absolute())
+        except RuntimeError as error:  # ~somebody who has no home here
+            raise invalid_params(str(error), where) from None
+        if "\0" in path:
+            raise invalid_params("a path holds no null character", where)
+        return msgspec.structs.replace(source, **{field: path})
+
+
+def folder_ready(folder: Path) -> bool:
+    """Whether a folder of weights is complete, as far as one sees from outside.
+
+    It has its settings or weights, and every file of weights that its index names.
+    """
+    index: dict[str, Any] | None = read_json(folder / _INDEX).get("weight_map")
+    if isinstance(index, dict):
+        return all((folder / name).is_file() for name in set(map(str, index.values())))
+    if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        return True
+    return any(path.suffix.lower() == ".safetensors" for path in folder.rglob("*"))
+
+
+def downloads_weights(source: ModelSource) -> bool:
+    """Whether a hub has the weights, wherever they are now."""
+    return isinstance(source, LocalSource | MlxSource) and isinstance(source.hf_repo, str)
+
+
+def missing_weights(model: ModelSchema) -> CarError:
+    """Says what to download, and where to, before a model can be used."""
+    source = model.source
+    what = "its files"
+    if isinstance(source, LocalSource | MlxSource) and isinstance(source.hf_repo, str):
+        what = f"{source.hf_repo} of the hub"
+        if isinstance(source, LocalSource) and isinstance(source.hf_filename, str):
+            what = f"{source.hf_filename} of the hub's repository {source.hf_repo}"
+    return CarError(
+        "model_load_failed",
+        f"the weights of {model.id} are not on this machine; download {what} with the hub's own"
+        f" client, or into the models directory (for MLX: its folder {model.name!r})",
+        model=model.id,
+    )
+
+
+def _in_folder(source: LocalSource | MlxSource, folder: Path) -> LocalSource | MlxSource | None:
+    """The source with its path in this folder, if all of it is there."""
+    if isinstance(source, MlxSource):
+        ready = folder_ready(folder)
+        return msgspec.structs.replace(source, path=str(folder)) if ready else None
+    path = folder / str(source.hf_filename)
+    if not path.is_file():
+        return None
+    found = msgspec.structs.replace(source, path=str(path))
+    if not isinstance(source.mmproj_filename, str):
+        return found
+    projector = folder / source.mmproj_filename
+    if not projector.is_file():
+        return None
+    return msgspec.structs.replace(found, mmproj_path=str(projector))
+
+
+def _snapshots(repo: Path) -> Iterator[Path]:
+    """Versions of a cached repository, the one that was asked for last first."""
+    snapshots = repo / "snapshots"
+    names = sorted(_names(snapshots), reverse=True)
+    try:
+        current = (repo / "refs" / "main").read_text(encoding="utf-8")[:64].strip()
+    except (OSError, ValueError):
+        current = ""
+    for name in sorted(names, key=lambda name: name != current):
+        yield snapshots / name
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 - names are enough, and this is quicker
+    except OSError:
+        return set()
+
+
+def _check_names(source: LocalSource | MlxSource) -> None:
+    if not _REPO.fullmatch(str(source.hf_repo)):
+        raise invalid_params("this is no name of a repository", "$.model.source.hf_repo")
+    if isinstance(source, LocalSource):
+        for field in ("hf_filename", "mmproj_filename"):
+            name = getattr(source, field)
+            if isinstance(name, str) and (
+                "\0" in name or name.startswith("/") or ".." in Path(name).parts
+            ):
+                raise invalid_params("name a file in the repository", f"$.model.source.{field}")

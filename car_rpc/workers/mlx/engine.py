@@ -1,0 +1,101 @@
+"""The engine that a worker runs for a folder of MLX weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from car_rpc.errors import unsupported_mode
+from car_rpc.wire.worker import Detokenize, Embed, Generate, Load, Loaded, Tokenize
+from car_rpc.workers.chat.prompter import Prompter
+from car_rpc.workers.embedding import Embedder
+from car_rpc.workers.mlx.encoder import MlxEncoder
+from car_rpc.workers.mlx.folder import open_folder
+from car_rpc.workers.mlx.generator import Generator, MlxGeneration
+from car_rpc.workers.mlx.model import Model, out_of_memory
+from car_rpc.workers.mlx.native import BACKEND, is_out_of_memory, version
+from car_rpc.workers.mlx.prefixes import Prefixes
+from car_rpc.workers.mlx.vocab import Vocab
+from car_rpc.workers.slots import KV_BUDGET_BYTES, context_length, slot_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from car_rpc.workers.job import Job
+
+#: Most memory for what is kept of earlier prompts, in bytes: half of what running answers get.
+PREFIX_BUDGET_BYTES = KV_BUDGET_BYTES // 2
+
+
+class MlxEngine:
+    """One folder of MLX weights: generates, embeds, tokenizes."""
+
+    _vocab: Vocab
+    _model: Model
+    _prompter: Prompter
+    _generator: Generator
+    _embedder: Embedder
+    _context_length: int
+
+    def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
+        """Load the folder and generate once."""
+        folder = open_folder(load.path)
+        self._vocab = Vocab(folder)
+        self._prompter = Prompter(self._vocab, folder.chat_template, BACKEND)
+        self._model = model = Model(folder, progress)
+        self._context_length = context_length(load.context_length, folder.context_trained)
+        try:
+            slots = slot_count(self._context_length * model.kv_bytes_per_token)
+        except MemoryError as error:
+            raise out_of_memory(Path(load.path)) from error
+        prefixes = Prefixes(PREFIX_BUDGET_BYTES, can_be_cut=model.plain_attention)
+        self._generator = Generator(model, slots if model.plain_attention else 1, prefixes)
+        pooling = load.pooling or folder.pooling
+        self._embedder = Embedder(MlxEncoder(model, self._vocab, pooling, self._context_length))
+        return Loaded(
+            context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
+        )
+
+    def start(self, job: Job) -> None:
+        """Answer short requests at once, queue the others."""
+        request = job.request
+        if isinstance(request, Generate):
+            self._start_generation(job, request)
+        elif isinstance(request, Embed):
+            self._embedder.add(job, request)
+        elif isinstance(request, Tokenize):
+            job.reply(self._vocab.tokenize(request.text, special=True))
+        elif isinstance(request, Detokenize):
+            job.reply(self._vocab.detokenize(request.tokens))
+        else:
+            mode = type(request).__name__.lower()
+            raise unsupported_mode(mode, BACKEND, "an MLX model generates, embeds and tokenizes")
+
+    def step(self) -> bool:
+        """Advance all answers and one batch of texts."""
+        try:
+            generates, embeds = self._generator.step(), self._embedder.step()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from error
+            raise
+        return generates or embeds
+
+    def reset(self) -> None:
+        """Forget all work."""
+        self._generator.reset()
+        self._embedder.reset()
+
+    def _start_generation(self, job: Job, request: Generate) -> None:
+        job.rendering()
+        prompt = self._prompter.prompt(request)
+        generation = MlxGeneration(
+            job, request, prompt, self._vocab, self._model.vocab_size, self._context_length
+        )
+        job.rendered(len(prompt.tokens))
+        self._generator.add(generation)
+
+
+def make_engine() -> MlxEngine:
+    """An engine with no model yet."""
+    return MlxEngine()

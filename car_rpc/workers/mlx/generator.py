@@ -1,0 +1,162 @@
+"""Generate several answers at once, in one batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from car_rpc.workers.generation import Generation
+from car_rpc.workers.mlx.prefixes import Prefix, Prefixes, cut
+from car_rpc.workers.mlx.sampler import Sampler
+
+if TYPE_CHECKING:
+    from car_rpc.wire.worker import Generate
+    from car_rpc.workers.chat.prompter import Prompt
+    from car_rpc.workers.job import Job
+    from car_rpc.workers.mlx.model import Model
+    from car_rpc.workers.mlx.vocab import Vocab
+
+
+class MlxGeneration(Generation):
+    """An answer that takes its turns in the batch.
+
+    Args:
+        job: Where it is answered.
+        request: What was asked.
+        prompt: Its prompt.
+        vocab: The model's vocabulary.
+        vocab_size: Tokens that the model tells apart.
+        context_length: Tokens of context that it may use.
+
+    Raises:
+        CarError: The prompt leaves no room (``context_overflow``), or a parameter is wrong.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        request: Generate,
+        prompt: Prompt,
+        vocab: Vocab,
+        vocab_size: int,
+        context_length: int,
+    ) -> None:
+        super().__init__(job, request, prompt, vocab, context_length)
+        self.sampler = Sampler(request.params, vocab_size, self.asked_tokens)
+        self.tokens = list(prompt.tokens)  # the whole sequence so far
+        self.read = Prefix()  # the part of it that the model has read, outside of the batch
+        self.uses_prefixes = request.prefix_cache
+
+    def accept(self, token: int) -> bool:
+        """Take the sampled token; returns whether the answer is complete."""
+        self.tokens.append(token)
+        return super().accept(token)
+
+
+class Generator:
+    """Shares one batch between generations, first come, first served.
+
+    A step generates one token of each answer, then reads one chunk of each new prompt. An
+    answer that is paused leaves the batch with what was read of it, and keeps its slot.
+
+    Args:
+        model: The model.
+        slots: How many generations run at once.
+        prefixes: What is kept of earlier prompts.
+    """
+
+    def __init__(self, model: Model, slots: int, prefixes: Prefixes) -> None:
+        self._model = model
+        self._slots = slots
+        self._prefixes = prefixes
+        self.reset()
+
+    def add(self, generation: MlxGeneration) -> None:
+        """Queue a generation."""
+        self._waiting.append(generation)
+
+    def step(self) -> bool:
+        """Advance all; returns whether any can go on at once."""
+        self._drop_cancelled()
+        self._pause()
+        self._admit()
+        if self._running:
+            self._advance()
+        return bool(self._running) or self._next_can_start()
+
+    def reset(self) -> None:
+        """Forget all generations, and what is kept of their prompts."""
+        self._prefixes.clear()
+        self._waiting: deque[MlxGeneration] = deque()
+        self._running: dict[int, MlxGeneration] = {}
+        self._paused: list[MlxGeneration] = []
+        self._batch: Any = self._model.make_batch(self._slots)
+
+    def _advance(self) -> None:
+        _, said = self._batch.next()
+        for answer in said:
+            if self._running[answer.uid].accept(answer.token):
+                self._finish(answer.uid)
+
+    def _next_can_start(self) -> bool:
+        return bool(self._waiting) and len(self._running) + len(self._paused) < self._slots
+
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(each for each in self._waiting if not each.job.cancelled.is_set())
+        self._paused = [each for each in self._paused if not each.job.cancelled.is_set()]
+        for uid, generation in list(self._running.items()):
+            if generation.job.cancelled.is_set():
+                self._leave(uid)
+
+    def _pause(self) -> None:
+        for uid, generation in list(self._running.items()):
+            if not generation.job.running.is_set():
+                generation.read = self._leave(uid)
+                self._paused.append(generation)
+
+    def _admit(self) -> None:
+        for generation in list(self._paused):
+            if generation.job.running.is_set():
+                self._paused.remove(generation)
+                self._enter(generation)
+        while self._next_can_start():
+            generation = self._waiting.popleft()
+            if generation.uses_prefixes:
+                generation.read = self._prefixes.find(generation.tokens)
+                generation.cached_tokens = min(len(generation.read.tokens), generation.asked_tokens)
+            self._enter(generation)
+
+    def _enter(self, generation: MlxGeneration) -> None:
+        """Let the batch read what is unread, which ends with the token to go on from."""
+        read, generation.read = self._usable_read(generation), Prefix()
+        sampler = generation.sampler
+        sampler.position = len(generation.tokens) - generation.asked_tokens
+        (uid,) = self._batch.insert(
+            [generation.tokens[len(read.tokens) :]],
+            caches=[read.cache or None],
+            all_tokens=[list(read.tokens)],  # which the batch lengthens
+            samplers=[sampler.choose],
+            logits_processors=[sampler.processors],
+        )
+        self._running[uid] = generation
+
+    def _usable_read(self, generation: MlxGeneration) -> Prefix:
+        """What was read, cut so that at least one token is left to read."""
+        read, most = generation.read, len(generation.tokens) - 1
+        if len(read.tokens) <= most:
+            return read
+        return cut(read, most) if self._model.plain_attention else Prefix()
+
+    def _finish(self, uid: int) -> None:
+        job = self._running[uid].job
+        self._leave(uid)
+        job.reply()
+
+    def _leave(self, uid: int) -> Prefix:
+        """Take a generation out of the batch; returns what was read of it."""
+        generation = self._running.pop(uid)
+        cache, tokens = self._batch.remove([uid], return_prompt_caches=True)[uid]
+        read = Prefix(list(tokens), cache or [])
+        if generation.uses_prefixes:
+            self._prefixes.put(read)
+        return read

@@ -1,0 +1,51 @@
+"""The MLX libraries themselves: how they are loaded and what they may use.
+
+The only module that imports ``mlx`` and ``mlx_lm``; the others take what they need from here,
+so that the environment is in place before native code runs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from importlib import import_module
+from typing import Any
+
+# A model is a folder on this machine: nothing is looked up anywhere else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+# Neither library ships useful types. And `mlx_lm.generate` is a function, too, that hides the
+# module of its name from an import statement.
+mx: Any = import_module("mlx.core")
+tree_flatten: Any = import_module("mlx.utils").tree_flatten
+BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
+KVCache: Any = import_module("mlx_lm.models.cache").KVCache
+load_model: Any = import_module("mlx_lm.utils").load_model
+sampling: Any = import_module("mlx_lm.sample_utils")
+
+#: Name of this engine in error texts.
+BACKEND = "mlx"
+
+#: Whether the processor computes, because there is no GPU that MLX can use.
+ON_CPU: bool = mx.default_device() == mx.cpu
+
+#: Most memory that MLX keeps for arrays to come, in bytes. It would keep all it ever had.
+_SPARE_BYTES = 256 * 1024 * 1024
+
+mx.set_cache_limit(_SPARE_BYTES)
+if ON_CPU:
+    # Compiled functions would be built by the C++ compiler of this machine, if it has one, into
+    # a folder below /tmp that other users can write to. They are no faster here.
+    mx.disable_compile()
+
+
+def version() -> str:
+    """Versions of the libraries, for the log."""
+    return f"mlx-lm {importlib.metadata.version('mlx-lm')}, mlx {mx.__version__}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether MLX failed because it got no memory."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "malloc" in said or "memory" in said

@@ -1,0 +1,43 @@
+"""How many answers a worker gives at once, and how much context each may use."""
+
+from __future__ import annotations
+
+import os
+
+#: Tokens of context per request where nobody asks: long conversations fit, and the memory for
+#: them stays far below what the weights of a model with a context of a million would suggest.
+DEFAULT_CONTEXT_LENGTH = 8192
+
+#: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
+KV_BUDGET_BYTES = 1024**3
+
+#: More answers at once than this make each too slow on a desktop's processor.
+MAX_SLOTS = 4
+
+
+def context_length(asked: int | None, trained: int) -> int:
+    """Tokens of context per request.
+
+    Args:
+        asked: What the model's entry asks for.
+        trained: What the model was trained on; 0 when it does not say.
+    """
+    wanted = asked or DEFAULT_CONTEXT_LENGTH
+    return min(wanted, trained or wanted)
+
+
+def slot_count(slot_bytes: int) -> int:
+    """How many answers run at once, when each needs a cache of so many bytes.
+
+    Raises:
+        MemoryError: The machine has not even the memory for one. The system might promise it
+            all the same, and run out of it later.
+    """
+    if slot_bytes > physical_memory():
+        raise MemoryError
+    return max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // max(slot_bytes, 1)))
+
+
+def physical_memory() -> int:
+    """Memory of the machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,293 @@
+"""What only the MLX engine does, inside this process: beginnings that are kept, odd models."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from car_rpc.errors import CarError
+from car_rpc.wire.content import Message
+from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
+from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
+from tests.workers.conftest import DEMO_FOLDER, ROOT
+from tests.workers.test_engines import LONG, Asked, chat, run
+
+pytest.importorskip("mlx_lm")
+
+from car_rpc.workers.mlx.engine import MlxEngine, make_engine
+from car_rpc.workers.mlx.model import PREFILL_CHUNK
+
+pytestmark = pytest.mark.mlx
+
+#: The outputs of llama.cpp on the same weights. A narrow margin may fall to rounding.
+GOLDEN = json.loads((ROOT / "tools" / "demo_model" / "golden.json").read_text(encoding="utf-8"))
+WIDE = [case for case in GOLDEN if case["f16_margin"] > 1]
+
+#: A sliding window, whose memory of a token cannot be taken back.
+WINDOW = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def load(path: Path, **options: Any) -> MlxEngine:
+    engine = make_engine()
+    engine.load(Load(path=str(path), **options), lambda _: None)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def shared(model_folder: Callable[..., Path]) -> MlxEngine:
+    return load(model_folder())
+
+
+@pytest.fixture
+def engine(shared: MlxEngine) -> MlxEngine:
+    """An engine that remembers nothing."""
+    shared.reset()
+    return shared
+
+
+def keeping(content: str = "hello", **params: Any) -> Generate:
+    return msgspec.structs.replace(chat(content, **params), prefix_cache=True)
+
+
+def cached(asked: Asked) -> int:
+    count = asked.usage.cache_read_tokens
+    return count if isinstance(count, int) else 0
+
+
+# ---------------------------------------------------------------- beginnings that are kept
+
+
+def test_a_prompt_that_was_read_before_is_not_read_again(engine: MlxEngine) -> None:
+    (alone,) = run(engine, chat(LONG))
+    first, second, third = (run(engine, keeping(LONG))[0] for _ in range(3))
+    assert first.text == second.text == third.text == alone.text
+    assert cached(first) == 0
+    assert cached(second) == cached(third) == second.prompt_tokens - 1
+
+
+def test_a_conversation_that_goes_on_is_read_from_where_it_ended(engine: MlxEngine) -> None:
+    (asked,) = run(engine, keeping(LONG))
+    turns = [
+        Message(role="user", content=LONG),
+        Message(role="assistant", content=asked.text),
+        Message(role="user", content="more"),
+    ]
+    (alone,) = run(engine, msgspec.structs.replace(chat(), messages=turns))
+    (after,) = run(engine, msgspec.structs.replace(keeping(), messages=turns))
+    assert cached(after) >= asked.prompt_tokens
+    assert after.text == alone.text
+
+
+def test_prompts_share_what_they_begin_with(engine: MlxEngine) -> None:
+    run(engine, keeping(LONG + "one"))
+    (alone,) = run(engine, chat(LONG + "two"))
+    (asked,) = run(engine, keeping(LONG + "two"))
+    assert len(LONG) < cached(asked) < asked.prompt_tokens
+    assert asked.text == alone.text
+
+
+def test_a_request_may_want_nothing_of_others_and_leave_nothing(engine: MlxEngine) -> None:
+    run(engine, keeping(LONG))
+    assert cached(run(engine, chat(LONG))[0]) == 0
+    engine.reset()
+    run(engine, chat(LONG))
+    assert cached(run(engine, keeping(LONG))[0]) == 0
+
+
+def test_requests_of_one_beginning_run_together(engine: MlxEngine) -> None:
+    contents = [LONG + letter for letter in "abcd"] + ["short"]
+    alone = [run(engine, chat(content))[0].text for content in contents]
+    run(engine, keeping(LONG))
+    together = run(engine, *map(keeping, contents))
+    assert [asked.text for asked in together] == alone
+    assert all(cached(asked) > len(LONG) for asked in together[:4])
+
+
+def test_a_cancelled_prompt_leaves_what_was_read_of_it(engine: MlxEngine) -> None:
+    asked = Asked(engine, keeping("a" * 480))
+    engine.step()
+    asked.job.cancel()
+    assert not engine.step()
+    (again,) = run(engine, keeping("a" * 480))
+    assert cached(again) == PREFILL_CHUNK
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_a_pause_changes_nothing_wherever_it_comes(engine: MlxEngine, steps: int) -> None:
+    request = chat("a" * 480, temperature=1.0, seed=5, ignore_eos=True)
+    (expected,) = run(engine, request)
+    asked = Asked(engine, request)
+    for _ in range(steps):
+        engine.step()
+    asked.job.pause()
+    assert not engine.step()
+    run(engine, chat("other"))
+    asked.job.resume()
+    run(engine)
+    assert asked.events == expected.events
+
+
+def test_a_seed_chooses_the_same_after_a_cut() -> None:
+    engine = load(DEMO_FOLDER)
+    request = chat("Tell me a short story.", temperature=1.0, seed=11, thinking="off")
+    (whole,) = run(engine, request)
+    pieces = [event.text for event in whole.events if isinstance(event, TextDelta)]
+    for count in (1, 5, len(pieces) - 1):
+        begun = "".join(pieces[:count])
+        (rest,) = run(engine, msgspec.structs.replace(request, prefix=AnswerPrefix(text=begun)))
+        assert begun + rest.text == whole.text
+
+
+# ---------------------------------------------------------------------------- the models
+
+
+def test_the_demo_model_says_what_it_says_in_llama_cpp(
+    proof_count: Callable[[int, int], int],
+) -> None:
+    engine = load(DEMO_FOLDER)
+    cases = WIDE[:: len(WIDE) // proof_count(4, len(WIDE))]
+    asked = run(
+        engine,
+        *(
+            Generate(
+                id=1,
+                messages=[message(turn) for turn in case["messages"]],
+                tools=case["tools"] or [],
+                params=SamplingParams(
+                    temperature=0.0, thinking="on" if case["thinking"] else "off", max_tokens=200
+                ),
+            )
+            for case in cases
+        ),
+    )
+    assert len(cases) >= proof_count(4, 20)
+    for case, answer in zip(cases, asked, strict=True):
+        assert said(answer) == "".join(case["f16"].split()), case["messages"]
+
+
+def message(turn: dict[str, Any]) -> Message:
+    calls = [{"id": "1", **call["function"]} for call in turn.get("tool_calls", [])]
+    return msgspec.convert({**turn, **({"tool_calls": calls} if calls else {})}, Message)
+
+
+def said(answer: Asked) -> str:
+    """The answer as the model wrote it, but for white space."""
+    reasoning = "".join(e.text for e in answer.events if isinstance(e, ReasoningDelta))
+    written = f"<think>{reasoning}</think>" if reasoning else ""
+    for event in answer.events:
+        if isinstance(event, TextDelta):
+            written += event.text
+        elif isinstance(event, ToolCallStart):
+            written += f'<tool_call>{{"name": "{event.name}", "arguments": '
+        elif isinstance(event, ToolCallDelta):
+            written += f"{event.arguments_delta}}}</tool_call>"
+    return "".join(written.split())
+
+
+@pytest.fixture(scope="module")
+def sliding(model_folder: Callable[..., Path]) -> MlxEngine:
+    return load(model_folder(**{name: freeze(value) for name, value in WINDOW.items()}))
+
+
+def freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_a_model_whose_memory_cannot_be_cut_answers_alone_and_the_same(sliding: MlxEngine) -> None:
+    requests = [chat(text, max_tokens=12, ignore_eos=True) for text in ("x" * 40, "y", LONG)]
+    alone = [run(sliding, request)[0].events for request in requests]
+    assert [asked.events for asked in run(sliding, *requests)] == alone
+
+
+def test_its_answers_can_be_paused_and_its_prompts_kept(sliding: MlxEngine) -> None:
+    request = chat("x" * 40, ignore_eos=True)
+    (expected,) = run(sliding, request)
+    asked = Asked(sliding, request)
+    for _ in range(6):
+        sliding.step()
+    asked.job.pause()
+    assert not sliding.step()
+    asked.job.resume()
+    run(sliding)
+    assert asked.events == expected.events
+    run(sliding, keeping("x" * 40, ignore_eos=True))
+    turns = [*request.messages, Message(role="assistant", content=expected.text)]
+    turns.append(Message(role="user", content="more"))
+    (alone,) = run(sliding, msgspec.structs.replace(request, messages=turns))
+    (after,) = run(sliding, msgspec.structs.replace(request, messages=turns, prefix_cache=True))
+    assert after.text == alone.text
+
+
+def test_quantized_weights_say_nearly_what_the_whole_ones_say(
+    engine: MlxEngine, model_folder: Callable[..., Path]
+) -> None:
+    quantized = load(model_folder(bits=8))
+    assert quantized._model.size_bytes < engine._model.size_bytes / 2
+    request = chat(max_tokens=4, ignore_eos=True)
+    assert run(quantized, request)[0].text == run(engine, request)[0].text
+
+
+def test_without_the_memory_for_singles_halves_stay_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = load(DEMO_FOLDER)
+    monkeypatch.setattr(
+        "car_rpc.workers.mlx.model.physical_memory", lambda: 2 * whole._model.size_bytes - 1
+    )
+    halved = load(DEMO_FOLDER)
+    assert halved._model.size_bytes * 2 == whole._model.size_bytes
+    request = chat("Hello!", thinking="off")
+    assert run(halved, request)[0].text == run(whole, request)[0].text
+
+
+def test_a_context_that_cannot_fit_is_refused(model_folder: Callable[..., Path]) -> None:
+    with pytest.raises(CarError, match="does not fit") as caught:
+        load(model_folder(context=2**40), context_length=2**40)
+    assert caught.value.kind == "out_of_memory"
+
+
+def test_running_out_of_memory_in_a_step_is_told_apart(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Asked(engine, chat())
+    monkeypatch.setattr(engine._generator._batch, "next", fail("[malloc] Unable to allocate"))
+    with pytest.raises(MemoryError):
+        engine.step()
+    engine.reset()
+    Asked(engine, chat())
+    monkeypatch.setattr(engine._generator._batch, "next", fail("broken"))
+    with pytest.raises(RuntimeError, match="broken"):
+        engine.step()
+
+
+def fail(message: str) -> Callable[[], None]:
+    def act() -> None:
+        raise RuntimeError(message)
+
+    return act
+
+
+@pytest.mark.parametrize("params", [{"top_k": 10**6}, {"top_p": 0.9, "min_p": 0.05, "top_k": 5}])
+def test_cuts_are_taken_together_and_beyond_the_vocabulary(
+    engine: MlxEngine, params: dict[str, Any]
+) -> None:
+    (asked,) = run(engine, chat(temperature=1.0, seed=1, ignore_eos=True, **params))
+    assert asked.usage.completion_tokens == 16
+
+
+def test_equally_likely_tokens_are_drawn_equally_often(engine: MlxEngine) -> None:
+    bias = {engine._vocab.tokenize(letter, special=False)[0]: 1e6 for letter in "xy"}
+    options = {"logit_bias": bias, "top_k": 2, "temperature": 1e4, "max_tokens": 100}
+    (asked,) = run(engine, chat(seed=3, **options))
+    assert set(asked.text) == {"x", "y"}
+    assert math.isclose(asked.text.count("x"), 50, abs_tol=20)  # four standard deviations
+
+
+def test_failures_of_a_prompt_are_the_requests_own(engine: MlxEngine) -> None:
+    good, bad = run(engine, chat("good"), chat(logit_bias={10**6: 1.0}))
+    assert isinstance(bad.answer, Failed)
+    assert good.text

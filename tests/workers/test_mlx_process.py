@@ -1,0 +1,138 @@
+"""The MLX worker as a real process: loading, endings, tokens."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from car_rpc.wire.events import Stop, TextDelta, UsageEvent
+from car_rpc.wire.worker import (
+    Cancel,
+    Detokenize,
+    Events,
+    Failed,
+    Load,
+    Loaded,
+    LoadProgress,
+    Pause,
+    Reply,
+    Resume,
+    Tokenize,
+    Transcribe,
+)
+from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_NOT_LOADED
+from tests.workers.conftest import Worker
+
+pytest.importorskip("mlx_lm")
+
+pytestmark = [pytest.mark.mlx, pytest.mark.process]
+
+
+@pytest.fixture
+def own_worker(start_worker: Callable[..., Worker], model_folder: Callable[..., Path]) -> Worker:
+    worker = start_worker("mlx")
+    assert isinstance(worker.load(model_folder()), Loaded)
+    return worker
+
+
+@pytest.fixture(scope="module")
+def lasting(
+    tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[..., Path]
+) -> Iterator[Worker]:
+    worker = Worker("mlx", tmp_path_factory.mktemp("worker") / "stderr")
+    worker.send(Load(path=str(model_folder()), context_length=300))
+    percents = []
+    while isinstance(frame := worker.receive(), LoadProgress):
+        percents.append(frame.percent)
+    assert percents == sorted(set(percents))
+    assert percents[-1] == 100.0
+    assert isinstance(frame, Loaded)
+    assert frame.context_length == 300
+    assert frame.model_bytes > 0
+    assert frame.engine.startswith("mlx-lm ")
+    yield worker
+    assert worker.close() == EXIT_CORE_GONE
+    assert "Traceback" not in worker.stderr()
+    worker.kill()
+
+
+@pytest.fixture
+def worker(lasting: Worker) -> Worker:
+    """One process for all tests that do no harm."""
+    return lasting
+
+
+def test_a_folder_that_is_no_model_is_explained_and_ends_the_worker(
+    start_worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = start_worker("mlx")
+    answer = worker.load(tmp_path / "absent")
+    assert answer == Failed(
+        id=0,
+        kind="io_error",
+        detail=f"{tmp_path}/absent is not there; check the path",
+        data={"path": f"{tmp_path}/absent"},
+    )
+    assert worker.process.wait() == EXIT_NOT_LOADED
+
+
+def test_an_answer_streams(worker: Worker) -> None:
+    *deltas, usage, stop = worker.generate(max_tokens=8, ignore_eos=True)
+    assert all(isinstance(event, TextDelta) for event in deltas)
+    assert isinstance(usage, UsageEvent)
+    assert usage.completion_tokens == 8
+    assert stop == Stop(reason="max_tokens")
+
+
+def test_a_running_answer_is_cancelled_and_its_slot_used_again(worker: Worker) -> None:
+    expected = worker.generate("again", temperature=1.0, seed=1)
+    worker.send(worker.request(max_tokens=None, ignore_eos=True), Cancel(id=1))
+    assert worker.collect(1)[1] == Failed(id=1, kind="cancelled", detail="")
+    assert worker.generate("again", temperature=1.0, seed=1) == expected
+
+
+def test_a_paused_answer_goes_on_after_resume(worker: Worker) -> None:
+    expected = worker.generate(max_tokens=100, ignore_eos=True)
+    worker.send(worker.request(max_tokens=100, ignore_eos=True), Pause(id=1))
+    worker.send(worker.request("other", 2))
+    early, frame = [], worker.receive()
+    while not (isinstance(frame, Reply) and frame.id == 2):
+        if isinstance(frame, Events) and frame.id == 1:
+            early += frame.events
+        frame = worker.receive()
+    assert not any(isinstance(event, Stop) for event in early)
+    worker.send(Resume(id=1))
+    late, answer = worker.collect(1)
+    assert answer == Reply(id=1)
+    assert early + late == expected
+
+
+def test_the_worker_ends_with_its_pipe_in_the_middle_of_an_answer(own_worker: Worker) -> None:
+    own_worker.send(own_worker.request(max_tokens=None, ignore_eos=True))
+    own_worker.until(Events)
+    assert own_worker.close() == EXIT_CORE_GONE
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", " two  spaces\n", "é🙂👩\u200d👩\u200d👧", "<|im_start|>x", "a\0b"]
+)
+def test_tokens_turn_back_into_their_text(worker: Worker, text: str) -> None:
+    tokens = worker.ask(Tokenize(id=1, text=text)).result
+    assert worker.ask(Detokenize(id=2, tokens=tokens)).result == text
+
+
+def test_control_tokens_are_single_tokens(worker: Worker) -> None:
+    assert len(worker.ask(Tokenize(id=1, text="<|im_start|>")).result) == 1
+
+
+@pytest.mark.parametrize("token", [10**6, -1, 2**63])
+def test_a_token_beyond_the_vocabulary_is_refused(worker: Worker, token: int) -> None:
+    answer = worker.ask(Detokenize(id=1, tokens=[0, token]))
+    assert isinstance(answer, Failed)
+    assert answer.kind == "tokenization_error"
+
+
+def test_what_it_does_not_do_is_refused(worker: Worker) -> None:
+    answer = worker.ask(Transcribe(id=1))
+    assert isinstance(answer, Failed)
+    assert answer.kind == "unsupported_mode"
