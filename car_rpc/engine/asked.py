@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId, decode_object
 from car_rpc.wire.inference import GenerateRequest
 
@@ -32,22 +31,13 @@ class Asked(NamedTuple):
     deadline_ms: float | None
     task: str = "generate"
 
+    def is_late(self, now_ms: float) -> bool:
+        """Whether its time is up."""
+        return self.deadline_ms is not None and now_ms >= self.deadline_ms
+
     def time_left_ms(self, now_ms: float) -> int | None:
-        """Whole milliseconds until its time is up, at least one; ``None`` for any."""
+        """Milliseconds until its time is up, at least 1; ``None`` for no limit."""
         return None if self.deadline_ms is None else max(1, round(self.deadline_ms - now_ms))
-
-    def stopped(self, now_ms: float, *, model_is_due: bool) -> CarError:
-        """What it means that an attempt was stopped from outside.
-
-        A model that used up all the time has failed. One whose client did not read has not.
-
-        Args:
-            now_ms: When that was, by the clock.
-            model_is_due: Whether the model had to say something next, and not we.
-        """
-        if self.deadline_ms is None or now_ms < self.deadline_ms:
-            return CarError("cancelled")
-        return CarError("timeout", retryable=model_is_due)
 
     def members(self) -> dict[str, Any]:
         """The client's own JSON, to be changed and given to :meth:`reworded`."""

@@ -31,7 +31,7 @@ from car_rpc.engine.interruption import (
     plan,
     unsaved,
 )
-from car_rpc.engine.metering import Metering, work_of
+from car_rpc.engine.metering import Meter, Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
@@ -107,8 +107,8 @@ class Attempts:
         self._crashes = 0
         self._cause = ""
         self._reason = ""
-        #: Whether the model has to say something next, and not we.
-        self._model_is_due = False
+        #: That of the attempt at hand, once its model was asked.
+        self._meter: Meter | None = None
 
     @property
     def next_number(self) -> int:
@@ -133,7 +133,8 @@ class Attempts:
         Raises:
             CarError: How the last one failed that was asked at all.
         """
-        failure = self._parts.breakers.unavailable(candidates, self._parts.clock.now_ms())
+        now_ms = self._parts.clock.now_ms()
+        failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
             permit = self._permit(model)
@@ -204,8 +205,13 @@ class Attempts:
             permit = renewed
 
     def _stop(self) -> CarError:
-        now_ms = self._parts.clock.now_ms()
-        return self._asked.stopped(now_ms, model_is_due=self._model_is_due)
+        """What it means that an attempt was stopped from outside.
+
+        A model that used up all the time has failed. One whose client did not read has not.
+        """
+        if not self._asked.is_late(self._parts.clock.now_ms()):
+            return CarError("cancelled")
+        return CarError("timeout", retryable=self._meter is not None and self._meter.model_is_due)
 
     def _may_change_key(self, failure: CarError) -> bool:
         """Whether the same server has another key that the request may be sent with at once."""
@@ -325,7 +331,7 @@ class Attempts:
 
     async def _attempt(self, model: ModelSchema) -> None:
         number = self.next_number
-        self._model_is_due = False
+        self._meter = None
         clock = self._parts.clock
         started_ms = clock.now_ms()
         self._recorder.begin_attempt(number)
@@ -344,12 +350,10 @@ class Attempts:
                 self._parts.metering.attempt(work_of(call, self._asked), self.bill) as meter,
                 aclosing(backend.generate(call)) as events,
             ):
-                self._model_is_due = True
+                self._meter = meter
                 async for event in events:
-                    self._model_is_due = False
                     meter.take(event)
                     await meter.sent(self._output.push(event))
-                    self._model_is_due = True
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else self._stop().kind
             raise

@@ -15,7 +15,6 @@ from msgspec import Struct
 from car_rpc.engine.admission import QUEUE_FULL
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import NonNegativeFloat, Positive
-from car_rpc.wire.models import ModelSchema
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
@@ -142,10 +141,10 @@ class Breakers:
         """The breaker of a model."""
         return self._breakers.setdefault(model_id, Breaker(self._policy))
 
-    def unavailable(self, models: Iterable[ModelSchema], now_ms: float) -> CarError:
-        """The error of a request whose models are all shut off, with when one is to be tried."""
-        waits = [self.of(model.id).wait_ms(now_ms) for model in models]
-        return CarError("all_models_unavailable", retry_after_ms=round(min(waits)))
+    def unavailable(self, model_ids: Iterable[str], now_ms: float) -> CarError:
+        """What a request fails with when none of the models may be asked."""
+        wait_ms = min(self.of(model_id).wait_ms(now_ms) for model_id in model_ids)
+        return CarError("all_models_unavailable", retry_after_ms=round(wait_ms))
 
 
 def _weight(failure: CarError, weight_4xx: int) -> int:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from car_rpc.errors import CarError
+from car_rpc.registry.equivalents import base_name
 from car_rpc.wire.models import (
     Capability,
     MlxSource,
@@ -143,7 +144,7 @@ class Catalog:
         is_last = isinstance(model.source, SystemSource)
         is_curated = model.trust_tier == "curated"
         is_worse = isinstance(model.source, MlxSource) != self._mlx_first
-        return (is_last, is_curated, model.provider, model.name, is_worse, model.id)
+        return (is_last, is_curated, model.provider, base_name(model.name), is_worse, model.id)
 
 
 def require_capability(model: ModelSchema, capability: Capability) -> ModelSchema:

@@ -4,6 +4,7 @@ import pytest
 from car_rpc.errors import CarError
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.catalog import Catalog, normalised, require_capability
+from car_rpc.registry.curated import curated
 from car_rpc.testing import scripted_model
 from car_rpc.wire.models import SystemSource
 
@@ -129,3 +130,11 @@ def test_speech_of_the_system_is_chosen_after_every_other_model_and_before_a_toy
     assert ids == ["z/hear:1", "system/pocketsphinx:en-us"]
     toys = models.available_for("speech_to_text", lambda m: m.provider == "demo")
     assert [model.id for model in toys] == ["demo/hear:1"]
+
+
+@pytest.mark.parametrize(("mlx_first", "variant"), [(True, "mlx-4bit"), (False, "q4_k_m")])
+def test_both_formats_of_a_curated_model_are_one_model(mlx_first: bool, variant: str) -> None:
+    models = Catalog(curated().models, mlx_first=mlx_first)
+    wanted = {"qwen/qwen3-4b:mlx-4bit", "qwen/qwen3-4b:q4_k_m"}
+    best = models.available_for("generate", lambda model: model.id in wanted)[0]
+    assert best.id == f"qwen/qwen3-4b:{variant}"
