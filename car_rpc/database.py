@@ -51,6 +51,17 @@ class Database:
         with self._errors():
             return self._reader.execute(statement, values).fetchall()
 
+    def scan(self, statement: str, *values: Value) -> list[tuple[Value, ...]]:
+        """All rows of a query that may go through many, in a connection of its own.
+
+        For a thread, beside which the event loop goes on reading.
+
+        Raises:
+            CarError: ``io_error``.
+        """
+        with self._errors(), closing(self._connect()) as reader:
+            return reader.execute(statement, values).fetchall()
+
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
         """A transaction that no other process writes beside: committed, or undone by an error.
@@ -60,12 +71,7 @@ class Database:
         Raises:
             CarError: ``io_error``; nothing was written.
         """
-        with (
-            self._errors(),
-            closing(
-                sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            ) as writer,
-        ):
+        with self._errors(), closing(self._connect()) as writer:
             writer.execute("BEGIN IMMEDIATE")
             # Closing the connection undoes what an error left open.
             yield writer
@@ -74,6 +80,9 @@ class Database:
     def close(self) -> None:
         """Close the database."""
         self._reader.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -20,6 +20,7 @@ from car_rpc.client.runner import Runner, RunnerRuns
 from car_rpc.client.stream import GenerateStream
 from car_rpc.errors import CarError
 from car_rpc.protocol.messages import Notification, Request, write_error, write_result
+from car_rpc.wire.admission import AdmissionStatus
 from car_rpc.wire.inference import (
     DetokenizeResult,
     EmbedResult,
@@ -37,8 +38,21 @@ from car_rpc.wire.models import (
     ModelsRegisterResult,
     ModelsUnregisterResult,
 )
+from car_rpc.wire.outcomes import (
+    ModelProfile,
+    ModelsStatsResult,
+    ModelStats,
+    OutcomesReportResult,
+    OutcomesResolvePendingResult,
+    OutcomesScoreboardResult,
+    PendingOutcome,
+    ProfilesImportResult,
+    ProfilesResult,
+    ScoreboardRow,
+)
 from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
+from car_rpc.wire.spend import SpendStatusResult
 from car_rpc.wire.tasks import ClassifyResult, GroundResult, RerankResult
 
 T = TypeVar("T")
@@ -209,6 +223,49 @@ class CarClient:
         params = {"model": wanted}
         result = await self.request("models.unregister", params, ModelsUnregisterResult)
         return result.model_id
+
+    async def model_stats(self, model: str | None = None) -> list[ModelStats]:
+        """How models did so far, all or one by id or name."""
+        params = {} if model is None else {"model": model}
+        return (await self.request("models.stats", params, ModelsStatsResult)).models
+
+    async def report_outcome(self, trace_id: str, **verdict: Any) -> OutcomesReportResult:
+        """Judge an answer; the verdict's fields are those of ``OutcomesReportParams``."""
+        params = {"trace_id": trace_id, **verdict}
+        return await self.request("outcomes.report", params, OutcomesReportResult)
+
+    async def resolve_pending(
+        self, outcomes: Sequence[PendingOutcome | dict[str, Any]]
+    ) -> OutcomesResolvePendingResult:
+        """Judge many answers at once, as far as they are known."""
+        params = {"outcomes": list(outcomes)}
+        return await self.request("outcomes.resolve_pending", params, OutcomesResolvePendingResult)
+
+    async def scoreboard(self, **filters: Any) -> list[ScoreboardRow]:
+        """What models achieved, and for how much; see ``OutcomesScoreboardParams``."""
+        result = await self.request("outcomes.scoreboard", filters, OutcomesScoreboardResult)
+        return result.models
+
+    async def export_profiles(self) -> list[ModelProfile]:
+        """What was observed of all models."""
+        return (await self.request("profiles.export", {}, ProfilesResult)).profiles
+
+    async def import_profiles(self, profiles: Sequence[ModelProfile | dict[str, Any]]) -> int:
+        """Take over what was observed elsewhere; returns of how many models."""
+        params = {"profiles": list(profiles)}
+        return (await self.request("profiles.import", params, ProfilesImportResult)).imported
+
+    async def spend_status(self, **whose: Any) -> SpendStatusResult:
+        """What was spent and what may be; see ``SpendStatusParams``."""
+        return await self.request("spend.status", whose, SpendStatusResult)
+
+    async def set_spend_limits(self, **limits: Any) -> SpendStatusResult:
+        """Replace spend limits; the fields are those of ``SpendLimits``."""
+        return await self.request("spend.set_limits", limits, SpendStatusResult)
+
+    async def admission_status(self) -> AdmissionStatus:
+        """How much local work runs and waits."""
+        return await self.request("admission.status", {}, AdmissionStatus)
 
     async def discover_models(self, **params: Any) -> ModelsDiscoverResult:
         """Look for servers with models; the fields are those of ``ModelsDiscoverParams``."""

@@ -22,12 +22,14 @@ class Asked(NamedTuple):
         raw: The client's own JSON of it.
         request_id: The client's id of it.
         deadline_ms: When its time is up, by the clock; ``None`` for never.
+        task: What models are asked for, as their profiles call it.
     """
 
     request: GenerateRequest
     raw: bytes
     request_id: RequestId
     deadline_ms: float | None
+    task: str = "generate"
 
     def is_late(self, now_ms: float) -> bool:
         """Whether its time is up."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from msgspec import UNSET
 
@@ -29,13 +29,17 @@ from car_rpc.engine.interruption import (
     interrupted,
     passes,
     plan,
+    unsaved,
 )
+from car_rpc.engine.metering import Meter, Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
+from car_rpc.engine.patience import Patience
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
 from car_rpc.engine.preparation import prepared
 from car_rpc.engine.recording import Recorder
-from car_rpc.engine.retry import MAX_KEY_CHANGES, RetryPolicy
+from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.spending import Bill
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.wire.events import Attempt, Recovery, Stop, StreamReset
@@ -45,19 +49,9 @@ from car_rpc.wire.models import ModelSchema
 #: Whether another model may be asked after this one failed so.
 Moves: TypeAlias = Callable[[ModelSchema, CarError], bool]
 
-Level: TypeAlias = Literal["none", "retry", "fallback", "resume"]
-
-#: Longest wait for the same model while another one could be asked, in milliseconds.
-SOON_MS = 2000
-
-#: Longest wait at all, in milliseconds; beyond it the client hears how long it would be.
-PATIENCE_MS = 60_000
-
-#: What no other model is asked after: the app's own wish, or an answer that is one.
-_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied", "spend_limit_exceeded"})
-
-#: Crashes of a worker during one request after which the request is the suspect.
-_SUSPECT_AFTER_CRASHES = 2
+#: What no other model is asked after: the app's own wish, or an answer that is one. A spend limit
+#: is none of it: a cheaper model may fit, and a local one always does.
+_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied"})
 
 
 class Parts(Protocol):
@@ -67,6 +61,7 @@ class Parts(Protocol):
     backend_of: Callable[[ModelSchema], Backend]
     breakers: Breakers
     retry_policy: RetryPolicy
+    metering: Metering
 
 
 def _always(_model: ModelSchema, _failure: CarError) -> bool:
@@ -96,9 +91,11 @@ class Attempts:
     ) -> None:
         #: How often a broken stream went on.
         self.recoveries = 0
+        #: What the attempts have cost.
+        self.bill = Bill()
         self._parts = parts
         self._asked = asked
-        self._level: Level = asked.request.recovery or "resume"
+        self._patience = Patience(asked.request.recovery or "resume", parts.retry_policy)
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
@@ -106,11 +103,10 @@ class Attempts:
         self._continuation: Continuation | None = None
         self._prompt = CONTINUE_PROMPT
         self._resumed: InterruptSnapshot | None = None
-        self._crashes = 0
         self._cause = ""
         self._reason = ""
-        #: Whether the model has to say something next, and not we.
-        self._model_is_due = False
+        #: That of the attempt at hand, once its model was asked.
+        self._meter: Meter | None = None
 
     @property
     def next_number(self) -> int:
@@ -152,7 +148,7 @@ class Attempts:
                 failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in _FINAL:
                     break
-                if self._level in ("none", "retry") or not moves(model, error):
+                if not (self._patience.asks_other_models and moves(model, error)):
                     break
                 if not is_last:
                     self._recorder.note("fallback", model=model.id, kind=error.kind)
@@ -176,16 +172,13 @@ class Attempts:
         """A failure as it is told: with what there was, when a broken stream could not go on."""
         if not self.recoveries or "snapshot" in failure.extra or failure.kind in _FINAL:
             return failure
-        snapshot = self._accumulator.snapshot()
-        if breaks_stream(failure) and "suspect" not in failure.extra:
-            return interrupted(self._cause, snapshot=snapshot)
-        return failure.with_data(cause=self._cause, snapshot=snapshot)
+        return unsaved(failure, self._cause, self._accumulator.snapshot())
 
     def _permit(self, model: ModelSchema) -> Permit | None:
         breaker = self._parts.breakers.of(model.id)
         permit = breaker.admit(self._parts.clock.now_ms())
         # Who wants no recovery asks this very model, whatever is known of it.
-        return permit or (breaker.bypass() if self._level == "none" else None)
+        return permit or (breaker.bypass() if self._patience.level == "none" else None)
 
     async def _ask(self, model: ModelSchema, permit: Permit, *, is_last: bool) -> None:
         """Ask one model until it has answered or there is no point any more."""
@@ -220,16 +213,7 @@ class Attempts:
         """
         if not self._asked.is_late(self._parts.clock.now_ms()):
             return CarError("cancelled")
-        return CarError("timeout", retryable=self._model_is_due)
-
-    def _may_change_key(self, failure: CarError) -> bool:
-        """Whether the same server has another key that the request may be sent with at once."""
-        return (
-            "another_key" in failure.extra
-            and self._level != "none"
-            and not self._accumulator.streamed
-            and len(self._reports) <= MAX_KEY_CHANGES
-        )
+        return CarError("timeout", retryable=self._meter is not None and self._meter.model_is_due)
 
     async def _before_retry(self, failure: CarError, retries: int, *, is_last: bool) -> int:
         """Wait for the next attempt on the same model.
@@ -240,15 +224,11 @@ class Attempts:
         Raises:
             CarError: The failure, when there is to be none.
         """
-        if self._may_change_key(failure):
+        anew = not self._accumulator.streamed
+        if anew and self._patience.changes_key(failure, len(self._reports)):
             self._reason = f"another key: {failure.kind}"
             return retries
-        if not self._may_retry(failure, retries):
-            raise failure
-        delay_ms = self._parts.retry_policy.delay_ms(failure, retries)
-        other_model = not is_last and self._level != "retry"
-        if delay_ms > (SOON_MS if other_model else PATIENCE_MS):
-            raise failure
+        delay_ms = self._patience.delay_ms(failure, retries, is_last=is_last)
         self._reason = f"retry: {failure.kind}"
         await self._wait(delay_ms, failure)
         return retries + 1
@@ -257,38 +237,23 @@ class Attempts:
         """Whether a failure cut a stream that may go on, and is not itself the answer."""
         return self._accumulator.streamed and passes(failure) and breaks_stream(failure)
 
-    def _may_retry(self, failure: CarError, retries: int) -> bool:
-        if failure.kind == "worker_crashed":
-            self._note_crash(failure)
-        return (
-            self._level != "none"
-            and passes(failure)
-            and retries < self._parts.retry_policy.max_retries
-        )
-
-    def _note_crash(self, failure: CarError) -> None:
-        self._crashes += 1
-        if self._crashes >= _SUSPECT_AFTER_CRASHES:
-            raise CarError(failure.kind, failure.detail, **{**failure.extra, "suspect": True})
-
     async def _save(self, failure: CarError, model: ModelSchema) -> bool:
         """Go on after a stream broke; tells whether the answer is complete as it is.
 
         Raises:
             CarError: It may not, or not any more.
         """
-        if self._level != "resume":
+        if self._patience.level != "resume":
             raise failure
         if self._accumulator.stop_reason is not None:
             return True  # all had been said
-        if failure.kind == "worker_crashed":
-            self._note_crash(failure)
+        self._patience.note_crash(failure)
         self._cause = cause = cause_of(failure)
         snapshot = self._accumulator.snapshot()
         self._recorder.note("interruption", cause=cause, bytes_received=snapshot.bytes_received)
-        if self.recoveries >= self._parts.retry_policy.max_stream_retries:
+        if self.recoveries >= self._patience.policy.max_stream_retries:
             raise interrupted(cause, snapshot=snapshot)
-        delay_ms = self._parts.retry_policy.delay_ms(failure, self.recoveries)
+        delay_ms = self._patience.policy.delay_ms(failure, self.recoveries)
         self.recoveries += 1
         complete = await self._carry_out(snapshot, cause, model)
         if not complete:
@@ -340,7 +305,7 @@ class Attempts:
 
     async def _attempt(self, model: ModelSchema) -> None:
         number = self.next_number
-        self._model_is_due = False
+        self._meter = None
         clock = self._parts.clock
         started_ms = clock.now_ms()
         self._recorder.begin_attempt(number)
@@ -355,12 +320,14 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
-            async with aclosing(backend.generate(call)) as events:
-                self._model_is_due = True
+            async with (
+                self._parts.metering.attempt(work_of(call, self._asked), self.bill) as meter,
+                aclosing(backend.generate(call)) as events,
+            ):
+                self._meter = meter
                 async for event in events:
-                    self._model_is_due = False
-                    await self._output.push(event)
-                    self._model_is_due = True
+                    meter.take(event)
+                    await meter.sent(self._output.push(event))
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else self._stop().kind
             raise

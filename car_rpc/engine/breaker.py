@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from car_rpc.engine.admission import QUEUE_FULL
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import NonNegativeFloat, Positive
 
@@ -148,6 +149,8 @@ class Breakers:
 
 def _weight(failure: CarError, weight_4xx: int) -> int:
     if "another_key" in failure.extra:  # that key failed, and not the model
+        return 0
+    if failure.extra.get("cause") == QUEUE_FULL:  # the model was not even asked
         return 0
     if KINDS[failure.kind].counts_toward_breaker and failure.retryable:
         return 1

@@ -18,24 +18,32 @@ from car_rpc.engine.generation import (
     record_failure,
     request_data,
 )
+from car_rpc.engine.metering import Metering, NothingLearned, Work
 from car_rpc.engine.output import Listener
+from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import (
     Backend,
     Clock,
     EmbeddingBatch,
     EventSink,
     IdSource,
+    Outcomes,
     Recording,
     Transcript,
 )
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import Routing, RoutingInputs
+from car_rpc.engine.spending import Bill, Spending
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import shown
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.weights import downloads_weights
+from car_rpc.router.estimate import text_tokens
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import decode_object
+from car_rpc.wire.events import UsageEvent
 from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.routing import RouteDecision
@@ -47,6 +55,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_RETRY_POLICY = RetryPolicy()
 DEFAULT_BREAKER_POLICY = BreakerPolicy()
 DEFAULT_ROUTING_INPUTS = RoutingInputs()
+NOTHING_LEARNED = NothingLearned()
 
 
 class Engine:
@@ -61,6 +70,9 @@ class Engine:
         retry_policy: What is tried again on one model.
         breaker_policy: When a model is left alone.
         routing_inputs: What the choice of a model depends on.
+        outcomes: Learns from how attempts end.
+        budget: Where their money is reserved and charged; ``None`` for no accounts.
+        admission: Lets work on local models begin; ``None`` for one of them at a time.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
@@ -74,12 +86,17 @@ class Engine:
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         breaker_policy: BreakerPolicy = DEFAULT_BREAKER_POLICY,
         routing_inputs: RoutingInputs = DEFAULT_ROUTING_INPUTS,
+        outcomes: Outcomes = NOTHING_LEARNED,
+        budget: Budget | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
         self.routing = Routing(registry, backend_of, self.breakers, clock, routing_inputs)
+        self.admission = admission or Admission(clock)
+        self.metering = Metering(clock, outcomes, Spending(budget), self.admission)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
         self._registry = registry
@@ -154,11 +171,16 @@ class Engine:
             # and E5 model cards).
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
-        async def work() -> tuple[ModelSchema, EmbeddingBatch]:
+        async def work(trace_id: str) -> tuple[ModelSchema, EmbeddingBatch]:
             model = self.routing.other(params.model, "embed")
-            return model, await self.backend_of(model).embed(model, texts)
+            expected = Tokens(sum(map(text_tokens, texts)), 0)
+            attempt = Work(model, "embed", trace_id, expected)
+            async with self.metering.attempt(attempt, Bill()) as meter:
+                batch = await self.backend_of(model).embed(model, texts)
+                meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
+            return model, batch
 
-        return await self.recorded(origin, work)
+        return await self.traced(origin, work)
 
     async def tokenize(self, wanted: str, text: str) -> list[int]:
         """Token ids of a text in a model's vocabulary."""
@@ -179,11 +201,12 @@ class Engine:
             CarError: As :meth:`generate`.
         """
 
-        async def work() -> tuple[ModelSchema, Transcript]:
+        async def work(trace_id: str) -> tuple[ModelSchema, Transcript]:
             model = self.routing.other(wanted, "speech_to_text")
-            return model, await self.backend_of(model).transcribe(model, recording)
+            async with self.metering.attempt(Work(model, "transcribe", trace_id), Bill()):
+                return model, await self.backend_of(model).transcribe(model, recording)
 
-        return await self.recorded(origin, work)
+        return await self.traced(origin, work)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
         """Run work with its request and its completion in the event log.
@@ -191,11 +214,15 @@ class Engine:
         Raises:
             CarError: What the work raised, with the trace added.
         """
+        return await self.traced(origin, lambda _: work())
+
+    async def traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
+        """As :meth:`recorded`, for work that wants to know its trace."""
         recorder = Recorder(self._sink, self._ids.new("tr_"))
         started = self.clock.now_ms()
         await recorder.commit("request", **request_data(origin))
         try:
-            result = await work()
+            result = await work(recorder.trace_id)
         except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error).with_data(trace_id=recorder.trace_id)
             await record_failure(recorder, failure, self.clock.now_ms() - started)

@@ -98,7 +98,13 @@ class Generation:
         self._recorder.note("route", **route_data(route.decision))
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
-        asked = Asked(request, self._origin.raw_params, self._origin.request_id, deadline_ms)
+        asked = Asked(
+            request,
+            self._origin.raw_params,
+            self._origin.request_id,
+            deadline_ms,
+            route.decision.task,
+        )
         attempts = Attempts(
             self._parts, asked, self._accumulator, self._output, self._recorder, self._reports
         )
@@ -118,7 +124,7 @@ class Generation:
             if not limit.expired():
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
-        return self._inference_result(model, attempts.recoveries + extension.count)
+        return self._inference_result(model, attempts, extension.count)
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
@@ -141,7 +147,9 @@ class Generation:
             "usage": accumulator.usage,
         }
 
-    def _inference_result(self, model: ModelSchema, recoveries: int) -> InferenceResult:
+    def _inference_result(
+        self, model: ModelSchema, attempts: Attempts, extensions: int
+    ) -> InferenceResult:
         accumulator = self._accumulator
         first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
@@ -157,9 +165,10 @@ class Generation:
             stop_reason=accumulator.stop_reason,
             reasoning=accumulator.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
-            recoveries=recoveries or UNSET,
+            recoveries=attempts.recoveries + extensions or UNSET,
             provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
+            cost_usd=attempts.bill.cost_usd,
         )
 
 

@@ -204,3 +204,10 @@ def _object(text: str) -> dict[str, Any] | None:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def unsaved(failure: CarError, cause: str, snapshot: InterruptSnapshot) -> CarError:
+    """How a broken stream that could not go on fails, with what there was of it."""
+    if breaks_stream(failure) and "suspect" not in failure.extra:
+        return interrupted(cause, snapshot=snapshot)
+    return failure.with_data(cause=cause, snapshot=snapshot)

@@ -15,6 +15,8 @@ import msgspec
 from car_rpc.engine.boxes import parse_boxes
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
+from car_rpc.engine.metering import Work
+from car_rpc.engine.spending import Bill
 from car_rpc.engine.verdicts import (
     label_scores,
     likelihood_scores,
@@ -56,14 +58,15 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
             and the model gives none.
     """
 
-    async def work() -> ClassifyResult:
+    async def work(trace_id: str) -> ClassifyResult:
         model = _classifier(engine, params)
         judges = engine.backend_of(model).judges(model)
         if params.method == "likelihood" and not judges:
             reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
             raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
         if judges and params.method != "generate":
-            return await _by_likelihood(engine, model, params)
+            async with engine.metering.attempt(Work(model, "classify", trace_id), Bill()):
+                return await _by_likelihood(engine, model, params)
         answer = await _ask(
             engine,
             origin,
@@ -77,7 +80,7 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
             method="generate",
         )
 
-    return await engine.recorded(origin, work)
+    return await engine.traced(origin, work)
 
 
 def classify_prompt(text: str, labels: list[str]) -> str:
@@ -96,13 +99,16 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
         CarError: ``model_not_found``, ``unsupported_mode``, or as :meth:`Engine.generate`.
     """
 
-    async def work() -> RerankResult:
+    async def work(trace_id: str) -> RerankResult:
         if not params.documents:
             return RerankResult(ranked=[], model_used=None)
         model = _reranker(engine, params)
         backend = engine.backend_of(model)
         if backend.judges(model):
-            scores = await backend.rank(model, params.query, params.documents, params.instruction)
+            async with engine.metering.attempt(Work(model, "rerank", trace_id), Bill()):
+                scores = await backend.rank(
+                    model, params.query, params.documents, params.instruction
+                )
         else:
             scores = await _verdicts(engine, model, params, origin)
         return RerankResult(
@@ -112,7 +118,7 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
             model_used=model.id,
         )
 
-    return await engine.recorded(origin, work)
+    return await engine.traced(origin, work)
 
 
 async def ground(

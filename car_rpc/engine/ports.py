@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from car_rpc.engine.continuation import Continuation
+from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.outcomes import ModelProfile
 from car_rpc.wire.speech import Word
 
 
@@ -70,6 +72,18 @@ class EventSink(Protocol):
 
     async def story(self, trace_id: str) -> list[LogEvent]:
         """All events of a request that are durable, in order, of any session."""
+        ...
+
+
+class Outcomes(Protocol):
+    """What is learned of the models from how their attempts end."""
+
+    def attempt_ended(self, end: AttemptEnd) -> None:
+        """Learn from an attempt, soon. Neither waits nor fails."""
+        ...
+
+    def profiles(self) -> Mapping[str, ModelProfile]:
+        """What is known of each model now, priors included; meant for one decision."""
         ...
 
 

@@ -16,16 +16,24 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from car_rpc.backends.openai_compat.client import TimeLimits
 from car_rpc.backends.openai_compat.discovery import DiscoveryPolicy
+from car_rpc.engine.admission import AdmissionPolicy
 from car_rpc.engine.breaker import BreakerPolicy
 from car_rpc.engine.retry import RetryPolicy
+from car_rpc.engine.routing import PreferredModels
 from car_rpc.errors import CarError
+from car_rpc.host.routing_store import check_config
+from car_rpc.wire.routing import RoutingConfig
 
 #: What the file is called in the state directory.
 FILE_NAME = "config.toml"
 
 #: Longest file that is read, in bytes; far more than one knob for each model there is.
 MAX_FILE_BYTES = 1024 * 1024
+
+#: Stands for the name of a table that the checker does not tell.
+_ANY = "..."
 
 _AT = re.compile(r"^(?P<detail>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 
@@ -36,11 +44,19 @@ class Configuration(Struct, frozen=True, kw_only=True):
     Attributes:
         retry: What is tried again on one model, and after which delay.
         breaker: When a model that keeps failing is left alone.
+        inference: How much work local models do at once.
+        preferred: Models that are taken where a request names none, by id or name.
+        routing: How a model is chosen, until `routing.set_config` says otherwise.
+        http: How long servers with models may take.
         discovery: Where servers with models are looked for, when a client asks for it.
     """
 
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
+    inference: AdmissionPolicy = AdmissionPolicy()
+    preferred: PreferredModels = PreferredModels()
+    routing: RoutingConfig = RoutingConfig()
+    http: TimeLimits = TimeLimits()
     discovery: DiscoveryPolicy = DiscoveryPolicy()
 
 
@@ -79,18 +95,18 @@ def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Con
     values = _parsed(text, path)
     try:
         _refuse_unknown(values)
-        configuration = msgspec.convert(values, Configuration)
+        configuration = _checked(values)
     except (ValueError, msgspec.ValidationError) as error:
-        detail, keys = _where(error)
-        key = ".".join(keys)
+        detail, key = _where(error)
+        keys = re.findall(r"\.\.\.|[^.\[\]]+", key)
         raise _wrong(f"{path}, line {line_of(text, keys)}", f"`{key}`: {detail}") from None
     for knob in knobs():
         said = environ.get(knob.variable, "").strip()
         if said:
             values.setdefault(knob.section, {})[knob.name] = _value(said)
             try:
-                configuration = msgspec.convert(values, Configuration)
-            except msgspec.ValidationError as error:
+                configuration = _checked(values)
+            except (ValueError, msgspec.ValidationError) as error:
                 raise _wrong(f"environment variable {knob.variable}", _where(error)[0]) from None
     return configuration
 
@@ -100,21 +116,19 @@ def line_of(text: str, keys: list[str]) -> int:
 
     Args:
         text: TOML that parses.
-        keys: The key's tables and its own name, from the outside in.
+        keys: The key's tables and its own name, from the outside in; ``...`` is any name.
     """
-    found, table = 1, ""
+    found, table = 1, list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
-        code = line.strip()
-        if code.startswith("["):
-            table = re.sub(r"[\[\]\s\"']", "", code.partition("#")[0])
-            name = table
-        else:
-            key = re.sub(r"[\s\"']", "", code.partition("=")[0])
-            name = f"{table}.{key}" if table else key
-        wanted = ".".join(keys)
-        if wanted == name or wanted.startswith(f"{name}."):
+        is_table = line.strip().startswith("[")
+        code = re.sub(r"[\[\]\s\"']", "", line.partition("#" if is_table else "=")[0])
+        names = [*([] if is_table else table), *code.split(".")]
+        if is_table:
+            table = names
+        pairs = zip(names, keys, strict=False)
+        if len(names) <= len(keys) and all(key in (name, _ANY) for name, key in pairs):
             found = number
-            if wanted == name:
+            if len(names) == len(keys):
                 break
     return found
 
@@ -148,6 +162,15 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         raise _wrong(f"{path}, line {number}", detail) from None
 
 
+def _checked(values: Mapping[str, Any]) -> Configuration:
+    configuration = msgspec.convert(values, Configuration)
+    try:
+        check_config(configuration.routing, "$.routing")
+    except CarError as error:
+        raise ValueError(error.detail) from None
+    return configuration
+
+
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
     sections = {field.encode_name: field.type for field in msgspec.structs.fields(Configuration)}
     _refuse_others(values, list(sections), [])
@@ -166,10 +189,10 @@ def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str
             raise ValueError(f"it is unknown; {hint} - at `$.{at}`")
 
 
-def _where(error: Exception) -> tuple[str, list[str]]:
+def _where(error: Exception) -> tuple[str, str]:
+    """What is wrong, and the key that it is about, from the outside in."""
     match = _AT.match(str(error))
-    detail, path = (match["detail"], match["path"]) if match else (str(error), None)
-    return detail, [key for key in re.split(r"[.\[\]]+", path or "") if key]
+    return (match["detail"], match["path"] or "") if match else (str(error), "")
 
 
 def _value(text: str) -> Any:

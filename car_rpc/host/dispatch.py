@@ -20,8 +20,9 @@ from jsonrpcserver.dispatcher import dispatch_request as dispatch_inline
 from jsonrpcserver.request import Request as LibraryRequest
 
 from car_rpc.errors import CarError
-from car_rpc.host.handlers import HANDLERS, Handler, Scope, Services
+from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
+from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.methods import METHODS, Method
 from car_rpc.wire.runner import RunnerEventParams
 

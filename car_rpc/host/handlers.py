@@ -9,30 +9,20 @@ from __future__ import annotations
 import asyncio
 import base64
 from array import array
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from car_rpc.backends.openai_compat.discovery import Discovery
-from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine import judging
-from car_rpc.engine.engine import Engine
-from car_rpc.engine.generation import Origin, failure_of
-from car_rpc.engine.output import Listener
+from car_rpc.engine.generation import failure_of
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.eventlog.writer import EventLog
-from car_rpc.host import attachments, audio
+from car_rpc.host import accounts, attachments, audio
 from car_rpc.host.progress import heartbeats
-from car_rpc.host.routing_store import RoutingStore, check_config
-from car_rpc.host.runner import RunnerHost
+from car_rpc.host.routing_store import check_config
+from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import recommended, with_fit
-from car_rpc.registry.hardware import detect
-from car_rpc.registry.registry import Registry
 from car_rpc.registry.search import search, search_templates, upgrades
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.inference import (
@@ -88,37 +78,6 @@ from car_rpc.wire.tasks import (
     RerankParams,
     RerankResult,
 )
-
-
-class Services(NamedTuple):
-    """What handlers work with."""
-
-    engine: Engine
-    registry: Registry
-    runner: RunnerHost
-    log: EventLog
-    keys: Keys
-    discovery: Discovery
-    allowed_roots: list[Path]
-    routing: RoutingStore
-    machine: Callable[[], Machine] = detect
-
-
-class Scope(NamedTuple):
-    """One request, as handlers see it.
-
-    Attributes:
-        origin: Where it came from.
-        notify: Sends a notification of it, before its response: method and encoded params.
-        open_stream: Opens its stream; takes the client's own reference to the request.
-    """
-
-    origin: Origin
-    notify: Callable[[str, bytes], None]
-    open_stream: Callable[[str | UnsetType], Listener]
-
-
-Handler: TypeAlias = Callable[[Services, Scope, Any], Any]
 
 
 async def generate(services: Services, scope: Scope, params: GenerateRequest) -> InferenceResult:
@@ -400,4 +359,5 @@ HANDLERS: dict[str, Handler] = {
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,
     "eventlog.query": eventlog_query,
+    **accounts.HANDLERS,
 }

@@ -30,7 +30,7 @@ from car_rpc.wire.lifecycle import InitializeParams, PingResult
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher, Outcome
-    from car_rpc.host.handlers import Scope
+    from car_rpc.host.services import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class Session:
     def _scope(self, request: Request) -> Scope:
         # Loaded by now, and not at start-up.
         from car_rpc.engine.generation import Origin  # noqa: PLC0415 - see above
-        from car_rpc.host.handlers import Scope  # noqa: PLC0415 - see above
+        from car_rpc.host.services import Scope  # noqa: PLC0415 - see above
 
         origin = Origin(request.id, request.method, compact(request.params))
         notify = partial(self.notify, request.id)

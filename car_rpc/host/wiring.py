@@ -20,23 +20,33 @@ from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
+from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import Backend, LogEntry
 from car_rpc.engine.routing import RoutingInputs
 from car_rpc.errors import CarError
+from car_rpc.eventlog.times import to_text
 from car_rpc.eventlog.writer import EventLog
-from car_rpc.host.configuration import FILE_NAME, load
+from car_rpc.host.configuration import FILE_NAME, Configuration, load
 from car_rpc.host.dispatch import Dispatcher
-from car_rpc.host.handlers import Services
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
+from car_rpc.host.services import Services
+from car_rpc.outcomes.priors import load_priors, prior_paths
+from car_rpc.outcomes.store import OutcomeStore
+from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.curated import curated
+from car_rpc.registry.fit import with_fit
+from car_rpc.registry.hardware import detect
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.store import SpendStore
 from car_rpc.wire.models import (
     DelegatedSource,
     FakeSource,
+    Fit,
     LocalSource,
     MlxSource,
     ModelSchema,
@@ -45,10 +55,18 @@ from car_rpc.wire.models import (
     SystemSource,
     VllmMlxSource,
 )
-from car_rpc.wire.routing import RoutingConfig
+from car_rpc.wire.search import Machine
 
 #: The one database of a state directory.
 DATABASE_NAME = "car.db"
+
+#: Backends that run workers: the worker's engine, and the library that it needs.
+_ENGINES = {
+    "local": ("llama_cpp", "llama_cpp"),
+    "mlx": ("mlx", "mlx_lm"),
+    "system": ("pocketsphinx", "pocketsphinx"),
+    "fake_worker": ("fake", None),
+}
 
 
 class SystemClock:
@@ -101,21 +119,8 @@ class App:
             needed=settings.config is not None,
         )
         database = settings.state_dir / DATABASE_NAME
-        self.log = EventLog.open(database, session_id, lambda: datetime.now(UTC))
-        ids = RandomIds()
-        llama_cpp = LocalBackend("llama_cpp", "llama_cpp", self.log, control)
-        speech = LocalBackend("pocketsphinx", "pocketsphinx", self.log, control)
-        fake_worker = LocalBackend("fake", None, self.log, control)
-        openai_compat = OpenAICompatBackend(key_stats=KeyStatsStore(database))
-        self._backends: dict[str, Backend] = {
-            "local": llama_cpp,
-            "system": speech,
-            "fake": FakeBackend(),
-            "fake_worker": fake_worker,
-            "delegated": DelegatedBackend(runner, ids),
-            "openai_compat": openai_compat,
-            "mlx": LocalBackend("mlx", "mlx_lm", self.log, control),
-        }
+        self.log = EventLog.open(database, session_id, _now)
+        self._machine: Machine | None = None
         self._registry = Registry(
             [*builtin_models(), *curated().models],
             ModelStore(database),
@@ -123,27 +128,32 @@ class App:
             hub_cache(),
             mlx_first=has_apple_gpu(),
         )
-        self._routing = RoutingStore(database, RoutingConfig())
-        engine = Engine(
-            self._registry,
-            self._backend_of,
-            self.log,
-            SystemClock(),
-            ids,
-            retry_policy=configuration.retry,
-            breaker_policy=configuration.breaker,
-            routing_inputs=RoutingInputs(config=self._routing.current),
+        self._routing = RoutingStore(database, configuration.routing)
+        self._outcomes = _tracker(database, settings)
+        self._budget = Budget(SpendStore(database), _now)
+        openai_compat = OpenAICompatBackend(
+            configuration.http.timeouts(), key_stats=KeyStatsStore(database)
         )
-        roots = [settings.state_dir, *settings.allowed_paths, *allowed_paths]
+        self._backends: dict[str, Backend] = {
+            **{
+                name: LocalBackend(engine, library, self.log, control)
+                for name, (engine, library) in _ENGINES.items()
+            },
+            "fake": FakeBackend(),
+            "delegated": DelegatedBackend(runner, RandomIds()),
+            "openai_compat": openai_compat,
+        }
         services = Services(
-            engine,
-            self._registry,
-            runner,
-            self.log,
-            openai_compat.keys,
-            Discovery(openai_compat.presence, configuration.discovery),
-            roots,
-            self._routing,
+            engine=self._engine(configuration),
+            registry=self._registry,
+            runner=runner,
+            log=self.log,
+            keys=openai_compat.keys,
+            discovery=Discovery(openai_compat.presence, configuration.discovery),
+            allowed_roots=[settings.state_dir, *settings.allowed_paths, *allowed_paths],
+            routing=self._routing,
+            outcomes=self._outcomes,
+            budget=self._budget,
         )
         self.dispatcher = Dispatcher(services)
 
@@ -153,15 +163,48 @@ class App:
             await backend.close()
 
     def begin_session(self) -> None:
-        """Record that the session began."""
+        """Record that the session began, and look at the machine meanwhile."""
         self.log.append(LogEntry("session_start", {"version": __version__}))
+        asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
 
     async def close(self, reason: str, timeout_s: float) -> None:
         """Record that the session ended, write out the event log and close the database."""
         self.log.append(LogEntry("session_end", {"reason": reason}))
-        await self.log.close(timeout_s)
+        await asyncio.gather(self.log.close(timeout_s), self._outcomes.close(timeout_s))
         self._registry.close()
         self._routing.close()
+        self._budget.close()
+
+    def _engine(self, configuration: Configuration) -> Engine:
+        clock = SystemClock()
+        return Engine(
+            self._registry,
+            self._backend_of,
+            self.log,
+            clock,
+            RandomIds(),
+            retry_policy=configuration.retry,
+            breaker_policy=configuration.breaker,
+            routing_inputs=RoutingInputs(
+                config=self._routing.current,
+                preferred=configuration.preferred,
+                profiles=self._outcomes.profiles,
+                fits=self._fits,
+            ),
+            outcomes=self._outcomes,
+            budget=self._budget,
+            admission=Admission(clock, _memory_bytes(), configuration.inference),
+        )
+
+    def _look_at_machine(self) -> None:
+        self._machine = detect()
+
+    def _fits(self, model: ModelSchema) -> bool:
+        """Whether a model fits in memory; what is not known is no reason against it."""
+        if self._machine is None:
+            return True
+        fit = with_fit(model, self._machine).fit
+        return not isinstance(fit, Fit) or fit.fits
 
     def _backend_of(self, model: ModelSchema) -> Backend:
         match model.source:
@@ -189,3 +232,19 @@ def _make_private_directory(path: Path) -> None:
             " choose another with --state-dir",
             path=str(path),
         ) from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _tracker(database: Path, settings: Settings) -> Tracker:
+    priors = load_priors(prior_paths(settings.models_dir, os.environ))
+    return Tracker(OutcomeStore(database), priors, lambda: to_text(_now()))
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # systems that do not say
+        return 0

@@ -232,6 +232,8 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         provider_output_items: Opaque items that must go back to the same provider in the next
             turn.
         client_ref: The request's own ``client_ref``.
+        cost_usd: What all attempts cost together; null when that of one is not known. Absent
+            when models of this machine did it all, which cost nothing.
     """
 
     text: str
@@ -247,6 +249,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     recoveries: NonNegative | UnsetType = UNSET
     provider_output_items: list[Any] | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET
+    cost_usd: float | UnsetType | None = UNSET
 
 
 class GenerateEventParams(WireStruct, frozen=True, kw_only=True):

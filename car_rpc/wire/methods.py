@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from car_rpc.wire import (
+    admission,
     inference,
     keys,
     lifecycle,
     log,
     models,
+    outcomes,
     routing,
     runner,
     search,
     speech,
+    spend,
     tasks,
 )
 
@@ -197,6 +200,54 @@ METHODS: dict[str, Method] = {
         routing.RoutingSetConfigParams,
         routing.RoutingConfigResult,
         logged=True,
+    ),
+    "models.stats": Method(
+        "Tells how models did so far.", outcomes.ModelsStatsParams, outcomes.ModelsStatsResult
+    ),
+    "profiles.export": Method(
+        "Hands out what was observed of the models.",
+        lifecycle.EmptyParams,
+        outcomes.ProfilesResult,
+    ),
+    "profiles.import": Method(
+        "Takes over what was observed of models elsewhere.",
+        outcomes.ProfilesImportParams,
+        outcomes.ProfilesImportResult,
+        logged=True,
+    ),
+    "outcomes.report": Method(
+        "Tells whether an answer was of use; models are judged by it.",
+        outcomes.OutcomesReportParams,
+        outcomes.OutcomesReportResult,
+        logged=True,
+    ),
+    "outcomes.resolve_pending": Method(
+        "Tells of many answers at once whether they turned out to be right.",
+        outcomes.OutcomesResolvePendingParams,
+        outcomes.OutcomesResolvePendingResult,
+        logged=True,
+    ),
+    "outcomes.scoreboard": Method(
+        "Compares what models achieved, and what an accepted answer cost.",
+        outcomes.OutcomesScoreboardParams,
+        outcomes.OutcomesScoreboardResult,
+    ),
+    "spend.status": Method(
+        "Tells what was spent, by all processes on the state directory, and what may be.",
+        spend.SpendStatusParams,
+        spend.SpendStatusResult,
+    ),
+    "spend.set_limits": Method(
+        "Replaces the spend limits of all models, of one, or of a provider's.",
+        spend.SpendLimits,
+        spend.SpendStatusResult,
+        logged=True,
+    ),
+    "admission.status": Method(
+        "Tells how much work local models do, and how much waits for them.",
+        lifecycle.EmptyParams,
+        admission.AdmissionStatus,
+        inline=True,
     ),
     "runner.register": Method(
         "Offers to run `delegated` models in the app; there is one runner at a time.",

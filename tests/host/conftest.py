@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,23 @@ from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
-from car_rpc.host.handlers import Services
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.services import Services
 from car_rpc.host.session import Session
+from car_rpc.outcomes.store import OutcomeStore
+from car_rpc.outcomes.tracker import Tracker
 from car_rpc.protocol.connection import Connection
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.store import SpendStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.lifecycle import InitializeParams
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 from car_rpc.wire.routing import RoutingConfig
+
+NOW = "2026-01-31T08:30:00.000Z"
 
 SO_FAR = {"type": "text_delta", "text": "so far"}
 BLOCK = {"type": "text_delta", "text": "x" * 1000}
@@ -84,6 +91,7 @@ class App:
         tmp_path: Path,
         connection: Connection[Run] | None = None,
         drain_ms: int = 50,
+        **kept: Any,
     ) -> None:
         self.connection = connection or Connection()
         self.messages: list[Any] = []
@@ -100,12 +108,19 @@ class App:
         def backend_of(model: ModelSchema) -> Any:
             return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
 
-        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter())
-        not_here: Any = None
-        allowed = [tmp_path / "allowed"]
-        routing = RoutingStore(tmp_path / "car.db", RoutingConfig())
+        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter(), **kept)
+        nothing: Any = None
         self.services = Services(
-            engine, registry, self.runner, not_here, not_here, not_here, allowed, routing
+            engine=engine,
+            registry=registry,
+            runner=self.runner,
+            log=nothing,
+            keys=nothing,
+            discovery=nothing,
+            allowed_roots=[tmp_path / "allowed"],
+            routing=RoutingStore(tmp_path / "car.db", RoutingConfig()),
+            outcomes=kept.get("outcomes", nothing),
+            budget=kept.get("budget", nothing),
         )
         settings = Settings(tmp_path, tmp_path, drain_ms=drain_ms)
         self.session = Session(
@@ -201,10 +216,14 @@ def registry(tmp_path: Path) -> Any:
 @pytest.fixture
 async def fresh(registry: Registry, tmp_path: Path) -> Any:
     """A session that nobody has introduced himself to."""
-    app = App(registry, tmp_path)
+    outcomes = Tracker(OutcomeStore(tmp_path / "car.db"), {}, lambda: NOW)
+    budget = Budget(SpendStore(tmp_path / "car.db"), lambda: datetime.fromisoformat(NOW))
+    app = App(registry, tmp_path, outcomes=outcomes, budget=budget)
     yield app
     app.session.cancel_all()
     await app.session.answered(5)
+    await outcomes.close(5)
+    budget.close()
 
 
 @pytest.fixture

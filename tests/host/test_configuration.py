@@ -59,6 +59,15 @@ def test_an_empty_variable_says_nothing(file: Path) -> None:
         ("[retry]\n\nmax_retrys = 3", "line 3: `retry.max_retrys`: it is unknown; did you mean"),
         ("\n[breakfast]\n", "line 2: `breakfast`: it is unknown; did you mean `breaker`?"),
         ("a = 1", "line 1: `a`: it is unknown; known are retry, breaker"),
+        (
+            "[routing]\nquality_weight = 0.9",
+            "line 1: `routing.latency_weight`: the three weights are given together",
+        ),
+        (
+            "[routing.pools.p]\nmembers = []",
+            "line 2: `routing.pools[...].members`: Expected `array`",
+        ),
+        ("[http]\nidle_ms = 0", "line 2: `http.idle_ms`: Expected `int` >= 1"),
         ("[retry]\nmax_retries = -1", "line 2: `retry.max_retries`: Expected `int` >= 0"),
         ("[retry]\n# two\nmax_retries = 'x'", "line 3: `retry.max_retries`: Expected `int`"),
         ("retry.max_retries = 1.5", "line 1: `retry.max_retries`: Expected `int`"),

@@ -11,6 +11,7 @@ from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
+from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.log import EventlogQueryResult
@@ -322,6 +323,15 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "runner.event": {"call_id": "nobody", "event": {"type": "heartbeat"}},
     "runner.unregister": {},
     "eventlog.query": {},
+    "models.stats": {},
+    "outcomes.report": {"trace_id": "tr_answered", "outcome": "accepted"},
+    "outcomes.resolve_pending": {"outcomes": []},
+    "outcomes.scoreboard": {},
+    "profiles.export": {},
+    "profiles.import": {"profiles": []},
+    "spend.set_limits": {"max_usd_per_day": 1.5},
+    "spend.status": {},
+    "admission.status": {},
 }
 
 
@@ -335,6 +345,9 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     app.session._dispatcher = Dispatcher(app.services._replace(**doubles))
     sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
     await app.call(99, "models.register", model=sees)
+    app.services.outcomes.attempt_ended(
+        AttemptEnd("tr_answered", 1, "me/vectors:1", "embed", "success", 1.0)
+    )
     assert set(SUCCESSFUL) == set(HANDLERS)
     for request_id, (method, params) in enumerate(SUCCESSFUL.items()):
         app.sink.entries.clear()

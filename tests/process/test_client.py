@@ -54,6 +54,35 @@ async def test_a_stream_gives_its_events_and_its_result(tmp_path: Path) -> None:
         assert await car.unregister_model(model) == model
 
 
+async def test_how_a_model_did_and_what_it_cost_is_kept(tmp_path: Path) -> None:
+    async with started(tmp_path) as car:
+        usage = {"type": "usage", "prompt_tokens": 5, "completion_tokens": 10}
+        await car.register_model(
+            {
+                "id": "t/priced:1",
+                "source": {"type": "fake", "script": [{"emit": usage}]},
+                "capabilities": ["generate"],
+                "cost": {"input_per_mtok_usd": 1, "output_per_mtok_usd": 10},
+            }
+        )
+        result = await car.generate(model="priced", prompt="x")
+        assert result.cost_usd == 0.000105
+        assert (await car.report_outcome(result.trace_id, outcome="accepted")).recorded
+        pending = {"trace_id": result.trace_id, "success": True}
+        resolved = await car.resolve_pending([pending])
+        assert (resolved.recorded, resolved.resolved) == (1, 0)
+        (row,) = await car.scoreboard(task="generate")
+        assert (row.accepted_count, row.usd_per_success) == (1, result.cost_usd)
+        (stats,) = await car.model_stats("priced")
+        assert stats.success_rate == 1
+        assert await car.import_profiles(await car.export_profiles()) == 1
+        await car.set_spend_limits(max_usd_total=0.0002)
+        assert (await car.spend_status()).total.used_usd == result.cost_usd
+        with pytest.raises(RemoteError, match="spend limit exceeded"):
+            await car.generate(model="priced", prompt="x")
+        assert (await car.admission_status()).queued == 0
+
+
 async def test_leaving_a_stream_early_cancels_it(tmp_path: Path) -> None:
     async with started(tmp_path) as car:
         model = await fake(car, "t/flood:1", {**event("x"), "repeat": 10**9})

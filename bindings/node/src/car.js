@@ -1,3 +1,4 @@
+import { Admission, Outcomes, Profiles, Spend } from './accounts.js';
 import { Session, startAborted } from './session.js';
 import { EventStream } from './stream.js';
 
@@ -46,6 +47,10 @@ export class Car {
     this.#session = session;
     this.server = server;
     this.models = new Models(this);
+    this.outcomes = new Outcomes(this);
+    this.profiles = new Profiles(this);
+    this.spend = new Spend(this);
+    this.admission = new Admission(this);
     this.keys = new Keys(this);
     this.eventlog = new Eventlog(this);
   }
@@ -278,6 +283,15 @@ class Models {
    */
   unregister(params, options) {
     return this.#car.request('models.unregister', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').ModelsStatsParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsStatsResult>}
+   */
+  stats(params, options) {
+    return this.#car.request('models.stats', params, options);
   }
 
   /**

@@ -83,6 +83,37 @@ test('models are registered, listed, found and forgotten', bounded, async (t) =>
   assert.deepEqual([found.enabled, found.servers], [true, []]);
 });
 
+test('how a model did, and what it cost, is kept', bounded, async (t) => {
+  const car = await startCar(t);
+  const { model } = await car.models.register({
+    model: {
+      id: 't/priced:1',
+      source: {
+        type: 'fake',
+        script: [{ emit: { type: 'usage', prompt_tokens: 5, completion_tokens: 10 } }],
+      },
+      capabilities: ['generate'],
+      cost: { input_per_mtok_usd: 1, output_per_mtok_usd: 10 },
+    },
+  });
+  const { trace_id, cost_usd } = await car.generate({ model: model.id, prompt: 'x' }).result;
+  assert.equal(cost_usd, 0.000105);
+  assert.ok((await car.outcomes.report({ trace_id, outcome: 'accepted' })).recorded);
+  const pending = { outcomes: [{ trace_id, success: true }] };
+  assert.deepEqual(await car.outcomes.resolvePending(pending), { recorded: 1, resolved: 0 });
+  const [row] = (await car.outcomes.scoreboard()).models;
+  assert.deepEqual([row?.accepted_count, row?.usd_per_success], [1, cost_usd]);
+  const [stats] = (await car.models.stats({ model: model.id })).models;
+  assert.equal(stats?.success_rate, 1);
+  const { profiles } = await car.profiles.export();
+  assert.deepEqual(await car.profiles.import({ profiles }), { imported: 1 });
+  await car.spend.setLimits({ max_usd_total: 0.0002 });
+  assert.equal((await car.spend.status()).total.used_usd, cost_usd);
+  const again = car.generate({ model: model.id, prompt: 'x' });
+  await assert.rejects(again.result, { kind: 'spend_limit_exceeded' });
+  assert.equal((await car.admission.status()).queued, 0);
+});
+
 test('models are searched for, and judged by this machine', bounded, async (t) => {
   const car = await startCar(t);
   const { models, machine, recommended } = await car.models.search({ query: 'qwen3', limit: 3 });

@@ -9,10 +9,13 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from msgspec import Struct
+
 from car_rpc.backends.openai_compat import failures
 from car_rpc.backends.openai_compat.credentials import Headers
 from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import CarError
+from car_rpc.wire.base import Positive
 
 if TYPE_CHECKING:
     import httpx
@@ -43,6 +46,33 @@ class Timeouts(NamedTuple):
     first_token: float = 60.0
     idle: float = 60.0
     total: float = 300.0
+
+
+class TimeLimits(Struct, frozen=True, kw_only=True):
+    """How long a server may take.
+
+    Attributes:
+        connect_ms: To reach the server, TLS included, in milliseconds.
+        first_token_ms: From the request to the first part of the answer, in milliseconds.
+        idle_ms: Between two chunks of the answer, in milliseconds; twice as long for models that
+            think.
+        total_ms: From the request to the end where the client set no ``timeout_ms``, in
+            milliseconds.
+    """
+
+    connect_ms: Positive = 5000
+    first_token_ms: Positive = 60_000
+    idle_ms: Positive = 60_000
+    total_ms: Positive = 300_000
+
+    def timeouts(self) -> Timeouts:
+        """The same in seconds."""
+        return Timeouts(
+            self.connect_ms / 1000,
+            self.first_token_ms / 1000,
+            self.idle_ms / 1000,
+            self.total_ms / 1000,
+        )
 
 
 class Request(NamedTuple):

@@ -268,6 +268,11 @@ export interface InferenceResult {
   provider_output_items?: unknown[];
   /** The request's own `client_ref`. */
   client_ref?: string;
+  /**
+   * What all attempts cost together; null when that of one is not known. Absent when models of this
+   * machine did it all, which cost nothing.
+   */
+  cost_usd?: number | null;
 }
 
 /** The answer must be a JSON object. */

@@ -578,6 +578,9 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     public var providerOutputItems: [JSONValue]?
     /// The request's own `client_ref`.
     public var clientRef: String?
+    /// What all attempts cost together; null when that of one is not known. Absent when models of
+    /// this machine did it all, which cost nothing.
+    public var costUsd: Double?
 
     public init(
         text: String,
@@ -592,7 +595,8 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         attempts: [AttemptReport]? = nil,
         recoveries: Int? = nil,
         providerOutputItems: [JSONValue]? = nil,
-        clientRef: String? = nil
+        clientRef: String? = nil,
+        costUsd: Double? = nil
     ) {
         self.text = text
         self.toolCalls = toolCalls
@@ -607,6 +611,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         self.recoveries = recoveries
         self.providerOutputItems = providerOutputItems
         self.clientRef = clientRef
+        self.costUsd = costUsd
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -623,6 +628,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         case recoveries
         case providerOutputItems = "provider_output_items"
         case clientRef = "client_ref"
+        case costUsd = "cost_usd"
     }
 }
 

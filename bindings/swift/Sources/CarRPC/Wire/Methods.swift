@@ -4,6 +4,8 @@
 public enum Methods {
     /// Cancels a request of the sender, which is still answered once.
     public static let cancelRequest = RPCNotification<CancelParams>("$/cancelRequest")
+    /// Tells how much work local models do, and how much waits for them.
+    public static let admissionStatus = RPCMethod<EmptyParams, AdmissionStatus>("admission.status")
     /// Says which of some labels fit a text.
     public static let classify = RPCMethod<ClassifyParams, ClassifyResult>("classify")
     /// Turns token ids of a model into text.
@@ -34,12 +36,24 @@ public enum Methods {
     public static let modelsRoute = RPCMethod<GenerateRequest, RouteDecision>("models.route")
     /// Finds models, those of the built-in catalog included, and says which fit this machine.
     public static let modelsSearch = RPCMethod<ModelsSearchParams, ModelsSearchResult>("models.search")
+    /// Tells how models did so far.
+    public static let modelsStats = RPCMethod<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /// Removes a model that was registered; its files stay.
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
     /// Lists newer versions of the models whose weights are on this machine.
     public static let modelsUpgrades = RPCMethod<EmptyParams, ModelsUpgradesResult>("models.upgrades")
+    /// Tells whether an answer was of use; models are judged by it.
+    public static let outcomesReport = RPCMethod<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
+    /// Tells of many answers at once whether they turned out to be right.
+    public static let outcomesResolvePending = RPCMethod<OutcomesResolvePendingParams, OutcomesResolvePendingResult>("outcomes.resolve_pending")
+    /// Compares what models achieved, and what an accepted answer cost.
+    public static let outcomesScoreboard = RPCMethod<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
+    /// Hands out what was observed of the models.
+    public static let profilesExport = RPCMethod<EmptyParams, ProfilesResult>("profiles.export")
+    /// Takes over what was observed of models elsewhere.
+    public static let profilesImport = RPCMethod<ProfilesImportParams, ProfilesImportResult>("profiles.import")
     /// Orders documents by how well they fit a query.
     public static let rerank = RPCMethod<RerankParams, RerankResult>("rerank")
     /// Reads how models are chosen.
@@ -56,6 +70,10 @@ public enum Methods {
     public static let runnerUnregister = RPCMethod<EmptyParams, RunnerUnregisterResult>("runner.unregister")
     /// Refuses new work, lets requests in flight finish for a while, cancels the rest.
     public static let shutdown = RPCMethod<EmptyParams, JSONValue>("shutdown")
+    /// Replaces the spend limits of all models, of one, or of a provider's.
+    public static let spendSetLimits = RPCMethod<SpendLimits, SpendStatusResult>("spend.set_limits")
+    /// Tells what was spent, by all processes on the state directory, and what may be.
+    public static let spendStatus = RPCMethod<SpendStatusParams, SpendStatusResult>("spend.status")
     /// Turns a text into the token ids of a model.
     public static let tokenize = RPCMethod<TokenizeParams, TokenizeResult>("tokenize")
     /// Writes down what is said in a recording.

@@ -399,6 +399,12 @@ data class InferenceResult(
     /** The request's own `client_ref`. */
     @SerialName("client_ref")
     val clientRef: String? = null,
+    /**
+     * What all attempts cost together; null when that of one is not known. Absent when models of
+     * this machine did it all, which cost nothing.
+     */
+    @SerialName("cost_usd")
+    val costUsd: Double? = null,
 )
 
 /** The answer must be a JSON object. */

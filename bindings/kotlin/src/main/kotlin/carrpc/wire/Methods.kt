@@ -8,6 +8,8 @@ import kotlinx.serialization.json.JsonNull
 object Methods {
     /** Cancels a request of the sender, which is still answered once. */
     val cancelRequest = notification<CancelParams>("\$/cancelRequest")
+    /** Tells how much work local models do, and how much waits for them. */
+    val admissionStatus = method<EmptyParams, AdmissionStatus>("admission.status")
     /** Says which of some labels fit a text. */
     val classify = method<ClassifyParams, ClassifyResult>("classify")
     /** Turns token ids of a model into text. */
@@ -38,12 +40,24 @@ object Methods {
     val modelsRoute = method<GenerateRequest, RouteDecision>("models.route")
     /** Finds models, those of the built-in catalog included, and says which fit this machine. */
     val modelsSearch = method<ModelsSearchParams, ModelsSearchResult>("models.search")
+    /** Tells how models did so far. */
+    val modelsStats = method<ModelsStatsParams, ModelsStatsResult>("models.stats")
     /** Removes a model that was registered; its files stay. */
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
     /** Lists newer versions of the models whose weights are on this machine. */
     val modelsUpgrades = method<EmptyParams, ModelsUpgradesResult>("models.upgrades")
+    /** Tells whether an answer was of use; models are judged by it. */
+    val outcomesReport = method<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
+    /** Tells of many answers at once whether they turned out to be right. */
+    val outcomesResolvePending = method<OutcomesResolvePendingParams, OutcomesResolvePendingResult>("outcomes.resolve_pending")
+    /** Compares what models achieved, and what an accepted answer cost. */
+    val outcomesScoreboard = method<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
+    /** Hands out what was observed of the models. */
+    val profilesExport = method<EmptyParams, ProfilesResult>("profiles.export")
+    /** Takes over what was observed of models elsewhere. */
+    val profilesImport = method<ProfilesImportParams, ProfilesImportResult>("profiles.import")
     /** Orders documents by how well they fit a query. */
     val rerank = method<RerankParams, RerankResult>("rerank")
     /** Reads how models are chosen. */
@@ -60,6 +74,10 @@ object Methods {
     val runnerUnregister = method<EmptyParams, RunnerUnregisterResult>("runner.unregister")
     /** Refuses new work, lets requests in flight finish for a while, cancels the rest. */
     val shutdown = method<EmptyParams, JsonNull>("shutdown")
+    /** Replaces the spend limits of all models, of one, or of a provider's. */
+    val spendSetLimits = method<SpendLimits, SpendStatusResult>("spend.set_limits")
+    /** Tells what was spent, by all processes on the state directory, and what may be. */
+    val spendStatus = method<SpendStatusParams, SpendStatusResult>("spend.status")
     /** Turns a text into the token ids of a model. */
     val tokenize = method<TokenizeParams, TokenizeResult>("tokenize")
     /** Writes down what is said in a recording. */

@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "dcdc829e97363280"
+    const val HASH = "5d70bedf765d8c7b"
 }

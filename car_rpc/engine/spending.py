@@ -1,0 +1,175 @@
+"""What an attempt may cost is reserved before it, and what it has cost is charged after it.
+
+Models in workers of this machine cost nothing and are never held up. Neither are scripted models
+and servers on this machine that have no price.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from msgspec import UNSET, UnsetType
+
+from car_rpc.errors import CarError
+from car_rpc.outcomes.profiles import SUCCESS
+from car_rpc.spend.budget import Budget
+from car_rpc.spend.limits import Charge, Spender
+from car_rpc.spend.prices import Tokens, cost_nano_usd, to_usd
+from car_rpc.spend.store import Reservation
+from car_rpc.wire.models import (
+    Cost,
+    FakeSource,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    OpenAICompatSource,
+    SystemSource,
+)
+
+#: Failures that come instead of an answer, for which no provider charges.
+_FREE_FAILURES = frozenset(
+    {
+        "context_overflow",
+        "invalid_params",
+        "invalid_request",
+        "model_not_found",
+        "no_runner",
+        "overloaded",
+        "policy_denied",
+        "provider_error",
+        "rate_limited",
+        "runner_declined",
+        "unauthorized",
+        "unsupported_mode",
+    }
+)
+
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+
+logger = logging.getLogger(__name__)
+
+
+class Bill:
+    """What a request has cost so far, over all its attempts."""
+
+    def __init__(self) -> None:
+        #: What was charged, which is more than the cost where nobody knows that.
+        self.charges: list[Charge] = []
+        self._costs: list[int | None] = []
+
+    def add(self, charge: Charge, cost: int | None) -> None:
+        """Put down an attempt: what was charged, and what it is known to have cost."""
+        self.charges.append(charge)
+        self._costs.append(cost)
+
+    @property
+    def cost_usd(self) -> float | UnsetType | None:
+        """The sum; ``None`` when the cost of an attempt is not known, absent without any."""
+        if not self._costs:
+            return UNSET
+        known = [cost for cost in self._costs if cost is not None]
+        return to_usd(sum(known)) if len(known) == len(self._costs) else None
+
+
+class Ended(NamedTuple):
+    """How an attempt ended.
+
+    Attributes:
+        outcome: ``success``, or the kind of the failure.
+        tokens: What it took; ``None`` when the backend has not said.
+        streamed: Whether anything came.
+    """
+
+    outcome: str
+    tokens: Tokens | None
+    streamed: bool
+
+
+class Spending:
+    """The money of attempts.
+
+    Args:
+        budget: Where it is reserved and charged; ``None`` for no limits and no accounts.
+    """
+
+    def __init__(self, budget: Budget | None) -> None:
+        self._budget = budget
+
+    async def reserve(
+        self, model: ModelSchema, expected: Tokens, bill: Bill, time_ms: float | None
+    ) -> Reservation | None:
+        """Put aside what an attempt may cost; ``None`` when it costs nothing.
+
+        Args:
+            model: The model.
+            expected: The tokens that it may take.
+            bill: What the request has cost before.
+            time_ms: The attempt's time limit in milliseconds, if it has one.
+
+        Raises:
+            CarError: ``spend_limit_exceeded``, or ``io_error``.
+        """
+        if self._budget is None or _is_free(model):
+            return None
+        spender = Spender(model.id, model.provider)
+        needed = _cost(model, expected)
+        return await self._budget.reserve(spender, needed, earlier=bill.charges, time_ms=time_ms)
+
+    def cost(self, model: ModelSchema, reservation: Reservation | None, ended: Ended) -> int | None:
+        """What an attempt has cost, in billionths of a dollar; ``None`` when nobody knows."""
+        if reservation is None:
+            return 0 if _is_free(model) else None
+        return None if reservation.id is None else _known_cost(model, ended)
+
+    async def settle(self, reservation: Reservation | None, cost: int | None, bill: Bill) -> None:
+        """Charge an attempt that has ended.
+
+        What has a price and may have cost something nobody knows is charged as it was reserved.
+
+        Args:
+            reservation: What was put aside, if anything.
+            cost: What is known to have been its cost.
+            bill: The request's, where it is put down.
+        """
+        if self._budget is None or reservation is None:
+            return
+        spender, reserved = reservation.charge
+        charged = reserved if cost is None else cost
+        bill.add(Charge(spender, charged), cost)
+        try:
+            await self._budget.settle(reservation, charged)
+        except CarError as error:
+            logger.warning("what %s has cost is charged later: %s", spender.model_id, error)
+
+
+def _known_cost(model: ModelSchema, ended: Ended) -> int | None:
+    if ended.outcome == SUCCESS:
+        return None if ended.tokens is None else _cost(model, ended.tokens)
+    if not ended.streamed and ended.tokens is None and ended.outcome in _FREE_FAILURES:
+        return 0
+    return None
+
+
+def _cost(model: ModelSchema, tokens: Tokens) -> int | None:
+    return cost_nano_usd(model.cost, tokens) if isinstance(model.cost, Cost) else None
+
+
+def _is_free(model: ModelSchema) -> bool:
+    match model.source:
+        case LocalSource() | MlxSource() | SystemSource():
+            return True
+        case FakeSource():
+            return not _has_price(model)
+        case OpenAICompatSource(endpoint=endpoint):
+            return urlsplit(endpoint).hostname in _THIS_MACHINE and not _has_price(model)
+        case _:
+            return False
+
+
+def _has_price(model: ModelSchema) -> bool:
+    cost = model.cost
+    return isinstance(cost, Cost) and (
+        cost.input_per_mtok_usd is not UNSET or cost.output_per_mtok_usd is not UNSET
+    )

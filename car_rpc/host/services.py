@@ -1,0 +1,56 @@
+"""What handlers are given: the parts of the process, and the request at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import UnsetType
+
+from car_rpc.backends.openai_compat.discovery import Discovery
+from car_rpc.backends.openai_compat.keys import Keys
+from car_rpc.engine.engine import Engine
+from car_rpc.engine.generation import Origin
+from car_rpc.engine.output import Listener
+from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.routing_store import RoutingStore
+from car_rpc.host.runner import RunnerHost
+from car_rpc.outcomes.tracker import Tracker
+from car_rpc.registry.hardware import detect
+from car_rpc.registry.registry import Registry
+from car_rpc.spend.budget import Budget
+from car_rpc.wire.search import Machine
+
+
+class Services(NamedTuple):
+    """What handlers work with."""
+
+    engine: Engine
+    registry: Registry
+    runner: RunnerHost
+    log: EventLog
+    keys: Keys
+    discovery: Discovery
+    allowed_roots: list[Path]
+    routing: RoutingStore
+    outcomes: Tracker
+    budget: Budget
+    machine: Callable[[], Machine] = detect
+
+
+class Scope(NamedTuple):
+    """One request, as handlers see it.
+
+    Attributes:
+        origin: Where it came from.
+        notify: Sends a notification of it, before its response: method and encoded params.
+        open_stream: Opens its stream; takes the client's own reference to the request.
+    """
+
+    origin: Origin
+    notify: Callable[[str, bytes], None]
+    open_stream: Callable[[str | UnsetType], Listener]
+
+
+Handler: TypeAlias = Callable[[Services, Scope, Any], Any]

@@ -1,0 +1,26 @@
+"""How much work local models do at once: the ``admission.*`` methods."""
+
+from __future__ import annotations
+
+from car_rpc.wire.base import NonNegative, Positive, WireStruct
+
+
+class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
+    """How things stand at this moment. Remote and delegated models need no permit.
+
+    Attributes:
+        permits_total: Local models that may work at the same time.
+        permits_available: How many more could begin to.
+        permits_in_use: Local models that do. The requests of one model share its permit.
+        running: Requests that they work on.
+        queued: Requests that wait for a permit.
+        env_override: Number of permits that was set in the environment or the configuration
+            file; null when it follows from the memory of the machine.
+    """
+
+    permits_total: Positive
+    permits_available: NonNegative
+    permits_in_use: NonNegative
+    running: NonNegative
+    queued: NonNegative
+    env_override: Positive | None
