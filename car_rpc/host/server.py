@@ -216,8 +216,10 @@ class _Server:
             self._loop.call_soon_threadsafe(self._session.send_log, payload)
 
     async def load(self) -> Dispatcher:
+        self._layer.return_freed_memory()  # before the first thread, which follows it
         # In a thread: the imports and the database take a while, and pings go on meanwhile.
         self._app = await asyncio.to_thread(self._make_app)
+        self._layer.return_freed_memory()
         self._bootstrap.mark("engine")
         self._app.begin_session()
         return self._app.dispatcher
@@ -225,7 +227,6 @@ class _Server:
     def _make_app(self) -> App:
         from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
-        self._layer.return_freed_memory()
         return App(
             self._settings,
             self._bootstrap.session_id,

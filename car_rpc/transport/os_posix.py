@@ -34,7 +34,12 @@ WORKER_NICENESS = 5
 #: Options of mallopt(3): blocks from 128 KiB on are mapped each for itself, and a free end of the
 #: heap beyond 1 MiB is given back. Left alone, glibc raises the first to the size of any such block
 #: that is freed, up to 32 MiB, and then keeps the memory of large messages in a heap full of holes.
-_MALLOC_OPTIONS = {-3: 128 * 1024, -1: 1024 * 1024}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+#: All threads share one heap: they run in turns, and each one's own would have holes of its own.
+_MALLOC_OPTIONS = {
+    -3: 128 * 1024,  # M_MMAP_THRESHOLD
+    -1: 1024 * 1024,  # M_TRIM_THRESHOLD
+    -8: 1,  # M_ARENA_MAX
+}
 
 #: Longest chain of parents that is followed.
 MAX_ANCESTORS = 64
@@ -133,9 +138,10 @@ class PosixLayer:
         import ctypes  # noqa: PLC0415 - not at start-up
 
         with contextlib.suppress(OSError, AttributeError):  # another library, such as musl
-            mallopt = ctypes.CDLL(None).mallopt
-            for option, size_bytes in _MALLOC_OPTIONS.items():
-                mallopt(option, size_bytes)
+            libc = ctypes.CDLL(None)
+            for option, value in _MALLOC_OPTIONS.items():
+                libc.mallopt(option, value)
+            libc.malloc_trim(0)
 
 
 def _pollable(fd: int) -> bool:
