@@ -7,7 +7,7 @@ are counted, it is charged, and the model is judged by how it ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -31,7 +31,6 @@ from car_rpc.wire.events import (
 )
 from car_rpc.wire.inference import Workload
 from car_rpc.wire.models import ModelSchema
-from car_rpc.wire.outcomes import ModelProfile
 
 
 class Work(NamedTuple):
@@ -195,10 +194,6 @@ class NothingLearned:
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         """Forget it."""
-
-    def profiles(self) -> Mapping[str, ModelProfile]:
-        """Nothing is known of any model."""
-        return {}
 
 
 def _end(work: Work, meter: Meter, outcome: str, cost: int | None) -> AttemptEnd:

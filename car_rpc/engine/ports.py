@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from car_rpc.engine.continuation import Continuation
@@ -13,7 +13,6 @@ from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import ModelSchema
-from car_rpc.wire.outcomes import ModelProfile
 from car_rpc.wire.speech import Word
 
 
@@ -80,10 +79,6 @@ class Outcomes(Protocol):
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         """Learn from an attempt, soon. Neither waits nor fails."""
-        ...
-
-    def profiles(self) -> Mapping[str, ModelProfile]:
-        """What is known of each model now, priors included; meant for one decision."""
         ...
 
 

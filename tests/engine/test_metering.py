@@ -1,7 +1,7 @@
 """What is learned of models from the ends of their attempts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -10,12 +10,13 @@ import pytest
 from car_rpc.engine import judging
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
+from car_rpc.engine.metering import Work
 from car_rpc.engine.ports import GenerateCall
+from car_rpc.engine.spending import Bill
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.events import ErrorEvent, StreamEvent, TextDelta, UsageEvent
 from car_rpc.wire.inference import EmbedParams
-from car_rpc.wire.outcomes import ModelProfile
 from car_rpc.wire.tasks import ClassifyParams, RerankParams
 
 
@@ -27,9 +28,6 @@ class Ends:
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         self.seen.append(end)
-
-    def profiles(self) -> Mapping[str, ModelProfile]:
-        return {}
 
 
 @pytest.fixture
@@ -83,15 +81,12 @@ async def test_each_attempt_is_told_with_its_own_tokens(world: Any, ends: Ends) 
     assert told == [(1, "provider_error", 9, None), (2, "success", None, 0)]
 
 
-async def test_a_cancel_is_told_as_one_and_a_model_that_used_up_the_time_has_failed(
-    world: Any, ends: Ends
-) -> None:
+async def test_a_cancel_is_told_as_one(world: Any, ends: Ends) -> None:
     begun = asyncio.Event()
 
     async def play(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         yield TextDelta(text="hi")
         begun.set()
-        world.clock.advance(1)
         await asyncio.Event().wait()
 
     world.backend.play = play
@@ -100,9 +95,22 @@ async def test_a_cancel_is_told_as_one_and_a_model_that_used_up_the_time_has_fai
     task.cancel()
     with pytest.raises(CarError):
         await task
-    world.listener.last.clear()
-    assert (await world.failure(timeout_ms=1)).kind == "timeout"
-    assert [end.outcome for end in ends.seen] == ["cancelled", "timeout"]
+    assert [end.outcome for end in ends.seen] == ["cancelled"]
+
+
+async def test_a_model_that_used_up_the_time_has_failed_and_one_that_nobody_read_has_not(
+    world: Any, ends: Ends
+) -> None:
+    async def stopped() -> None:
+        raise asyncio.CancelledError
+
+    work = Work(world.registry.find("one"), "generate", "tr_1", deadline_ms=10)
+    for ms in (9, 1, 0):
+        world.clock.advance(ms)
+        with pytest.raises(asyncio.CancelledError):
+            async with world.engine.metering.attempt(work, Bill()) as meter:
+                await (stopped() if ms else meter.sent(stopped()))
+    assert [end.outcome for end in ends.seen] == ["cancelled", "timeout", "cancelled"]
 
 
 async def test_an_error_event_is_the_models_failure(world: Any, ends: Ends, play: Any) -> None:

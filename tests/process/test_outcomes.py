@@ -84,3 +84,21 @@ def test_benchmark_priors_are_read_at_the_start(start_core: StartCore, tmp_path:
     core.initialize()
     (row,) = core.call("models.stats")["models"]
     assert (row["model_id"], row["ema_quality"], row["success_rate"]) == ("t/echo:1", 0.88, None)
+
+
+def test_what_was_learned_reaches_the_router(start_core: StartCore) -> None:
+    core = start_core()
+    core.initialize()
+    core.fake("t/echo:1", {"echo": True})
+    before = core.call("models.route", {"prompt": "x"})
+    reliability = {each["model_id"]: each["reliability"] for each in before["candidates"]}
+    code = "```python\ndef f(): return 1\n```\nFix this function."
+    core.call("generate", {"model": "t/echo:1", "prompt": "x"})
+    core.call("models.stats")
+    after = core.call("models.route", {"prompt": "x"})
+    learned = {each["model_id"]: each["reliability"] for each in after["candidates"]}
+    assert learned["t/echo:1"] != reliability["t/echo:1"]
+    task = core.call("models.route", {"prompt": code, "model": "t/echo:1"})["task"]
+    core.call("generate", {"prompt": code, "model": "t/echo:1"})
+    (stats,) = core.call("models.stats", {"model": "t/echo:1"})["models"]
+    assert (task, set(stats["task_stats"])) == ("code", {"generate", "code"})
