@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 import msgspec
 
-from car_rpc.eventlog.redact import JsonObject, JsonValue, redact, redact_text
+from car_rpc.eventlog.redact import JsonObject, JsonValue, redact
+from car_rpc.eventlog.shapes import KNOWN
 from car_rpc.protocol.framing import Frame, FrameEvent, Framing, Splitter, wrap
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class Trace:
         else:
             raw = wrap(event.prefix, self._client.framing or "ndjson")
         try:
-            return redact_text(raw.decode())
+            return KNOWN.replace(raw.decode())
         except UnicodeDecodeError:
             return {"base64": base64.b64encode(raw).decode()}
 

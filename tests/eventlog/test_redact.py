@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car_rpc.eventlog.redact import redact, redact_json, redact_text
+from car_rpc.eventlog.redact import redact, redact_json
+from car_rpc.eventlog.shapes import KNOWN
 
 # Put together here, so that no scanner takes this file for a leak.
 OPENAI = "sk-" + "proj-Ab3dEf6hIj9lMn2pQr5t"
@@ -50,13 +51,13 @@ def test_a_secret_of_known_shape_is_replaced_wherever_it_stands(secret, kind, ar
     text = around.format(secret)
     expected = around.format(f"[redacted:{kind}]")
 
-    assert redact_text(text) == expected
+    assert KNOWN.replace(text) == expected
     assert through_disk({"a": [{"b": text}]}) == {"a": [{"b": expected}]}
 
 
 def test_the_token_after_bearer_is_replaced_and_the_word_kept():
-    assert redact_text("Bearer abc12345xyz") == "Bearer [redacted:bearer_token]"
-    assert redact_text("curl -H 'authorization: bearer QwErTyUiOpAsDfGhJkLzXc'") == (
+    assert KNOWN.replace("Bearer abc12345xyz") == "Bearer [redacted:bearer_token]"
+    assert KNOWN.replace("curl -H 'authorization: bearer QwErTyUiOpAsDfGhJkLzXc'") == (
         "curl -H 'authorization: bearer [redacted:bearer_token]'"
     )
 
@@ -74,15 +75,15 @@ def test_the_token_after_bearer_is_replaced_and_the_word_kept():
     ],
 )
 def test_ordinary_text_stays(text):
-    assert redact_text(text) == text
+    assert KNOWN.replace(text) == text
 
 
 def test_a_private_key_that_was_cut_off_is_replaced_to_the_end():
-    assert redact_text("x " + PEM[:60]) == "x [redacted:private_key]"
+    assert KNOWN.replace("x " + PEM[:60]) == "x [redacted:private_key]"
 
 
 def test_several_secrets_in_one_string_are_all_replaced():
-    assert redact_text(f"{AWS} {OPENAI} {AWS}") == (
+    assert KNOWN.replace(f"{AWS} {OPENAI} {AWS}") == (
         "[redacted:aws_key] [redacted:api_key] [redacted:aws_key]"
     )
 
@@ -155,7 +156,7 @@ def test_what_is_no_json_object_is_refused(text):
 )
 def test_hostile_text_takes_linear_time(unit):
     """Quadratic patterns would need hours here; the test's time limit is the check."""
-    redact_text(unit * (2_000_000 // len(unit)) + "!")
+    KNOWN.replace(unit * (2_000_000 // len(unit)) + "!")
 
 
 json_values = st.recursive(
@@ -204,4 +205,4 @@ def test_texts_that_end_like_a_name_are_no_names(monkeypatch):
 def test_a_secret_between_separators_never_survives(before, shape, after):
     secret, _ = shape
 
-    assert secret not in redact_text(f"{before} {secret} {after}")
+    assert secret not in KNOWN.replace(f"{before} {secret} {after}")
