@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from car_rpc.engine.breaker import BreakerPolicy, Breakers
 from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of, resumed
@@ -31,6 +32,7 @@ from car_rpc.engine.ports import (
     Recording,
     Transcript,
 )
+from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import Routing, RoutingInputs
@@ -44,7 +46,7 @@ from car_rpc.spend.budget import Budget
 from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.events import UsageEvent
-from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult
+from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult, PrivacyLevel
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.routing import RouteDecision
 
@@ -56,6 +58,7 @@ DEFAULT_RETRY_POLICY = RetryPolicy()
 DEFAULT_BREAKER_POLICY = BreakerPolicy()
 DEFAULT_ROUTING_INPUTS = RoutingInputs()
 NOTHING_LEARNED = NothingLearned()
+DEFAULT_PRIVACY = Privacy()
 
 
 class Engine:
@@ -73,6 +76,7 @@ class Engine:
         outcomes: Learns from how attempts end.
         budget: Where their money is reserved and charged; ``None`` for no accounts.
         admission: Lets work on local models begin; ``None`` for one of them at a time.
+        privacy: How much of a request goes to the event log.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
@@ -89,6 +93,7 @@ class Engine:
         outcomes: Outcomes = NOTHING_LEARNED,
         budget: Budget | None = None,
         admission: Admission | None = None,
+        privacy: Privacy = DEFAULT_PRIVACY,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
@@ -102,6 +107,7 @@ class Engine:
         self._registry = registry
         self._sink = sink
         self._ids = ids
+        self._privacy = privacy
 
     def described(self, model: ModelSchema) -> ModelSchema:
         """The model with what is true of it now, and without secrets."""
@@ -149,7 +155,7 @@ class Engine:
             self._sink,
             self._ids.new("tr_"),
             conversation if isinstance(conversation, str) else None,
-            metadata_only=request.privacy == "metadata",
+            privacy=self._privacy.of(request.privacy),
         )
         self._running.add(recorder.trace_id)
         try:
@@ -218,7 +224,7 @@ class Engine:
 
     async def traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
         """As :meth:`recorded`, for work that wants to know its trace."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"))
+        recorder = Recorder(self._sink, self._ids.new("tr_"), privacy=self._privacy)
         started = self.clock.now_ms()
         await recorder.commit("request", **request_data(origin))
         try:
@@ -231,9 +237,11 @@ class Engine:
         await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
         return result
 
-    async def refused(self, origin: Origin, error: CarError, *, metadata_only: bool) -> CarError:
+    async def refused(
+        self, origin: Origin, error: CarError, privacy: PrivacyLevel | UnsetType = UNSET
+    ) -> CarError:
         """Record a request that was refused before it ran; returns the error with its trace."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"), metadata_only=metadata_only)
+        recorder = Recorder(self._sink, self._ids.new("tr_"), privacy=self._privacy.of(privacy))
         recorder.note("request", **request_data(origin))
         error = error.with_data(trace_id=recorder.trace_id)
         await record_failure(recorder, error, 0.0)

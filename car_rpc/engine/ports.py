@@ -45,6 +45,8 @@ class LogEntry(NamedTuple):
         trace_id: The request that it belongs to.
         conversation_id: The client's name of the conversation.
         attempt: Attempt of the request, from 1.
+        names_only: Whether only values under the names of secrets are replaced, as its text is to
+            be kept or was searched before.
     """
 
     type: str
@@ -52,6 +54,7 @@ class LogEntry(NamedTuple):
     trace_id: str | None = None
     conversation_id: str | None = None
     attempt: int | None = None
+    names_only: bool = False
 
 
 class EventSink(Protocol):

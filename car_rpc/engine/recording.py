@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
-
 from car_rpc.engine.ports import EventSink, LogEntry
+from car_rpc.engine.privacy import Privacy
+from car_rpc.eventlog.stream import StreamRedactor
 from car_rpc.wire.events import StreamEvent
 
 #: How long a delta may wait for others before it goes to the log, in seconds. Together with
@@ -16,9 +16,6 @@ DELTA_WAIT_S = 0.04
 
 #: Most events of one row of the log.
 MAX_EVENTS_PER_ROW = 128
-
-#: Members of an event that hold what the client or a model said.
-_CONTENT = frozenset({"params", "events", "result", "error"})
 
 
 def absorb_cancel() -> None:
@@ -35,7 +32,7 @@ class Recorder:
         sink: Where events go.
         trace_id: The request's trace.
         conversation_id: The client's name of the conversation.
-        metadata_only: Keep sizes instead of content (privacy level ``metadata``).
+        privacy: How much goes to the log.
     """
 
     def __init__(
@@ -44,33 +41,38 @@ class Recorder:
         trace_id: str,
         conversation_id: str | None = None,
         *,
-        metadata_only: bool = False,
+        privacy: Privacy,
     ) -> None:
         self.trace_id = trace_id
         self._sink = sink
         self._conversation_id = conversation_id
-        self._metadata_only = metadata_only
+        self._privacy = privacy
+        is_redacted = privacy.level == "redacted"
+        self._redactor = StreamRedactor(privacy.secrets) if is_redacted else None
         self._deltas: list[StreamEvent] = []
+        self._changed = False  # by the redactor
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
 
     def begin_attempt(self, attempt: int) -> None:
         """Later events belong to this attempt."""
-        self.flush()
+        self._cut()
         self._attempt = attempt
 
     def note(self, event_type: str, **data: Any) -> None:
         """Record an event soon."""
-        self.flush()
+        self._cut()
         self._sink.append(self._entry(event_type, data))
 
     async def commit(self, event_type: str, **data: Any) -> None:
         """Record an event; returns when it and all before it are durable."""
-        self.flush()
+        self._cut()
         await self._sink.commit(self._entry(event_type, data))
 
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""
+        if self._redactor is not None:
+            self._take(self._redactor.end(), self._redactor)
         commit = asyncio.ensure_future(self.commit(event_type, **data))
         while not commit.done():
             try:
@@ -80,11 +82,17 @@ class Recorder:
         commit.result()
 
     def delta(self, event: StreamEvent) -> None:
-        """Record a stream event, grouped with its neighbours."""
-        self._deltas.append(event)
+        """Record a stream event, grouped with its neighbours.
+
+        One that may be a part of a secret waits until that is known, and later ones with it.
+        """
+        if self._redactor is None:
+            self._deltas.append(event)
+        else:
+            self._take(self._redactor.push(event), self._redactor)
         if len(self._deltas) >= MAX_EVENTS_PER_ROW:
             self.flush()
-        elif self._timer is None:
+        elif self._deltas and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELTA_WAIT_S, self.flush)
 
     async def room(self) -> None:
@@ -97,16 +105,31 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
         if self._deltas:
-            deltas, self._deltas = self._deltas, []
-            self._sink.append(self._entry("deltas", {"events": deltas}))
+            data: dict[str, Any] = {"events": self._deltas}
+            if self._changed:
+                data["redacted"] = True
+            self._deltas, self._changed = [], False
+            self._sink.append(self._entry("deltas", data))
+
+    def _cut(self) -> None:
+        """Let nothing wait, as what comes now goes behind it."""
+        if self._redactor is not None:
+            self._take(self._redactor.cut(), self._redactor)
+        self.flush()
+
+    def _take(self, events: list[StreamEvent], redactor: StreamRedactor) -> None:
+        self._deltas += events
+        self._changed = self._changed or redactor.changed
 
     def _entry(self, event_type: str, data: dict[str, Any]) -> LogEntry:
-        if self._metadata_only:
-            data = {name: _size_if_content(name, value) for name, value in data.items()}
-        return LogEntry(event_type, data, self.trace_id, self._conversation_id, self._attempt)
-
-
-def _size_if_content(name: str, value: object) -> object:
-    if name not in _CONTENT:
-        return value
-    return {"bytes": len(msgspec.json.encode(value))}
+        # The text of deltas was searched as one. The text of an error may quote a key, also where
+        # all content is kept.
+        is_kept = self._privacy.level == "full" and "error" not in data
+        return LogEntry(
+            event_type,
+            self._privacy.kept(data),
+            self.trace_id,
+            self._conversation_id,
+            self._attempt,
+            names_only=is_kept or event_type == "deltas",
+        )

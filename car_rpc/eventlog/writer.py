@@ -15,6 +15,7 @@ import msgspec
 
 from car_rpc.errors import CarError
 from car_rpc.eventlog.redact import redact_json
+from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
 from car_rpc.eventlog.store import EventRow, Store, select
 from car_rpc.eventlog.times import to_text
 from car_rpc.wire.log import EventlogQueryParams
@@ -77,6 +78,11 @@ class Loggable(Protocol):
         """The attempt within the request."""
         ...
 
+    @property
+    def names_only(self) -> bool:
+        """Whether only values under the names of secrets are replaced."""
+        ...
+
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A :class:`Loggable`."""
@@ -86,6 +92,7 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str | None = None
     conversation_id: str | None = None
     attempt: int | None = None
+    names_only: bool = False
 
 
 class _Entry(NamedTuple):
@@ -110,12 +117,18 @@ class EventLog:
     """
 
     def __init__(
-        self, path: Path, store: Store, session_id: str, now: Callable[[], datetime]
+        self,
+        path: Path,
+        store: Store,
+        session_id: str,
+        now: Callable[[], datetime],
+        secrets: Secrets = KNOWN,
     ) -> None:
         self._path = path
         self._store = store
         self._session_id = session_id
         self._now = now
+        self._secrets = secrets
         self._changed = threading.Condition()  # guards what the loop and the thread share:
         self._entries: list[_Entry] = []
         self._commits: list[asyncio.Future[None]] = []
@@ -130,18 +143,25 @@ class EventLog:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path, session_id: str, now: Callable[[], datetime]) -> EventLog:
+    def open(
+        cls,
+        path: Path,
+        session_id: str,
+        now: Callable[[], datetime],
+        secrets: Secrets = KNOWN,
+    ) -> EventLog:
         """Open the log and start its thread. Blocks for file access; needs no running loop.
 
         Args:
             path: The database; it and its directory are created if need be.
             session_id: Goes into every event written here.
             now: The clock, with a time zone.
+            secrets: What is replaced in texts; an event says so with ``redacted: true``.
 
         Raises:
             CarError: ``io_error``: the database cannot be used; the text says what to do.
         """
-        return cls(path, Store.open(path), session_id, now)
+        return cls(path, Store.open(path), session_id, now, secrets)
 
     @property
     def lost(self) -> int:
@@ -285,7 +305,10 @@ class EventLog:
     def _row(self, entry: _Entry) -> EventRow:
         moment, event, text = entry
         try:
-            data = redact_json(text).decode()
+            redacted = redact_json(text, NONE if event.names_only else self._secrets)
+            if redacted is not text:
+                redacted = redacted.removesuffix(b"}") + b',"redacted":true}'
+            data = redacted.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             # What cannot be read cannot be searched for secrets, so it is not written.
             data = _to_json({"unreadable": type(error).__name__}).decode()

@@ -23,6 +23,7 @@ from car_rpc.engine.breaker import BreakerPolicy
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import PreferredModels
 from car_rpc.errors import CarError
+from car_rpc.eventlog.privacy import PrivacyPolicy
 from car_rpc.host.routing_store import check_config
 from car_rpc.wire.routing import RoutingConfig
 
@@ -49,6 +50,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
         routing: How a model is chosen, until `routing.set_config` says otherwise.
         http: How long servers with models may take.
         discovery: Where servers with models are looked for, when a client asks for it.
+        privacy: How much of what is said the event log keeps.
     """
 
     retry: RetryPolicy = RetryPolicy()
@@ -58,6 +60,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     routing: RoutingConfig = RoutingConfig()
     http: TimeLimits = TimeLimits()
     discovery: DiscoveryPolicy = DiscoveryPolicy()
+    privacy: PrivacyPolicy = PrivacyPolicy()
 
 
 class Knob(NamedTuple):

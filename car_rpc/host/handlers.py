@@ -87,10 +87,8 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
         params, raw, checkpoint = await services.engine.resumed(params, raw)
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
     except (Exception, asyncio.CancelledError) as error:
-        metadata_only = params.privacy == "metadata"
         failure = failure_of(error)
-        refusal = services.engine.refused(scope.origin, failure, metadata_only=metadata_only)
-        raise await refusal from error
+        raise await services.engine.refused(scope.origin, failure, params.privacy) from error
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
@@ -149,7 +147,7 @@ async def ground(services: Services, scope: Scope, params: GroundParams) -> Grou
     try:
         request, raw = await attachments.inline(request, raw, services.allowed_roots)
     except CarError as error:
-        raise await services.engine.refused(scope.origin, error, metadata_only=False) from None
+        raise await services.engine.refused(scope.origin, error) from None
     origin = scope.origin._replace(raw_params=raw)
     return await judging.ground(services.engine, params, request, origin)
 

@@ -22,6 +22,7 @@ from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import Backend, LogEntry
+from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.routing import RoutingInputs
 from car_rpc.errors import CarError
 from car_rpc.eventlog.times import to_text
@@ -119,7 +120,7 @@ class App:
             needed=settings.config is not None,
         )
         database = settings.state_dir / DATABASE_NAME
-        self.log = EventLog.open(database, session_id, _now)
+        self.log = EventLog.open(database, session_id, _now, configuration.privacy.secrets())
         self._machine: Machine | None = None
         self._registry = Registry(
             [*builtin_models(), *curated().models],
@@ -194,6 +195,11 @@ class App:
             outcomes=self._outcomes,
             budget=self._budget,
             admission=Admission(clock, _memory_bytes(), configuration.inference),
+            privacy=Privacy(
+                configuration.privacy.level,
+                configuration.privacy.secrets(),
+                salt=secrets.token_bytes(32),
+            ),
         )
 
     def _look_at_machine(self) -> None:

@@ -16,6 +16,7 @@ MAX_CONTINUATIONS = 16
 
 Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
 ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
+PrivacyLevel: TypeAlias = Literal["metadata", "redacted", "full"]
 UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seed: TypeAlias = int | Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}(?![\s\S])")]
 
@@ -138,7 +139,10 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
             all its tokens on that is asked once more, without thinking. If that gives no text
             either, the answer is empty, with ``stop_reason: thinking_truncated``.
         overflow: What to do with a prompt that does not fit.
-        privacy: How much of this request the event log keeps.
+        privacy: How much of this request the event log keeps: ``metadata`` (sizes and salted
+            hashes), ``redacted`` (what was said, with secrets replaced) or ``full`` (what was
+            said; values under the names of secrets, such as ``api_key``, are replaced still).
+            The default is the configuration's ``[privacy] level``.
         resume_trace_id: A request that did not get its result: go on from what the event log
             holds of it. What is not given here is as it was there.
         keep_alive_ms: How long the model stays loaded afterwards, in milliseconds.
@@ -164,7 +168,7 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
     max_tokens_continuations: Annotated[int, Meta(ge=0, le=MAX_CONTINUATIONS)] = 0
     thinking_recovery: bool = False
     overflow: Literal["error", "truncate"] = "error"
-    privacy: Literal["metadata", "redacted", "full"] | UnsetType = UNSET
+    privacy: PrivacyLevel | UnsetType = UNSET
     resume_trace_id: str | UnsetType = UNSET
     keep_alive_ms: NonNegative | UnsetType = UNSET
     prefix_cache: bool = True

@@ -26,7 +26,11 @@ class LogEvent(WireStruct, frozen=True, kw_only=True):
         trace_id: The request that it belongs to; null for events of the session itself.
         attempt: The attempt within the request, where one had begun.
         type: What happened, for example ``request``.
-        data: What belongs to the type, with secrets replaced.
+        data: What belongs to the type, with secrets replaced by ``***`` or ``[redacted:…]``;
+            ``redacted`` is true where that was done. The text of deltas is searched as one: the
+            replacement stands in the delta where the secret began, and later ones lack their
+            part. At the privacy level ``metadata``, content is ``{bytes, hash}``: its size as
+            JSON, and a hash that tells the same content within one session only.
     """
 
     seq: Positive

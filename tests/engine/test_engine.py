@@ -102,7 +102,7 @@ def test_a_model_is_described_as_its_backend_sees_it_now(world: Any) -> None:
 
 async def test_a_request_refused_before_it_ran_is_recorded_with_its_reason(world: Any) -> None:
     error = CarError("policy_denied", "outside", path="/x")
-    refused = await world.engine.refused(ORIGIN, error, metadata_only=False)
+    refused = await world.engine.refused(ORIGIN, error)
     assert (refused.kind, refused.data["trace_id"]) == ("policy_denied", "tr_1")
     request, completion = world.sink.entries
     assert request.data["params"] == msgspec.Raw(ORIGIN.raw_params)
@@ -112,6 +112,6 @@ async def test_a_request_refused_before_it_ran_is_recorded_with_its_reason(world
 
 async def test_of_a_private_request_that_was_refused_only_sizes_are_kept(world: Any) -> None:
     error = CarError("policy_denied", "secret", path="/secret")
-    await world.engine.refused(ORIGIN, error, metadata_only=True)
+    await world.engine.refused(ORIGIN, error, "metadata")
     assert world.sink.entries[0].data["params"] == {"bytes": len(ORIGIN.raw_params)}
     assert "secret" not in str(world.sink.entries)

@@ -167,7 +167,9 @@ async def test_secrets_are_replaced_before_the_write(log, path):
     secret = "sk-" + "a1B2" * 8
     await log.commit(NewEvent(type="t", data={"text": f"my key is {secret}", "password": "p4ss"}))
 
-    assert await logged(log) == [{"text": "my key is [redacted:api_key]", "password": "***"}]
+    assert await logged(log) == [
+        {"text": "my key is [redacted:api_key]", "password": "***", "redacted": True}
+    ]
     for file in path.parent.iterdir():
         assert secret.encode() not in file.read_bytes()
 
@@ -224,7 +226,7 @@ async def test_a_defect_in_the_thread_answers_its_callers_and_does_not_end_it(
     log, monkeypatch, caplog
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "redact_json", lambda text: 1 / 0)
+        patch.setattr(writer_module, "redact_json", lambda *_: 1 / 0)
         with pytest.raises(CarError) as raised:
             await log.commit(event(1))
     assert raised.value.kind == "internal"

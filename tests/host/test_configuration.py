@@ -88,6 +88,20 @@ def test_a_wrong_value_of_the_environment_is_refused_by_the_variable_s_name(file
     assert said.startswith("environment variable CAR_RETRY_MAX_RETRIES: Expected `int`")
 
 
+def test_patterns_for_the_event_log_are_checked_where_they_are_read(file: Path) -> None:
+    file.write_text("[privacy]\nlevel = 'metadata'\npatterns = ['ACME-\\d+']\n")
+    privacy = load(file, {}).privacy
+    assert (privacy.level, privacy.patterns) == ("metadata", [r"ACME-\d+"])
+    assert load(file, {"CAR_PRIVACY_PATTERNS": "['x+']"}).privacy.patterns == ["x+"]
+
+    said = refusal(file, "[privacy]\npatterns = ['fine', '(']\n")
+    assert said.startswith("line 1: `privacy`: pattern 2 of `patterns` is no regular expression")
+    said = refusal(file, "", CAR_PRIVACY_PATTERNS="['x*']")
+    assert "CAR_PRIVACY_PATTERNS: pattern 1 of `patterns` matches the empty text" in said
+    said = refusal(file, "[privacy]\nlevel = 'all'\n")
+    assert said.startswith("line 2: `privacy.level`: Invalid enum value 'all'")
+
+
 @given(st.text() | st.lists(st.sampled_from("[retry]\n =.\"'1{}#")).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     assert 1 <= line_of(text, ["retry", "max_retries"]) <= len(text.splitlines()) + 1

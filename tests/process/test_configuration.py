@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,38 @@ def test_the_command_line_shows_the_configuration_that_counts(tmp_path: Path) ->
     assert refused.returncode == 1
     assert refused.stderr.startswith("car-rpc: io error: ")
     assert "config.toml, line 2" in refused.stderr
+
+
+def test_what_the_file_calls_private_reaches_the_client_and_never_the_disk(
+    start_core: StartCore, tmp_path: Path
+) -> None:
+    state_dir = tmp_path / "state"
+    file = tmp_path / "mine.toml"
+    file.write_text("[privacy]\npatterns = ['ACME-[0-9]+']\n")
+    core = start_core("--config", str(file), state_dir=state_dir)
+    core.initialize()
+    key = "sk-" + "a1B2" * 8
+    pieces = ["to ACME", "-12", "34 and ", key[:9], key[9:], "."]
+    core.fake("t/tells:1", *({"emit": {"type": "text_delta", "text": piece}} for piece in pieces))
+    said = core.call("generate", {"model": "t/tells:1", "prompt": "of ACME-77?"})
+    assert said["text"] == f"to ACME-1234 and {key}."
+    hashed = core.call("generate", {"model": "t/tells:1", "prompt": "?", "privacy": "metadata"})
+
+    def events(trace_id: str) -> dict[str, dict[str, Any]]:
+        story = core.call("eventlog.query", {"trace_id": trace_id})["events"]
+        return {event["type"]: event["data"] for event in story}
+
+    story = events(said["trace_id"])
+    assert story["request"]["params"]["prompt"] == "of [redacted:pattern]?"
+    assert [event.get("text") for event in story["deltas"]["events"][:-1]] == [
+        *("to [redacted:pattern]", "", " and ", "[redacted:api_key]", "", "."),
+    ]
+    assert all(story[name]["redacted"] for name in ("request", "deltas", "completion"))
+    assert "redacted" not in story["attempt"]
+    params = events(hashed["trace_id"])["request"]["params"]
+    assert sorted(params) == ["bytes", "hash"]
+    core.close_stdin()
+    core.wait()
+    for written in state_dir.iterdir():
+        assert b"ACME-1" not in written.read_bytes()
+        assert key[6:].encode() not in written.read_bytes()

@@ -197,7 +197,12 @@ export interface GenerateRequest {
    * @defaultValue `"error"`
    */
   overflow?: 'error' | 'truncate';
-  /** How much of this request the event log keeps. */
+  /**
+   * How much of this request the event log keeps: `metadata` (sizes and salted hashes), `redacted`
+   * (what was said, with secrets replaced) or `full` (what was said; values under the names of
+   * secrets, such as `api_key`, are replaced still). The default is the configuration's `[privacy]
+   * level`.
+   */
   privacy?: 'full' | 'metadata' | 'redacted';
   /**
    * A request that did not get its result: go on from what the event log holds of it. What is not

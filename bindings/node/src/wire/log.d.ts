@@ -67,6 +67,12 @@ export interface LogEvent {
   attempt?: number;
   /** What happened, for example `request`. */
   type: string;
-  /** What belongs to the type, with secrets replaced. */
+  /**
+   * What belongs to the type, with secrets replaced by `***` or `[redacted:…]`; `redacted` is true
+   * where that was done. The text of deltas is searched as one: the replacement stands in the delta
+   * where the secret began, and later ones lack their part. At the privacy level `metadata`,
+   * content is `{bytes, hash}`: its size as JSON, and a hash that tells the same content within one
+   * session only.
+   */
   data: JsonObject;
 }

@@ -98,7 +98,10 @@ public struct GenerateRequestOverflow: RawRepresentable, Codable, Sendable, Hash
     }
 }
 
-/// How much of this request the event log keeps.
+/// How much of this request the event log keeps: `metadata` (sizes and salted hashes), `redacted`
+/// (what was said, with secrets replaced) or `full` (what was said; values under the names of
+/// secrets, such as `api_key`, are replaced still). The default is the configuration's `[privacy]
+/// level`.
 public struct GenerateRequestPrivacy: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
@@ -434,7 +437,10 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
     /// What to do with a prompt that does not fit.
     /// Default: `"error"`.
     public var overflow: GenerateRequestOverflow?
-    /// How much of this request the event log keeps.
+    /// How much of this request the event log keeps: `metadata` (sizes and salted hashes),
+    /// `redacted` (what was said, with secrets replaced) or `full` (what was said; values under the
+    /// names of secrets, such as `api_key`, are replaced still). The default is the configuration's
+    /// `[privacy] level`.
     public var privacy: GenerateRequestPrivacy?
     /// A request that did not get its result: go on from what the event log holds of it. What is
     /// not given here is as it was there.

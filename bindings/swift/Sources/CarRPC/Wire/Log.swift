@@ -103,7 +103,11 @@ public struct LogEvent: Codable, Sendable, Hashable {
     public var attempt: Int?
     /// What happened, for example `request`.
     public var type: String
-    /// What belongs to the type, with secrets replaced.
+    /// What belongs to the type, with secrets replaced by `***` or `[redacted:…]`; `redacted` is
+    /// true where that was done. The text of deltas is searched as one: the replacement stands in
+    /// the delta where the secret began, and later ones lack their part. At the privacy level
+    /// `metadata`, content is `{bytes, hash}`: its size as JSON, and a hash that tells the same
+    /// content within one session only.
     public var data: [String: JSONValue]
 
     public init(

@@ -90,7 +90,12 @@ value class GenerateRequestOverflow(val value: String) {
     }
 }
 
-/** How much of this request the event log keeps. */
+/**
+ * How much of this request the event log keeps: `metadata` (sizes and salted hashes), `redacted`
+ * (what was said, with secrets replaced) or `full` (what was said; values under the names of
+ * secrets, such as `api_key`, are replaced still). The default is the configuration's `[privacy]
+ * level`.
+ */
 @Serializable
 @JvmInline
 value class GenerateRequestPrivacy(val value: String) {
@@ -315,7 +320,12 @@ data class GenerateRequest(
      * Default: `"error"`.
      */
     val overflow: GenerateRequestOverflow = GenerateRequestOverflow("error"),
-    /** How much of this request the event log keeps. */
+    /**
+     * How much of this request the event log keeps: `metadata` (sizes and salted hashes),
+     * `redacted` (what was said, with secrets replaced) or `full` (what was said; values under the
+     * names of secrets, such as `api_key`, are replaced still). The default is the configuration's
+     * `[privacy] level`.
+     */
     val privacy: GenerateRequestPrivacy? = null,
     /**
      * A request that did not get its result: go on from what the event log holds of it. What is not
