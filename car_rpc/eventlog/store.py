@@ -1,4 +1,4 @@
-"""The event log on disk: one SQLite database per state directory. The only disk code.
+"""The event log on disk: one SQLite database per state directory. Writes events, and reads pages.
 
 Any number of processes write one database. A write transaction takes the lock first
 (``BEGIN IMMEDIATE``) and then continues the sequence from its last number, so ``seq`` has no
@@ -12,6 +12,7 @@ those too, at the price of a disk flush (milliseconds on a laptop) before every 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
+from car_rpc.eventlog.chain import SALT_BYTES, content_hash, link
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult, LogEvent
@@ -61,13 +63,46 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX events_by_type ON events (type)",
         "CREATE INDEX events_by_time ON events (ts)",
     ),
+    (
+        "ALTER TABLE events ADD COLUMN salt BLOB",
+        "ALTER TABLE events ADD COLUMN hash BLOB",
+        # What is left of deleted events, so that the chain goes through them.
+        """
+        CREATE TABLE tombstones (
+            seq INTEGER PRIMARY KEY,
+            ts TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            type TEXT NOT NULL,
+            content_hash BLOB NOT NULL,
+            hash BLOB NOT NULL
+        )
+        """,
+        # 'start': the event before the first one that the chain covers. Those up to it were
+        # written before there was a chain, or are deleted without a trace. 'head': the last event
+        # that was ever written, so that a cut at the end shows.
+        "CREATE TABLE chain (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL)",
+        """
+        INSERT INTO chain
+        SELECT name, (SELECT coalesce(max(seq), 0) FROM events), zeroblob(32)
+        FROM (SELECT 'start' AS name UNION SELECT 'head')
+        """,
+        "CREATE TABLE retention (id INTEGER PRIMARY KEY CHECK (id = 1), policy TEXT NOT NULL)",
+    ),
 )
 
 _INSERT = """
-    INSERT INTO events (seq, ts, session_id, trace_id, conversation_id, attempt, type, data)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO events
+        (seq, ts, session_id, trace_id, conversation_id, attempt, type, data, salt, hash)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
+# The number goes on behind events that somebody wrote past the chain, or after its head is gone:
+# the log still works, and verifying it shows them.
+_HEAD = f"""
+    SELECT max(({_LAST_SEQ}), coalesce((SELECT seq FROM chain WHERE name = 'head'), 0)),
+        coalesce((SELECT hash FROM chain WHERE name = 'head'), zeroblob(32))
+"""  # noqa: S608 - nothing is joined that anybody sent
+_SET_HEAD = "REPLACE INTO chain (name, seq, hash) VALUES ('head', ?, ?)"
 
 _SqlValue: TypeAlias = str | int | None
 
@@ -106,7 +141,7 @@ class Store:
         Raises:
             CarError: ``io_error``: the file cannot be used; the text names it and the remedy.
         """
-        with _io_errors(path):
+        with io_errors(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _create_private(path)
             connection = sqlite3.connect(
@@ -125,18 +160,54 @@ class Store:
         Raises:
             CarError: ``io_error``: nothing was written.
         """
-        with _io_errors(self._path), _transaction(self._connection) as connection:
-            (last_seq,) = connection.execute(_LAST_SEQ).fetchone()
-            connection.executemany(_INSERT, ((s, *r) for s, r in enumerate(rows, last_seq + 1)))
+        with io_errors(self._path), transaction(self._connection) as connection:
+            last_seq, last_hash = connection.execute(_HEAD).fetchone()
+            chained = _chained(rows, last_seq, last_hash)
+            connection.executemany(_INSERT, chained)
+            if chained:
+                connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1]))
 
     def close(self) -> None:
         """Close the connection; the last process to do so merges the write-ahead log."""
-        with _io_errors(self._path):
+        with io_errors(self._path):
             self._connection.close()
 
 
-def select(path: Path, params: EventlogQueryParams) -> EventlogQueryResult:
+def _chained(
+    rows: Sequence[EventRow], last_seq: int, last_hash: bytes
+) -> list[tuple[int | str | bytes | None, ...]]:
+    """The rows as they are stored: with their numbers, salts and hashes."""
+    salts = os.urandom(SALT_BYTES * len(rows))
+    chained: list[tuple[int | str | bytes | None, ...]] = []
+    for index, row in enumerate(rows):
+        salt = salts[index * SALT_BYTES : (index + 1) * SALT_BYTES]
+        seq = last_seq + 1 + index
+        content = content_hash(salt, row.trace_id, row.conversation_id, row.attempt, row.data)
+        last_hash = link(last_hash, content, seq, row.ts, row.session_id, row.type)
+        chained.append((seq, *row, salt, last_hash))
+    return chained
+
+
+def last_seq_of(path: Path) -> int:
+    """The number of the last event that was ever written. Blocks; safe in any thread.
+
+    Raises:
+        CarError: ``io_error``.
+    """
+    with io_errors(path), closing(connect_to_read(path)) as connection:
+        last_seq: int = connection.execute(_HEAD).fetchone()[0]
+    return last_seq
+
+
+def select(
+    path: Path, params: EventlogQueryParams, max_bytes: int = MAX_PAGE_BYTES
+) -> EventlogQueryResult:
     """Read one page of events. Blocks; safe in any thread, also while others write.
+
+    Args:
+        path: The database.
+        params: Which events.
+        max_bytes: The page ends early beyond this much data.
 
     Raises:
         CarError: ``invalid_params`` for a malformed time, or ``io_error``.
@@ -144,17 +215,17 @@ def select(path: Path, params: EventlogQueryParams) -> EventlogQueryResult:
     condition, values = _condition(params)
     descending = params.order == "desc"
     direction = "DESC" if descending else "ASC"
-    columns = "seq, ts, session_id, trace_id, attempt, type, data"
+    columns = "seq, ts, session_id, trace_id, conversation_id, attempt, type, data"
     statement = (
         f"SELECT {columns} FROM events "  # noqa: S608 - what the client sent is bound, not joined
         f"WHERE {condition} ORDER BY seq {direction} LIMIT ?"
     )
-    with _io_errors(path), closing(_connect_to_read(path)) as connection:
+    with io_errors(path), closing(connect_to_read(path)) as connection:
         # One snapshot for both reads: nothing can be committed in between.
         connection.execute("BEGIN")
         (last_seq,) = connection.execute(_LAST_SEQ).fetchone()
         rows = connection.execute(statement, (*values, params.limit))
-        events, complete = _read_page(rows, params.limit)
+        events, complete = _read_page(rows, params.limit, max_bytes)
     if not complete:
         next_seq = events[-1].seq
     elif descending:
@@ -165,24 +236,27 @@ def select(path: Path, params: EventlogQueryParams) -> EventlogQueryResult:
     return EventlogQueryResult(events=events, next_seq=next_seq)
 
 
-def _read_page(rows: Iterator[Any], limit: int) -> tuple[list[LogEvent], bool]:
+def _read_page(
+    rows: Iterator[Any], limit: int, max_bytes: int
+) -> tuple[list[LogEvent], bool]:
     """The events of a page, and whether there are certainly no more."""
     events: list[LogEvent] = []
     size_bytes = 0
-    for seq, ts, session_id, trace_id, attempt, type_, data in rows:
+    for seq, ts, session_id, trace_id, conversation_id, attempt, type_, data in rows:
         events.append(
             LogEvent(
                 seq=seq,
                 ts=ts,
                 session_id=session_id,
                 trace_id=trace_id,
+                conversation_id=UNSET if conversation_id is None else conversation_id,
                 attempt=UNSET if attempt is None else attempt,
                 type=type_,
                 data=decode_object(data),
             )
         )
         size_bytes += len(data)
-        if len(events) == limit or size_bytes >= MAX_PAGE_BYTES:
+        if len(events) == limit or size_bytes >= max_bytes:
             return events, False
     return events, True
 
@@ -221,10 +295,12 @@ def _create_private(path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # Only a new file takes this: what is deleted can then be given back to the disk step by step.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _enter_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_WAL_BYTES}")
-    with _transaction(connection):
+    with transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(_MIGRATIONS):
             raise CarError(
@@ -255,7 +331,8 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write."""
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,
@@ -265,7 +342,8 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[sqlite3.Connection]:
+def transaction(connection: sqlite3.Connection) -> Generator[sqlite3.Connection]:
+    """A transaction that no other process writes beside: committed, or undone by an error."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -277,7 +355,8 @@ def _transaction(connection: sqlite3.Connection) -> Generator[sqlite3.Connection
 
 
 @contextmanager
-def _io_errors(path: Path) -> Generator[None]:
+def io_errors(path: Path) -> Generator[None]:
+    """Turn what SQLite and the file system say into ``io_error`` with a remedy."""
     try:
         yield
     except sqlite3.Error as error:

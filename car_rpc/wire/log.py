@@ -1,4 +1,4 @@
-"""Events of the log, and the parameters and result of ``eventlog.query``."""
+"""Events of the log, and the parameters and results of ``eventlog.*``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import MAX_SAFE_INTEGER, NonNegative, Positive, WireStruct
+from car_rpc.wire.base import MAX_SAFE_INTEGER, NonNegative, Positive, RequestId, WireStruct
 
 Order: TypeAlias = Literal["asc", "desc"]
 Cursor: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=1000)]
+ExportFormat: TypeAlias = Literal["jsonl", "otlp_json"]
 EventTypes: TypeAlias = Annotated[list[str], Meta(min_length=1, max_length=64)]
 
 
@@ -24,6 +25,7 @@ class LogEvent(WireStruct, frozen=True, kw_only=True):
             Clocks may be set back, so only ``seq`` orders events.
         session_id: The session that wrote it.
         trace_id: The request that it belongs to; null for events of the session itself.
+        conversation_id: The client's name of the conversation, where the request had one.
         attempt: The attempt within the request, where one had begun.
         type: What happened, for example ``request``.
         data: What belongs to the type, with secrets replaced by ``***`` or ``[redacted:…]``;
@@ -37,6 +39,7 @@ class LogEvent(WireStruct, frozen=True, kw_only=True):
     ts: str
     session_id: str
     trace_id: str | None
+    conversation_id: str | UnsetType = UNSET
     attempt: NonNegative | UnsetType = UNSET
     type: str
     data: dict[str, Any]
@@ -81,3 +84,141 @@ class EventlogQueryResult(WireStruct, frozen=True, kw_only=True):
 
     events: list[LogEvent]
     next_seq: Cursor
+
+
+class EventlogSubscribeParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``eventlog.subscribe``.
+
+    Attributes:
+        from_seq: The first event that is wanted, whenever it was or will be written; 0 and 1 are
+            the oldest. Without it those that are written from now on.
+    """
+
+    from_seq: Cursor | UnsetType = UNSET
+
+
+class EventlogEventParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of the notification ``eventlog.event``.
+
+    Attributes:
+        request_id: The ``eventlog.subscribe`` that it belongs to.
+        event: The event.
+    """
+
+    request_id: RequestId
+    event: LogEvent
+
+
+class EventlogVerifyResult(WireStruct, frozen=True, kw_only=True):
+    """Whether the log is as it was written.
+
+    Attributes:
+        ok: Whether it is.
+        checked: Events that were looked at, including what is left of deleted ones.
+        first_bad_seq: The first event that was changed, removed or added by something else than
+            car-rpc; where the end of the log is missing, the first one that is.
+    """
+
+    ok: bool
+    checked: NonNegative
+    first_bad_seq: Positive | UnsetType = UNSET
+
+
+class EventlogPurgeParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``eventlog.purge``: exactly one of them.
+
+    Attributes:
+        before: Delete all events before this time, ISO 8601 with ``Z`` or an offset.
+        trace_id: Delete the events of this request. What it writes after that stays, if it still
+            runs.
+        conversation_id: Delete the events of this conversation.
+    """
+
+    before: str | UnsetType = UNSET
+    trace_id: str | UnsetType = UNSET
+    conversation_id: str | UnsetType = UNSET
+
+
+class EventlogPurgeResult(WireStruct, frozen=True, kw_only=True):
+    """Result of ``eventlog.purge``.
+
+    Attributes:
+        purged: How many events are gone.
+    """
+
+    purged: NonNegative
+
+
+class RetentionPolicy(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long events are kept. What goes beyond it is deleted in the background, oldest first.
+
+    Attributes:
+        max_age_ms: Longest time that an event is kept, in milliseconds; 0 is without end.
+        max_bytes: Most space that the database may take, in bytes; 0 is without end.
+    """
+
+    max_age_ms: NonNegative = 0
+    max_bytes: NonNegative = 4 * 1024**3
+
+
+class EventlogRetentionParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``eventlog.retention``.
+
+    Attributes:
+        policy: Holds from now on, for every process on the state directory, and goes before the
+            configuration; null returns to the configuration. Without it nothing changes.
+    """
+
+    policy: RetentionPolicy | None | UnsetType = UNSET
+
+
+class EventlogRetentionResult(WireStruct, frozen=True, kw_only=True):
+    """How long events are kept.
+
+    Attributes:
+        policy: What holds.
+        used_bytes: Space that the database takes, without what is free in it, in bytes.
+    """
+
+    policy: RetentionPolicy
+    used_bytes: NonNegative
+
+
+class EventlogExportParams(WireStruct, frozen=True, kw_only=True):
+    """Parameters of ``eventlog.export``. Filters that are given must all hold.
+
+    Attributes:
+        format: ``jsonl``: one event per line, to be kept or imported. ``otlp_json``: one span per
+            request for OpenTelemetry, with the attributes of its conventions for generative AI and
+            without what was said.
+        path: The file to write, absolute; one that is there is replaced. Without it the result
+            holds the text, if it is not too long.
+        trace_id: Only this request.
+        conversation_id: Only this conversation.
+        since: Only events at or after this time, ISO 8601 with ``Z`` or an offset; for
+            ``otlp_json`` requests that began then.
+        until: Only events before this time, in the same form.
+    """
+
+    format: ExportFormat
+    path: str | UnsetType = UNSET
+    trace_id: str | UnsetType = UNSET
+    conversation_id: str | UnsetType = UNSET
+    since: str | UnsetType = UNSET
+    until: str | UnsetType = UNSET
+
+
+class EventlogExportResult(WireStruct, frozen=True, kw_only=True):
+    """What was exported.
+
+    Attributes:
+        count: Events, or spans.
+        bytes: Length of the text in UTF-8, in bytes.
+        path: The file.
+        content: The text, where no file was named.
+    """
+
+    count: NonNegative
+    bytes: NonNegative
+    path: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET

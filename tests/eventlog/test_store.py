@@ -111,7 +111,8 @@ def test_the_schema_version_is_recorded(path):
     Store.open(path).close()
     connection = sqlite3.connect(path)
 
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)  # incremental
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
@@ -120,19 +121,19 @@ def test_an_older_schema_is_migrated_and_keeps_its_events(path, monkeypatch):
     store = Store.open(path)
     store.append([row()])
     store.close()
-    later = (*store_module._MIGRATIONS, ("ALTER TABLE events ADD COLUMN hash TEXT",))
+    later = (*store_module._MIGRATIONS, ("ALTER TABLE events ADD COLUMN more TEXT",))
     monkeypatch.setattr(store_module, "_MIGRATIONS", later)
     Store.open(path).close()
     connection = sqlite3.connect(path)
 
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-    assert connection.execute("SELECT seq, hash FROM events").fetchall() == [(1, None)]
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("SELECT seq, more FROM events").fetchall() == [(1, None)]
     connection.close()
 
 
 def test_a_migration_that_fails_leaves_the_schema_as_it_was(path, monkeypatch):
     Store.open(path).close()
-    broken = ("ALTER TABLE events ADD COLUMN hash TEXT", "SELECT nonsense")
+    broken = ("ALTER TABLE events ADD COLUMN more TEXT", "SELECT nonsense")
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "_MIGRATIONS", (*store_module._MIGRATIONS, broken))
         failure(Store.open, path)
@@ -165,7 +166,7 @@ def test_a_database_with_a_damaged_table_is_refused_at_open(path):
     store.append([row()])
     store.close()
     with path.open("r+b") as file:
-        file.seek(4096)  # the second page: the root of the table
+        file.seek(2 * 4096)  # the root of the table; the second page maps pointers
         file.write(b"\xff" * 4096)
 
     assert "move the file away" in failure(Store.open, path)
