@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -16,16 +17,17 @@ import msgspec
 from car_rpc.errors import CarError
 from car_rpc.eventlog.redact import redact_json
 from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
-from car_rpc.eventlog.store import EventRow, Store, select
+from car_rpc.eventlog.store import EventRow, Store, last_seq_of, select
 from car_rpc.eventlog.times import to_text
+from car_rpc.eventlog.verification import Verified, verify_page
 from car_rpc.wire.log import EventlogQueryParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from datetime import datetime
     from pathlib import Path
 
-    from car_rpc.wire.log import EventlogQueryResult, LogEvent
+    from car_rpc.wire.log import EventlogQueryResult, EventlogVerifyResult, LogEvent
 
 #: How long an event waits for others to share its transaction. The rest of the promised 100 ms
 #: is for the transaction, and for callers that group deltas themselves.
@@ -36,6 +38,11 @@ FLUSH_BYTES = 1024 * 1024
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 #: Bound of :meth:`EventLog.close`, below the 2 s that the end of the process may take.
 CLOSE_TIMEOUT_S = 1.5
+#: How often a subscription looks for events of other processes.
+POLL_S = 0.5
+#: What a subscription reads at a time, and so the most that it holds of what nobody reads.
+WATCHED_EVENTS = 128
+WATCHED_BYTES = 1024 * 1024
 # What an event costs in memory besides its data, roughly.
 _OVERHEAD_BYTES = 512
 
@@ -135,6 +142,7 @@ class EventLog:
         self._entries_bytes = 0  # of the entries that the thread has not taken yet
         self._waiting_bytes = 0  # of these and of the batch that it writes
         self._room: list[asyncio.Future[None]] = []
+        self._watchers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._urgent = False
         self._closing = False
         self._lost = 0
@@ -225,6 +233,52 @@ class EventLog:
             events += result.events
             page = msgspec.structs.replace(page, after_seq=result.next_seq)
         return events
+
+    async def verify(self) -> EventlogVerifyResult:
+        """Check that all events are as they were written.
+
+        Raises:
+            CarError: ``io_error`` when the database cannot be read.
+        """
+        await self.commit()
+        verified = Verified()
+        while not verified.done:
+            verified = await asyncio.to_thread(verify_page, self._path, verified)
+        return verified.result()
+
+    async def watch(self, from_seq: int | None) -> AsyncGenerator[LogEvent]:
+        """Events of all processes as they are committed, without end, gap or repetition.
+
+        Whoever takes them slowly reads them later from the database: nothing waits for them and
+        no more than a page is held.
+
+        Args:
+            from_seq: The first one; ``None`` for those that are committed from now on.
+
+        Raises:
+            CarError: ``io_error`` when the database cannot be read.
+        """
+        news = asyncio.Event()
+        with self._changed:
+            self._watchers[news] = asyncio.get_running_loop()
+        try:
+            if from_seq is None:
+                cursor = await asyncio.to_thread(last_seq_of, self._path)
+            else:
+                cursor = max(from_seq - 1, 0)
+            while True:
+                news.clear()
+                wanted = EventlogQueryParams(after_seq=cursor, limit=WATCHED_EVENTS)
+                page = await asyncio.to_thread(select, self._path, wanted, WATCHED_BYTES)
+                for event in page.events:
+                    yield event
+                cursor = page.next_seq
+                if not page.events:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), POLL_S)
+        finally:
+            with self._changed:
+                del self._watchers[news]
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Write what waits and end the thread. Later events are counted as lost.
@@ -334,6 +388,10 @@ class EventLog:
         with self._changed:
             self._waiting_bytes -= batch.size_bytes
             room, self._room = self._room, []  # who finds no room yet waits for the next batch
+            watchers = [*self._watchers.items()]
+        for news, loop in watchers:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(news.set)
         for futures, outcome in ((batch.commits, error), (room, None)):
             if futures:
                 _call_in_loop(futures, outcome)
