@@ -1,4 +1,6 @@
-"""A client of its own for the real process: raw pipes, both framings, nothing of `car_rpc`.
+"""A client of its own for the real process: raw pipes, both framings.
+
+Of `car_rpc` it uses only what checks the log afterwards.
 
 The driver checks every byte that comes: whatever is on stdout and is not a message fails the
 test that looks at it next.
@@ -23,6 +25,11 @@ from typing import Any, Literal, TypeAlias
 
 import psutil
 import pytest
+
+from car_rpc.eventlog import store
+from car_rpc.eventlog.story import problems
+from car_rpc.eventlog.verification import Verified, verify_page
+from car_rpc.wire.log import EventlogQueryParams, LogEvent
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -507,6 +514,28 @@ def start_core(tmp_path: Path) -> Iterator[StartCore]:
     yield start
     for core in cores:
         core.kill()
+    for directory in {core.state_dir for core in cores}:
+        check_log(directory)
+
+
+def check_log(state_dir: Path) -> None:
+    """Whatever a test did to the process: its log is as it was written, its stories are good."""
+    path = state_dir / "car.db"
+    if not path.exists() or path.read_bytes()[:16] != b"SQLite format 3\0":
+        return
+    verified = Verified()
+    while not verified.done:
+        verified = verify_page(path, verified)
+    assert verified.bad_seq is None, verified
+    stories: dict[str, list[LogEvent]] = {}
+    page = EventlogQueryParams(limit=1000)
+    while (found := store.select(path, page)).events:
+        for logged in found.events:
+            stories.setdefault(logged.trace_id or "", []).append(logged)
+        page = EventlogQueryParams(limit=1000, after_seq=found.next_seq)
+    stories.pop("", None)
+    for trace_id, story in stories.items():
+        assert list(problems(story)) == [], trace_id
 
 
 @pytest.fixture
