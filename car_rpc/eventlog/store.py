@@ -167,6 +167,16 @@ class Store:
             if chained:
                 connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1]))
 
+    def sessions(self) -> set[str]:
+        """All sessions that wrote something that is still there. Goes through the whole log.
+
+        Raises:
+            CarError: ``io_error``.
+        """
+        with io_errors(self._path):
+            found = self._connection.execute("SELECT DISTINCT session_id FROM events").fetchall()
+        return {session_id for (session_id,) in found}
+
     def close(self) -> None:
         """Close the connection; the last process to do so merges the write-ahead log."""
         with io_errors(self._path):
@@ -236,9 +246,7 @@ def select(
     return EventlogQueryResult(events=events, next_seq=next_seq)
 
 
-def _read_page(
-    rows: Iterator[Any], limit: int, max_bytes: int
-) -> tuple[list[LogEvent], bool]:
+def _read_page(rows: Iterator[Any], limit: int, max_bytes: int) -> tuple[list[LogEvent], bool]:
     """The events of a page, and whether there are certainly no more."""
     events: list[LogEvent] = []
     size_bytes = 0
