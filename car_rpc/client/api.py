@@ -17,7 +17,7 @@ from car_rpc import __version__
 from car_rpc.client.connection import EXIT_TIMEOUT_S, ClientConnection
 from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.client.runner import Runner, RunnerRuns
-from car_rpc.client.stream import GenerateStream
+from car_rpc.client.stream import GenerateStream, LogStream
 from car_rpc.errors import CarError
 from car_rpc.protocol.messages import Notification, Request, write_error, write_result
 from car_rpc.wire.admission import AdmissionStatus
@@ -29,7 +29,14 @@ from car_rpc.wire.inference import (
 )
 from car_rpc.wire.keys import EndpointKeys, KeysStatsResult
 from car_rpc.wire.lifecycle import PROTOCOL_VERSION, CancelParams, InitializeResult, LogParams
-from car_rpc.wire.log import EventlogQueryResult
+from car_rpc.wire.log import (
+    EventlogExportResult,
+    EventlogPurgeResult,
+    EventlogQueryResult,
+    EventlogRetentionResult,
+    EventlogVerifyResult,
+    RetentionPolicy,
+)
 from car_rpc.wire.models import (
     ModelResult,
     ModelSchema,
@@ -278,6 +285,28 @@ class CarClient:
     async def query_log(self, **filters: Any) -> EventlogQueryResult:
         """A page of the event log; the fields are those of ``EventlogQueryParams``."""
         return await self.request("eventlog.query", filters, EventlogQueryResult)
+
+    def watch_log(self, from_seq: int | None = None) -> LogStream:
+        """Events of the log of all processes, from a number or from now on; use ``async with``."""
+        params = {} if from_seq is None else {"from_seq": from_seq}
+        return LogStream(self._connection, params)
+
+    async def export_log(self, format: str, **params: Any) -> EventlogExportResult:  # noqa: A002 - the wire's name
+        """Export the log; the other fields are those of ``EventlogExportParams``."""
+        asked = {**params, "format": format}
+        return await self.request("eventlog.export", asked, EventlogExportResult)
+
+    async def verify_log(self) -> EventlogVerifyResult:
+        """Check that the log is as it was written."""
+        return await self.request("eventlog.verify", {}, EventlogVerifyResult)
+
+    async def purge_log(self, **chosen: Any) -> int:
+        """Delete events; the fields are those of ``EventlogPurgeParams``. Returns how many."""
+        return (await self.request("eventlog.purge", chosen, EventlogPurgeResult)).purged
+
+    async def log_retention(self, **params: RetentionPolicy | None) -> EventlogRetentionResult:
+        """How long events are kept; ``policy`` changes it."""
+        return await self.request("eventlog.retention", params, EventlogRetentionResult)
 
     async def register_runner(self, runner: Runner, **params: Any) -> None:
         """Run delegated models with a function of this program, instead of an earlier one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -24,10 +24,13 @@ from car_rpc.protocol.messages import (
     write_request,
 )
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateEventParams
+from car_rpc.wire.log import EventlogEventParams
 
 T = TypeVar("T")
+
+#: Where the events of a request go, of the kind that its method has.
+Events: TypeAlias = MemoryObjectSendStream[Any]
 
 #: Largest message that the client accepts from the core, in bytes.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -58,7 +61,7 @@ _encode = msgspec.json.encode
 class Waiting:
     """A request that was sent, and its answer once that is there."""
 
-    def __init__(self, events: MemoryObjectSendStream[StreamEvent] | None) -> None:
+    def __init__(self, events: Events | None) -> None:
         self.request_id: RequestId = 0
         self.events = events
         self.done = anyio.Event()
@@ -130,7 +133,7 @@ class ClientConnection:
         self,
         method: str,
         params: Any,
-        events: MemoryObjectSendStream[StreamEvent] | None = None,
+        events: Events | None = None,
     ) -> Waiting:
         """Send a request and return at once; its answer arrives in what is returned."""
         if self.ended is not None:
@@ -236,6 +239,8 @@ class ClientConnection:
                     waiting.answer(message)
             case Notification(method="generate.event"):
                 await self._deliver(msgspec.json.decode(message.params, type=GenerateEventParams))
+            case Notification(method="eventlog.event"):
+                await self._deliver(msgspec.json.decode(message.params, type=EventlogEventParams))
             case Notification():
                 self._on_notification(message)
             case Request():
@@ -243,7 +248,7 @@ class ClientConnection:
             case _:
                 pass
 
-    async def _deliver(self, params: GenerateEventParams) -> None:
+    async def _deliver(self, params: GenerateEventParams | EventlogEventParams) -> None:
         waiting = self._streams.get(params.request_id)
         if waiting is not None and waiting.events is not None:
             try:

@@ -187,5 +187,7 @@ def _is_worth_it(connection: sqlite3.Connection) -> bool:
     pages, free, page_bytes = _pages(connection)
     incremental = 2  # a file of an earlier schema keeps its size, and uses its free space first
     return (
-        mode == incremental and free * page_bytes >= MIN_FREE_BYTES and free > pages * MIN_FREE_SHARE
+        mode == incremental
+        and free * page_bytes >= MIN_FREE_BYTES
+        and free > pages * MIN_FREE_SHARE
     )

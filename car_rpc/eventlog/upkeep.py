@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -98,10 +99,8 @@ class Upkeep:
         """Apply the policy now and then, without end. What fails is tried again later."""
         wait_s = FIRST_LOOK_S
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._policy_changed.wait(), wait_s)
-            except TimeoutError:
-                pass
             self._policy_changed.clear()
             wait_s = LOOK_S
             try:
@@ -127,10 +126,15 @@ class Upkeep:
                 count += deleted
                 await asyncio.sleep(_PAUSE_S)
         if count:
-            while await asyncio.to_thread(give_back_space, self._path):
-                await asyncio.sleep(_PAUSE_S)
-            await asyncio.to_thread(empty_write_ahead_log, self._path)
+            await self._shrink()
         return count
+
+    async def _shrink(self) -> None:
+        while True:
+            if not await asyncio.to_thread(give_back_space, self._path):
+                break
+            await asyncio.sleep(_PAUSE_S)
+        await asyncio.to_thread(empty_write_ahead_log, self._path)
 
     async def _policy(self) -> RetentionPolicy:
         return await asyncio.to_thread(read_policy, self._path) or self._configured

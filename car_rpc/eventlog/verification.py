@@ -34,14 +34,14 @@ class Verified(NamedTuple):
     """How far the chain was followed.
 
     Attributes:
-        seq: The last event that is right, or the one before the first; ``None`` at the beginning.
+        seq: The last event that is right, or the one before the first; -1 at the beginning.
         hash: Its hash.
         checked: How many were looked at.
         done: Whether that was the end.
         bad_seq: The first event that is not as it was written, or is not there.
     """
 
-    seq: int | None = None
+    seq: int = -1
     hash: bytes = ORIGIN
     checked: int = 0
     done: bool = False
@@ -72,11 +72,11 @@ def verify_page(path: Path, so_far: Verified, limit: int = PAGE_EVENTS) -> Verif
         }
         start_seq, start_hash = marks.get("start", (0, ORIGIN))
         head_seq, head_hash = marks.get("head", (0, ORIGIN))
-        if so_far.seq is None:
+        if so_far.seq < 0:
             (early,) = connection.execute(_BEFORE_THE_START, (start_seq,)).fetchone()
             if early is not None:
                 return so_far._replace(done=True, bad_seq=early)
-        if so_far.seq is None or so_far.seq < start_seq:  # what was next is deleted meanwhile
+        if so_far.seq < start_seq:  # what was next is deleted meanwhile
             so_far = so_far._replace(seq=start_seq, hash=start_hash)
         return _follow(connection, so_far, limit, head_seq, head_hash)
 
@@ -85,7 +85,6 @@ def _follow(
     connection: sqlite3.Connection, so_far: Verified, limit: int, head_seq: int, head_hash: bytes
 ) -> Verified:
     seq, last_hash, checked, *_ = so_far
-    assert seq is not None
     page_end = checked + limit
     for row in connection.execute(_PAGE, (seq, limit)):
         if row[0] != seq + 1:

@@ -234,6 +234,14 @@ class EventLog:
             page = msgspec.structs.replace(page, after_seq=result.next_seq)
         return events
 
+    async def last_seq(self) -> int:
+        """The number of the last event that any process committed.
+
+        Raises:
+            CarError: ``io_error`` when the database cannot be read.
+        """
+        return await asyncio.to_thread(last_seq_of, self._path)
+
     async def verify(self) -> EventlogVerifyResult:
         """Check that all events are as they were written.
 
@@ -263,7 +271,7 @@ class EventLog:
             self._watchers[news] = asyncio.get_running_loop()
         try:
             if from_seq is None:
-                cursor = await asyncio.to_thread(last_seq_of, self._path)
+                cursor = await self.last_seq()
             else:
                 cursor = max(from_seq - 1, 0)
             while True:

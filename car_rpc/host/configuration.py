@@ -25,6 +25,7 @@ from car_rpc.engine.routing import PreferredModels
 from car_rpc.errors import CarError
 from car_rpc.eventlog.privacy import PrivacyPolicy
 from car_rpc.host.routing_store import check_config
+from car_rpc.wire.log import RetentionPolicy
 from car_rpc.wire.routing import RoutingConfig
 
 #: What the file is called in the state directory.
@@ -49,6 +50,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
         preferred: Models that are taken where a request names none, by id or name.
         routing: How a model is chosen, until `routing.set_config` says otherwise.
         http: How long servers with models may take.
+        eventlog: How long events are kept.
         discovery: Where servers with models are looked for, when a client asks for it.
         privacy: How much of what is said the event log keeps.
     """
@@ -59,6 +61,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     preferred: PreferredModels = PreferredModels()
     routing: RoutingConfig = RoutingConfig()
     http: TimeLimits = TimeLimits()
+    eventlog: RetentionPolicy = RetentionPolicy()
     discovery: DiscoveryPolicy = DiscoveryPolicy()
     privacy: PrivacyPolicy = PrivacyPolicy()
 

@@ -17,7 +17,7 @@ from car_rpc.engine import judging
 from car_rpc.engine.generation import failure_of
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.host import accounts, attachments, audio
+from car_rpc.host import accounts, attachments, audio, log_handlers
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.routing_store import check_config
 from car_rpc.host.services import Handler, Scope, Services
@@ -38,7 +38,6 @@ from car_rpc.wire.inference import (
 )
 from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.lifecycle import EmptyParams
-from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
 from car_rpc.wire.models import (
     FakeSource,
     ModelParams,
@@ -326,13 +325,6 @@ def runner_event(
     return services.runner.event(params, wants_reply=True)
 
 
-async def eventlog_query(
-    services: Services, _: Scope, params: EventlogQueryParams
-) -> EventlogQueryResult:
-    """A page of the event log."""
-    return await services.log.query(params)
-
-
 HANDLERS: dict[str, Handler] = {
     "generate": generate,
     "embed": embed,
@@ -356,6 +348,6 @@ HANDLERS: dict[str, Handler] = {
     "runner.register": runner_register,
     "runner.unregister": runner_unregister,
     "runner.event": runner_event,
-    "eventlog.query": eventlog_query,
+    **log_handlers.HANDLERS,
     **accounts.HANDLERS,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,6 +13,7 @@ from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.output import Listener
+from car_rpc.eventlog.upkeep import Upkeep
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
@@ -30,6 +31,7 @@ class Services(NamedTuple):
     registry: Registry
     runner: RunnerHost
     log: EventLog
+    upkeep: Upkeep
     keys: Keys
     discovery: Discovery
     allowed_roots: list[Path]
@@ -45,11 +47,13 @@ class Scope(NamedTuple):
     Attributes:
         origin: Where it came from.
         notify: Sends a notification of it, before its response: method and encoded params.
+        room: Waits while too many of its notifications are unread.
         open_stream: Opens its stream; takes the client's own reference to the request.
     """
 
     origin: Origin
     notify: Callable[[str, bytes], None]
+    room: Callable[[], Awaitable[None]]
     open_stream: Callable[[str | UnsetType], Listener]
 
 

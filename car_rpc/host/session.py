@@ -49,6 +49,9 @@ SHUTDOWN_CANCEL_TIMEOUT_S = 5.0
 #: What changes the registry, in a thread. What arrives after one of them waits for its end.
 REGISTRY_CHANGES = frozenset({"models.register", "models.unregister"})
 
+#: What goes on until it is cancelled, which the end of the session does at once.
+SUBSCRIPTIONS = frozenset({"eventlog.subscribe"})
+
 #: What there is of a ``generate`` that was cancelled before it began.
 NOTHING: dict[str, Any] = {"text": "", "tool_calls": [], "usage": None}
 
@@ -114,6 +117,7 @@ class Session:
         self._backlog: list[Request] = []
         self._tasks: dict[RequestId, asyncio.Future[Any]] = {}
         self._registry_changes: set[asyncio.Future[Any]] = set()
+        self._subscriptions: set[RequestId] = set()
         self._streams: dict[RequestId, Stream] = {}
         self._cancelled: set[RequestId] = set()
         self._shutdowns: set[asyncio.Future[Any]] = set()
@@ -141,7 +145,9 @@ class Session:
         self._drained.set()
 
     async def finish_requests(self, timeout_s: float) -> None:
-        """Let requests finish for a while, then cancel the rest."""
+        """Let requests finish for a while, then cancel the rest; subscriptions end at once."""
+        for request_id in self._subscriptions:
+            self._cancel(request_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while (waiting := self._unfinished()) and (remaining := deadline - loop.time()) > 0:
@@ -225,6 +231,8 @@ class Session:
         task = self._start(request, work)
         if method in REGISTRY_CHANGES:
             self._registry_changes.add(task)
+        if method in SUBSCRIPTIONS:
+            self._subscriptions.add(request.id)
 
     def _scope(self, request: Request) -> Scope:
         # Loaded by now, and not at start-up.
@@ -233,7 +241,8 @@ class Session:
 
         origin = Origin(request.id, request.method, compact(request.params))
         notify = partial(self.notify, request.id)
-        return Scope(origin, notify, partial(self._open_stream, request.id))
+        room = partial(self.room, request.id)
+        return Scope(origin, notify, room, partial(self._open_stream, request.id))
 
     # Tasks and answers
 
@@ -249,6 +258,7 @@ class Session:
     def _finished(self, request: Request, task: asyncio.Future[Outcome]) -> None:
         del self._tasks[request.id]
         self._cancelled.discard(request.id)
+        self._subscriptions.discard(request.id)
         self._shutdowns.discard(task)
         self._registry_changes.discard(task)
         if task.cancelled():

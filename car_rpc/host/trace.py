@@ -48,6 +48,7 @@ _VOLATILE = frozenset(
 #: Where a message names a request by its id.
 _ID_PATHS = {
     "generate.event": "request_id",
+    "eventlog.event": "request_id",
     "runner.run": "parent_id",
     "$/cancelRequest": "id",
 }

@@ -26,6 +26,7 @@ from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.routing import RoutingInputs
 from car_rpc.errors import CarError
 from car_rpc.eventlog.times import to_text
+from car_rpc.eventlog.upkeep import Upkeep
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.configuration import FILE_NAME, Configuration, load
 from car_rpc.host.dispatch import Dispatcher
@@ -121,6 +122,8 @@ class App:
         )
         database = settings.state_dir / DATABASE_NAME
         self.log = EventLog.open(database, session_id, _now, configuration.privacy.secrets())
+        self._upkeep = Upkeep(database, self.log, configuration.eventlog, _now)
+        self._upkeep_task: asyncio.Task[None] | None = None
         self._machine: Machine | None = None
         self._registry = Registry(
             [*builtin_models(), *curated().models],
@@ -149,6 +152,7 @@ class App:
             registry=self._registry,
             runner=runner,
             log=self.log,
+            upkeep=self._upkeep,
             keys=openai_compat.keys,
             discovery=Discovery(openai_compat.presence, configuration.discovery),
             allowed_roots=[settings.state_dir, *settings.allowed_paths, *allowed_paths],
@@ -164,12 +168,15 @@ class App:
             await backend.close()
 
     def begin_session(self) -> None:
-        """Record that the session began, and look at the machine meanwhile."""
+        """Record that the session began; look at the machine, and after the log, meanwhile."""
+        self._upkeep_task = asyncio.create_task(self._upkeep.run())
         self.log.append(LogEntry("session_start", {"version": __version__}))
         asyncio.get_running_loop().run_in_executor(None, self._look_at_machine)
 
     async def close(self, reason: str, timeout_s: float) -> None:
         """Record that the session ended, write out the event log and close the database."""
+        if self._upkeep_task is not None:
+            self._upkeep_task.cancel()
         self.log.append(LogEntry("session_end", {"reason": reason}))
         await asyncio.gather(self.log.close(timeout_s), self._outcomes.close(timeout_s))
         self._registry.close()
@@ -226,6 +233,10 @@ class App:
                 return self._backends["fake_worker" if needs_worker(script) else "fake"]
             case MlxSource():
                 return self._backends["mlx"]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _make_private_directory(path: Path) -> None:

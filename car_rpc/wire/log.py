@@ -169,7 +169,7 @@ class EventlogRetentionParams(WireStruct, frozen=True, kw_only=True):
             configuration; null returns to the configuration. Without it nothing changes.
     """
 
-    policy: RetentionPolicy | None | UnsetType = UNSET
+    policy: RetentionPolicy | UnsetType | None = UNSET
 
 
 class EventlogRetentionResult(WireStruct, frozen=True, kw_only=True):

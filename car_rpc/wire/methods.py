@@ -279,4 +279,33 @@ METHODS: dict[str, Method] = {
     "eventlog.query": Method(
         "Reads a page of the event log.", log.EventlogQueryParams, log.EventlogQueryResult
     ),
+    "eventlog.subscribe": Method(
+        "Sends events of the log, past and to come, until it is cancelled.",
+        log.EventlogSubscribeParams,
+        stream="eventlog.event",
+    ),
+    "eventlog.event": Method(
+        "Carries an event of the log.",
+        log.EventlogEventParams,
+        kind="notification",
+        direction="core_to_client",
+    ),
+    "eventlog.export": Method(
+        "Writes events of the log to a file, or into its result.",
+        log.EventlogExportParams,
+        log.EventlogExportResult,
+    ),
+    "eventlog.verify": Method(
+        "Checks that the log is as it was written.",
+        lifecycle.EmptyParams,
+        log.EventlogVerifyResult,
+    ),
+    "eventlog.purge": Method(
+        "Deletes events for good.", log.EventlogPurgeParams, log.EventlogPurgeResult
+    ),
+    "eventlog.retention": Method(
+        "Tells how long events are kept, and changes it.",
+        log.EventlogRetentionParams,
+        log.EventlogRetentionResult,
+    ),
 }

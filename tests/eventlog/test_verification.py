@@ -216,8 +216,8 @@ def test_events_from_before_there_was_a_chain_are_kept_outside_it(path, monkeypa
         Store.open(path).close()
     change(
         path,
-        "INSERT INTO events VALUES (1, '2026-01-31T08:30:00.000Z', 's', NULL, NULL, NULL, 't', '{}'),"
-        "(2, '2026-01-31T08:30:00.000Z', 's', NULL, NULL, NULL, 't', '{}')",
+        "INSERT INTO events SELECT seq, '2026-01-31T08:30:00.000Z', 's', NULL, NULL, NULL, 't',"
+        "'{}' FROM (SELECT 1 AS seq UNION SELECT 2)",
     )
     fill(path, 7)
 

@@ -115,6 +115,7 @@ class App:
             registry=registry,
             runner=self.runner,
             log=nothing,
+            upkeep=nothing,
             keys=nothing,
             discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],

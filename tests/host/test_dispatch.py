@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from car_rpc.host.params import decode_params
 from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.keys import KeysStatsResult
-from car_rpc.wire.log import EventlogQueryResult
+from car_rpc.wire.log import (
+    EventlogQueryResult,
+    EventlogRetentionResult,
+    EventlogVerifyResult,
+    LogEvent,
+    RetentionPolicy,
+)
 from car_rpc.wire.methods import METHODS
 from car_rpc.wire.models import ModelsDiscoverResult
 
@@ -280,6 +287,25 @@ class Numbers:
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
+    async def commit(self) -> None:
+        pass
+
+    async def last_seq(self) -> int:
+        return 0
+
+    async def watch(self, from_seq: int | None) -> AsyncGenerator[LogEvent]:
+        return
+        yield
+
+    async def verify(self) -> EventlogVerifyResult:
+        return EventlogVerifyResult(ok=True, checked=0)
+
+    async def purge(self, params: Any) -> int:
+        return 0
+
+    async def retention(self) -> EventlogRetentionResult:
+        return EventlogRetentionResult(policy=RetentionPolicy(), used_bytes=0)
+
     async def run(self, params: Any) -> ModelsDiscoverResult:
         return ModelsDiscoverResult(enabled=True, servers=[], registered=[], unavailable=[])
 
@@ -332,6 +358,11 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "spend.set_limits": {"max_usd_per_day": 1.5},
     "spend.status": {},
     "admission.status": {},
+    "eventlog.subscribe": {},
+    "eventlog.export": {"format": "jsonl"},
+    "eventlog.verify": {},
+    "eventlog.purge": {"trace_id": "tr_1"},
+    "eventlog.retention": {},
 }
 
 
@@ -341,7 +372,7 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     real = engine.backend_of
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
-    doubles = {"log": numbers, "keys": numbers, "discovery": numbers}
+    doubles = {"log": numbers, "upkeep": numbers, "keys": numbers, "discovery": numbers}
     app.session._dispatcher = Dispatcher(app.services._replace(**doubles))
     sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
     await app.call(99, "models.register", model=sees)

@@ -52,7 +52,9 @@ export class Car {
     this.spend = new Spend(this);
     this.admission = new Admission(this);
     this.keys = new Keys(this);
-    this.eventlog = new Eventlog(this);
+    this.eventlog = new Eventlog(this, (params, signal) =>
+      new EventStream(this.#session.connection, 'eventlog.subscribe', params, signal),
+    );
   }
 
   /**
@@ -326,10 +328,16 @@ class Keys {
 /** The methods `eventlog.*`. */
 class Eventlog {
   #car;
+  #subscribe;
 
-  /** @param {Car} car */
-  constructor(car) {
+  /**
+   * @param {Car} car
+   * @param {(params: import('./wire/index.js').EventlogSubscribeParams, signal?: AbortSignal) =>
+   *   EventStream<import('./wire/index.js').LogEvent, null>} subscribe
+   */
+  constructor(car, subscribe) {
     this.#car = car;
+    this.#subscribe = subscribe;
   }
 
   /**
@@ -339,5 +347,52 @@ class Eventlog {
    */
   query(params, options) {
     return this.#car.request('eventlog.query', params, options);
+  }
+
+  /**
+   * Events of all processes, from a number or from now on. It has no end of its own: leave the
+   * loop, or abort, to stop it; it throws when the process shuts down.
+   *
+   * @param {import('./wire/index.js').EventlogSubscribeParams} [params]
+   * @param {CallOptions} [options]
+   */
+  subscribe(params, { signal } = {}) {
+    return this.#subscribe(params ?? {}, signal);
+  }
+
+  /**
+   * @param {import('./wire/index.js').EventlogExportParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EventlogExportResult>}
+   */
+  export(params, options) {
+    return this.#car.request('eventlog.export', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').EmptyParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EventlogVerifyResult>}
+   */
+  verify(params, options) {
+    return this.#car.request('eventlog.verify', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').EventlogPurgeParams} params
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EventlogPurgeResult>}
+   */
+  purge(params, options) {
+    return this.#car.request('eventlog.purge', params, options);
+  }
+
+  /**
+   * @param {import('./wire/index.js').EventlogRetentionParams} [params]
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').EventlogRetentionResult>}
+   */
+  retention(params, options) {
+    return this.#car.request('eventlog.retention', params, options);
   }
 }

@@ -20,6 +20,9 @@ const RESPONSE_ID = /^\{"jsonrpc":"2\.0","id":(\d+),"(?:result|error)":/;
 /** Id and method at the beginning of a request that is too long to be read. */
 const REQUEST = /^\{"jsonrpc":"2\.0","id":(\d+|"(?:[^"\\]|\\.)*"),"method":"([^"\\]*)",/;
 
+/** Notifications that carry the events of a request. */
+const STREAMED = new Set(['generate.event', 'eventlog.event']);
+
 /** How much of a line that is no message is reported, in characters. */
 const REPORTED_CHARS = 500;
 
@@ -316,7 +319,7 @@ export class Connection {
     const hasId = typeof id === 'number' || typeof id === 'string';
     if (typeof method === 'string') {
       if (hasId) this.#handlers.onRequest(id, method, params);
-      else if (method === 'generate.event') this.#deliver(params, text.length);
+      else if (STREAMED.has(method)) this.#deliver(params, text.length);
       else this.#handlers.onNotification(method, params);
     } else if (hasId) {
       // An answer to nobody comes late, after its request was given up.

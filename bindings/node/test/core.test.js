@@ -132,6 +132,25 @@ test('the event log tells what happened', bounded, async (t) => {
   assert.ok(events.every((event) => event.trace_id === trace_id));
 });
 
+test('the event log is watched, exported, verified and purged', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, [{ echo: true }]);
+  const { trace_id } = await car.generate({ model, prompt: 'Hello' }).result;
+  let last = 0;
+  for await (const event of car.eventlog.subscribe({ from_seq: 1 })) {
+    assert.equal(event.seq, last + 1);
+    last = event.seq;
+    if (event.trace_id === trace_id && event.type === 'completion') break;
+  }
+  const exported = await car.eventlog.export({ format: 'jsonl', trace_id });
+  assert.equal(exported.content?.trim().split('\n').length, exported.count);
+  const { purged } = await car.eventlog.purge({ trace_id });
+  assert.equal(purged, exported.count);
+  assert.deepEqual(await car.eventlog.verify(), { ok: true, checked: last });
+  const { policy } = await car.eventlog.retention({ policy: { max_bytes: 0 } });
+  assert.deepEqual(policy, { max_age_ms: 0, max_bytes: 0 });
+});
+
 test('wrong parameters and unknown methods are errors with a kind', bounded, async (t) => {
   const car = await startCar(t);
   const wrong = car.tokenize(/** @type {any} */ ({ model: 7, text: 'x' }));

@@ -7,6 +7,68 @@ export type Order =
   | 'asc'
   | 'desc';
 
+/** Parameters of the notification `eventlog.event`. */
+export interface EventlogEventParams {
+  /** The `eventlog.subscribe` that it belongs to. */
+  request_id: number | string;
+  /** The event. */
+  event: LogEvent;
+}
+
+/** Parameters of `eventlog.export`. Filters that are given must all hold. */
+export interface EventlogExportParams {
+  /**
+   * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
+   * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
+   * said.
+   */
+  format: 'jsonl' | 'otlp_json';
+  /**
+   * The file to write, absolute; one that is there is replaced. Without it the result holds the
+   * text, if it is not too long.
+   */
+  path?: string;
+  /** Only this request. */
+  trace_id?: string;
+  /** Only this conversation. */
+  conversation_id?: string;
+  /**
+   * Only events at or after this time, ISO 8601 with `Z` or an offset; for `otlp_json` requests
+   * that began then.
+   */
+  since?: string;
+  /** Only events before this time, in the same form. */
+  until?: string;
+}
+
+/** What was exported. */
+export interface EventlogExportResult {
+  /** Events, or spans. */
+  count: number;
+  /** Length of the text in UTF-8, in bytes. */
+  bytes: number;
+  /** The file. */
+  path?: string;
+  /** The text, where no file was named. */
+  content?: string;
+}
+
+/** Parameters of `eventlog.purge`: exactly one of them. */
+export interface EventlogPurgeParams {
+  /** Delete all events before this time, ISO 8601 with `Z` or an offset. */
+  before?: string;
+  /** Delete the events of this request. What it writes after that stays, if it still runs. */
+  trace_id?: string;
+  /** Delete the events of this conversation. */
+  conversation_id?: string;
+}
+
+/** Result of `eventlog.purge`. */
+export interface EventlogPurgeResult {
+  /** How many events are gone. */
+  purged: number;
+}
+
 /** Parameters of `eventlog.query`. Filters that are given must all hold. */
 export interface EventlogQueryParams {
   /**
@@ -50,6 +112,45 @@ export interface EventlogQueryResult {
   next_seq: number;
 }
 
+/** Parameters of `eventlog.retention`. */
+export interface EventlogRetentionParams {
+  /**
+   * Holds from now on, for every process on the state directory, and goes before the configuration;
+   * null returns to the configuration. Without it nothing changes.
+   */
+  policy?: RetentionPolicy | null;
+}
+
+/** How long events are kept. */
+export interface EventlogRetentionResult {
+  /** What holds. */
+  policy: RetentionPolicy;
+  /** Space that the database takes, without what is free in it, in bytes. */
+  used_bytes: number;
+}
+
+/** Parameters of `eventlog.subscribe`. */
+export interface EventlogSubscribeParams {
+  /**
+   * The first event that is wanted, whenever it was or will be written; 0 and 1 are the oldest.
+   * Without it those that are written from now on.
+   */
+  from_seq?: number;
+}
+
+/** Whether the log is as it was written. */
+export interface EventlogVerifyResult {
+  /** Whether it is. */
+  ok: boolean;
+  /** Events that were looked at, including what is left of deleted ones. */
+  checked: number;
+  /**
+   * The first event that was changed, removed or added by something else than car-rpc; where the
+   * end of the log is missing, the first one that is.
+   */
+  first_bad_seq?: number;
+}
+
 /** One event of the log. It never changes after it was written. */
 export interface LogEvent {
   /** Place in the one order over all sessions of a state directory; starts at 1 and has no gap. */
@@ -63,6 +164,8 @@ export interface LogEvent {
   session_id: string;
   /** The request that it belongs to; null for events of the session itself. */
   trace_id: string | null;
+  /** The client's name of the conversation, where the request had one. */
+  conversation_id?: string;
   /** The attempt within the request, where one had begun. */
   attempt?: number;
   /** What happened, for example `request`. */
@@ -75,4 +178,18 @@ export interface LogEvent {
    * session only.
    */
   data: JsonObject;
+}
+
+/** How long events are kept. What goes beyond it is deleted in the background, oldest first. */
+export interface RetentionPolicy {
+  /**
+   * Longest time that an event is kept, in milliseconds; 0 is without end.
+   * @defaultValue `0`
+   */
+  max_age_ms?: number;
+  /**
+   * Most space that the database may take, in bytes; 0 is without end.
+   * @defaultValue `4294967296`
+   */
+  max_bytes?: number;
 }

@@ -22,7 +22,19 @@ import type {
   PingResult,
   ProgressParams,
 } from './lifecycle.js';
-import type { EventlogQueryParams, EventlogQueryResult } from './log.js';
+import type {
+  EventlogEventParams,
+  EventlogExportParams,
+  EventlogExportResult,
+  EventlogPurgeParams,
+  EventlogPurgeResult,
+  EventlogQueryParams,
+  EventlogQueryResult,
+  EventlogRetentionParams,
+  EventlogRetentionResult,
+  EventlogSubscribeParams,
+  EventlogVerifyResult,
+} from './log.js';
 import type {
   ModelParams,
   ModelResult,
@@ -79,8 +91,18 @@ export interface Methods {
   'detokenize': { params: DetokenizeParams; result: DetokenizeResult };
   /** Turns texts into vectors. */
   'embed': { params: EmbedParams; result: EmbedResult };
+  /** Writes events of the log to a file, or into its result. */
+  'eventlog.export': { params: EventlogExportParams; result: EventlogExportResult };
+  /** Deletes events for good. */
+  'eventlog.purge': { params: EventlogPurgeParams; result: EventlogPurgeResult };
   /** Reads a page of the event log. */
   'eventlog.query': { params: EventlogQueryParams; result: EventlogQueryResult };
+  /** Tells how long events are kept, and changes it. */
+  'eventlog.retention': { params: EventlogRetentionParams; result: EventlogRetentionResult };
+  /** Sends events of the log, past and to come, until it is cancelled. */
+  'eventlog.subscribe': { params: EventlogSubscribeParams; result: null };
+  /** Checks that the log is as it was written. */
+  'eventlog.verify': { params: EmptyParams; result: EventlogVerifyResult };
   /** Generates an answer, also as a stream of events. */
   'generate': { params: GenerateRequest; result: InferenceResult };
   /** Finds things in an image. */
@@ -167,6 +189,8 @@ export interface CoreNotifications {
   '$/cancelRequest': { params: CancelParams };
   /** Tells how far a request is that carried a `progress_token`. */
   '$/progress': { params: ProgressParams };
+  /** Carries an event of the log. */
+  'eventlog.event': { params: EventlogEventParams };
   /** Carries one event of a stream. */
   'generate.event': { params: GenerateEventParams };
   /** Carries a line of the process's log, if the client asked for it. */

@@ -28,6 +28,9 @@ const CALLS = /** @type {Record<string, (car: Car, params: any) => Promise<unkno
   'models.register': (car, params) => car.models.register(params),
   'models.unregister': (car, params) => car.models.unregister(params),
   'eventlog.query': (car, params) => car.eventlog.query(params),
+  'eventlog.verify': (car) => car.eventlog.verify(),
+  'eventlog.purge': (car, params) => car.eventlog.purge(params),
+  'eventlog.retention': (car, params) => car.eventlog.retention(params),
   'runner.unregister': (car) => car.unregisterRunner(),
 });
 

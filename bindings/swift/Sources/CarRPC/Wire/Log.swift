@@ -12,6 +12,145 @@ public struct Order: RawRepresentable, Codable, Sendable, Hashable {
     }
 }
 
+/// `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
+/// OpenTelemetry, with the attributes of its conventions for generative AI and without what was
+/// said.
+public struct EventlogExportParamsFormat: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let jsonl = EventlogExportParamsFormat(rawValue: "jsonl")
+    public static let otlpJson = EventlogExportParamsFormat(rawValue: "otlp_json")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
+/// Parameters of the notification `eventlog.event`.
+public struct EventlogEventParams: Codable, Sendable, Hashable {
+    /// The `eventlog.subscribe` that it belongs to.
+    public var requestId: Either<Int, String>
+    /// The event.
+    public var event: LogEvent
+
+    public init(requestId: Either<Int, String>, event: LogEvent) {
+        self.requestId = requestId
+        self.event = event
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case requestId = "request_id"
+        case event
+    }
+}
+
+/// Parameters of `eventlog.export`. Filters that are given must all hold.
+public struct EventlogExportParams: Codable, Sendable, Hashable {
+    /// `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
+    /// OpenTelemetry, with the attributes of its conventions for generative AI and without what was
+    /// said.
+    public var format: EventlogExportParamsFormat
+    /// The file to write, absolute; one that is there is replaced. Without it the result holds the
+    /// text, if it is not too long.
+    public var path: String?
+    /// Only this request.
+    public var traceId: String?
+    /// Only this conversation.
+    public var conversationId: String?
+    /// Only events at or after this time, ISO 8601 with `Z` or an offset; for `otlp_json` requests
+    /// that began then.
+    public var since: String?
+    /// Only events before this time, in the same form.
+    public var until: String?
+
+    public init(
+        format: EventlogExportParamsFormat,
+        path: String? = nil,
+        traceId: String? = nil,
+        conversationId: String? = nil,
+        since: String? = nil,
+        until: String? = nil
+    ) {
+        self.format = format
+        self.path = path
+        self.traceId = traceId
+        self.conversationId = conversationId
+        self.since = since
+        self.until = until
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case format
+        case path
+        case traceId = "trace_id"
+        case conversationId = "conversation_id"
+        case since
+        case until
+    }
+}
+
+/// What was exported.
+public struct EventlogExportResult: Codable, Sendable, Hashable {
+    /// Events, or spans.
+    public var count: Int
+    /// Length of the text in UTF-8, in bytes.
+    public var bytes: Int
+    /// The file.
+    public var path: String?
+    /// The text, where no file was named.
+    public var content: String?
+
+    public init(count: Int, bytes: Int, path: String? = nil, content: String? = nil) {
+        self.count = count
+        self.bytes = bytes
+        self.path = path
+        self.content = content
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case count
+        case bytes
+        case path
+        case content
+    }
+}
+
+/// Parameters of `eventlog.purge`: exactly one of them.
+public struct EventlogPurgeParams: Codable, Sendable, Hashable {
+    /// Delete all events before this time, ISO 8601 with `Z` or an offset.
+    public var before: String?
+    /// Delete the events of this request. What it writes after that stays, if it still runs.
+    public var traceId: String?
+    /// Delete the events of this conversation.
+    public var conversationId: String?
+
+    public init(before: String? = nil, traceId: String? = nil, conversationId: String? = nil) {
+        self.before = before
+        self.traceId = traceId
+        self.conversationId = conversationId
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case before
+        case traceId = "trace_id"
+        case conversationId = "conversation_id"
+    }
+}
+
+/// Result of `eventlog.purge`.
+public struct EventlogPurgeResult: Codable, Sendable, Hashable {
+    /// How many events are gone.
+    public var purged: Int
+
+    public init(purged: Int) {
+        self.purged = purged
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case purged
+    }
+}
+
 /// Parameters of `eventlog.query`. Filters that are given must all hold.
 public struct EventlogQueryParams: Codable, Sendable, Hashable {
     /// Where the page begins, exclusive, in the direction of `order`: `asc` returns events with a
@@ -88,6 +227,77 @@ public struct EventlogQueryResult: Codable, Sendable, Hashable {
     }
 }
 
+/// Parameters of `eventlog.retention`.
+public struct EventlogRetentionParams: Codable, Sendable, Hashable {
+    /// Holds from now on, for every process on the state directory, and goes before the
+    /// configuration; null returns to the configuration. Without it nothing changes.
+    public var policy: RetentionPolicy?
+
+    public init(policy: RetentionPolicy? = nil) {
+        self.policy = policy
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case policy
+    }
+}
+
+/// How long events are kept.
+public struct EventlogRetentionResult: Codable, Sendable, Hashable {
+    /// What holds.
+    public var policy: RetentionPolicy
+    /// Space that the database takes, without what is free in it, in bytes.
+    public var usedBytes: Int
+
+    public init(policy: RetentionPolicy, usedBytes: Int) {
+        self.policy = policy
+        self.usedBytes = usedBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case policy
+        case usedBytes = "used_bytes"
+    }
+}
+
+/// Parameters of `eventlog.subscribe`.
+public struct EventlogSubscribeParams: Codable, Sendable, Hashable {
+    /// The first event that is wanted, whenever it was or will be written; 0 and 1 are the oldest.
+    /// Without it those that are written from now on.
+    public var fromSeq: Int?
+
+    public init(fromSeq: Int? = nil) {
+        self.fromSeq = fromSeq
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case fromSeq = "from_seq"
+    }
+}
+
+/// Whether the log is as it was written.
+public struct EventlogVerifyResult: Codable, Sendable, Hashable {
+    /// Whether it is.
+    public var ok: Bool
+    /// Events that were looked at, including what is left of deleted ones.
+    public var checked: Int
+    /// The first event that was changed, removed or added by something else than car-rpc; where the
+    /// end of the log is missing, the first one that is.
+    public var firstBadSeq: Int?
+
+    public init(ok: Bool, checked: Int, firstBadSeq: Int? = nil) {
+        self.ok = ok
+        self.checked = checked
+        self.firstBadSeq = firstBadSeq
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case ok
+        case checked
+        case firstBadSeq = "first_bad_seq"
+    }
+}
+
 /// One event of the log. It never changes after it was written.
 public struct LogEvent: Codable, Sendable, Hashable {
     /// Place in the one order over all sessions of a state directory; starts at 1 and has no gap.
@@ -99,6 +309,8 @@ public struct LogEvent: Codable, Sendable, Hashable {
     public var sessionId: String
     /// The request that it belongs to; null for events of the session itself.
     public var traceId: String?
+    /// The client's name of the conversation, where the request had one.
+    public var conversationId: String?
     /// The attempt within the request, where one had begun.
     public var attempt: Int?
     /// What happened, for example `request`.
@@ -115,6 +327,7 @@ public struct LogEvent: Codable, Sendable, Hashable {
         ts: String,
         sessionId: String,
         traceId: String?,
+        conversationId: String? = nil,
         attempt: Int? = nil,
         type: String,
         data: [String: JSONValue]
@@ -123,6 +336,7 @@ public struct LogEvent: Codable, Sendable, Hashable {
         self.ts = ts
         self.sessionId = sessionId
         self.traceId = traceId
+        self.conversationId = conversationId
         self.attempt = attempt
         self.type = type
         self.data = data
@@ -133,8 +347,29 @@ public struct LogEvent: Codable, Sendable, Hashable {
         case ts
         case sessionId = "session_id"
         case traceId = "trace_id"
+        case conversationId = "conversation_id"
         case attempt
         case type
         case data
+    }
+}
+
+/// How long events are kept. What goes beyond it is deleted in the background, oldest first.
+public struct RetentionPolicy: Codable, Sendable, Hashable {
+    /// Longest time that an event is kept, in milliseconds; 0 is without end.
+    /// Default: `0`.
+    public var maxAgeMs: Int?
+    /// Most space that the database may take, in bytes; 0 is without end.
+    /// Default: `4294967296`.
+    public var maxBytes: Int?
+
+    public init(maxAgeMs: Int? = nil, maxBytes: Int? = nil) {
+        self.maxAgeMs = maxAgeMs
+        self.maxBytes = maxBytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case maxAgeMs = "max_age_ms"
+        case maxBytes = "max_bytes"
     }
 }

@@ -12,8 +12,18 @@ public enum Methods {
     public static let detokenize = RPCMethod<DetokenizeParams, DetokenizeResult>("detokenize")
     /// Turns texts into vectors.
     public static let embed = RPCMethod<EmbedParams, EmbedResult>("embed")
+    /// Writes events of the log to a file, or into its result.
+    public static let eventlogExport = RPCMethod<EventlogExportParams, EventlogExportResult>("eventlog.export")
+    /// Deletes events for good.
+    public static let eventlogPurge = RPCMethod<EventlogPurgeParams, EventlogPurgeResult>("eventlog.purge")
     /// Reads a page of the event log.
     public static let eventlogQuery = RPCMethod<EventlogQueryParams, EventlogQueryResult>("eventlog.query")
+    /// Tells how long events are kept, and changes it.
+    public static let eventlogRetention = RPCMethod<EventlogRetentionParams, EventlogRetentionResult>("eventlog.retention")
+    /// Sends events of the log, past and to come, until it is cancelled.
+    public static let eventlogSubscribe = RPCMethod<EventlogSubscribeParams, JSONValue>("eventlog.subscribe")
+    /// Checks that the log is as it was written.
+    public static let eventlogVerify = RPCMethod<EmptyParams, EventlogVerifyResult>("eventlog.verify")
     /// Ends the process: exit code 0 after `shutdown`, else 1.
     public static let exit = RPCNotification<EmptyParams>("exit")
     /// Generates an answer, also as a stream of events.
@@ -86,6 +96,8 @@ public enum CoreMethods {
     public static let cancelRequest = RPCNotification<CancelParams>("$/cancelRequest")
     /// Tells how far a request is that carried a `progress_token`.
     public static let progress = RPCNotification<ProgressParams>("$/progress")
+    /// Carries an event of the log.
+    public static let eventlogEvent = RPCNotification<EventlogEventParams>("eventlog.event")
     /// Carries one event of a stream.
     public static let generateEvent = RPCNotification<GenerateEventParams>("generate.event")
     /// Carries a line of the process's log, if the client asked for it.

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "5d70bedf765d8c7b"
+    public static let hash = "597f4dfbf6486dcf"
 }

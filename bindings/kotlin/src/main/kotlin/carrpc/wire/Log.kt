@@ -6,6 +6,7 @@ import kotlin.jvm.JvmInline
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.JsonPrimitive
 
 /** Oldest first or newest first. */
 @Serializable
@@ -16,6 +17,92 @@ value class Order(val value: String) {
         val DESC = Order("desc")
     }
 }
+
+/**
+ * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
+ * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
+ * said.
+ */
+@Serializable
+@JvmInline
+value class EventlogExportParamsFormat(val value: String) {
+    companion object {
+        val JSONL = EventlogExportParamsFormat("jsonl")
+        val OTLP_JSON = EventlogExportParamsFormat("otlp_json")
+    }
+}
+
+/** Parameters of the notification `eventlog.event`. */
+@Serializable
+data class EventlogEventParams(
+    /** The `eventlog.subscribe` that it belongs to. */
+    @SerialName("request_id")
+    val requestId: JsonPrimitive,
+    /** The event. */
+    val event: LogEvent,
+)
+
+/** Parameters of `eventlog.export`. Filters that are given must all hold. */
+@Serializable
+data class EventlogExportParams(
+    /**
+     * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
+     * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
+     * said.
+     */
+    val format: EventlogExportParamsFormat,
+    /**
+     * The file to write, absolute; one that is there is replaced. Without it the result holds the
+     * text, if it is not too long.
+     */
+    val path: String? = null,
+    /** Only this request. */
+    @SerialName("trace_id")
+    val traceId: String? = null,
+    /** Only this conversation. */
+    @SerialName("conversation_id")
+    val conversationId: String? = null,
+    /**
+     * Only events at or after this time, ISO 8601 with `Z` or an offset; for `otlp_json` requests
+     * that began then.
+     */
+    val since: String? = null,
+    /** Only events before this time, in the same form. */
+    val until: String? = null,
+)
+
+/** What was exported. */
+@Serializable
+data class EventlogExportResult(
+    /** Events, or spans. */
+    val count: Long,
+    /** Length of the text in UTF-8, in bytes. */
+    val bytes: Long,
+    /** The file. */
+    val path: String? = null,
+    /** The text, where no file was named. */
+    val content: String? = null,
+)
+
+/** Parameters of `eventlog.purge`: exactly one of them. */
+@Serializable
+data class EventlogPurgeParams(
+    /** Delete all events before this time, ISO 8601 with `Z` or an offset. */
+    val before: String? = null,
+    /** Delete the events of this request. What it writes after that stays, if it still runs. */
+    @SerialName("trace_id")
+    val traceId: String? = null,
+    /** Delete the events of this conversation. */
+    @SerialName("conversation_id")
+    val conversationId: String? = null,
+)
+
+/** Result of `eventlog.purge`. */
+@Serializable
+data class EventlogPurgeResult(
+    /** How many events are gone. */
+    val purged: Long,
+)
 
 /** Parameters of `eventlog.query`. Filters that are given must all hold. */
 @Serializable
@@ -66,6 +153,52 @@ data class EventlogQueryResult(
     val nextSeq: Long,
 )
 
+/** Parameters of `eventlog.retention`. */
+@Serializable
+data class EventlogRetentionParams(
+    /**
+     * Holds from now on, for every process on the state directory, and goes before the
+     * configuration; null returns to the configuration. Without it nothing changes.
+     */
+    val policy: RetentionPolicy? = null,
+)
+
+/** How long events are kept. */
+@Serializable
+data class EventlogRetentionResult(
+    /** What holds. */
+    val policy: RetentionPolicy,
+    /** Space that the database takes, without what is free in it, in bytes. */
+    @SerialName("used_bytes")
+    val usedBytes: Long,
+)
+
+/** Parameters of `eventlog.subscribe`. */
+@Serializable
+data class EventlogSubscribeParams(
+    /**
+     * The first event that is wanted, whenever it was or will be written; 0 and 1 are the oldest.
+     * Without it those that are written from now on.
+     */
+    @SerialName("from_seq")
+    val fromSeq: Long? = null,
+)
+
+/** Whether the log is as it was written. */
+@Serializable
+data class EventlogVerifyResult(
+    /** Whether it is. */
+    val ok: Boolean,
+    /** Events that were looked at, including what is left of deleted ones. */
+    val checked: Long,
+    /**
+     * The first event that was changed, removed or added by something else than car-rpc; where the
+     * end of the log is missing, the first one that is.
+     */
+    @SerialName("first_bad_seq")
+    val firstBadSeq: Long? = null,
+)
+
 /** One event of the log. It never changes after it was written. */
 @Serializable
 data class LogEvent(
@@ -84,6 +217,9 @@ data class LogEvent(
     /** The request that it belongs to; null for events of the session itself. */
     @SerialName("trace_id")
     val traceId: String?,
+    /** The client's name of the conversation, where the request had one. */
+    @SerialName("conversation_id")
+    val conversationId: String? = null,
     /** The attempt within the request, where one had begun. */
     val attempt: Long? = null,
     /** What happened, for example `request`. */
@@ -96,4 +232,21 @@ data class LogEvent(
      * content within one session only.
      */
     val data: JsonObject,
+)
+
+/** How long events are kept. What goes beyond it is deleted in the background, oldest first. */
+@Serializable
+data class RetentionPolicy(
+    /**
+     * Longest time that an event is kept, in milliseconds; 0 is without end.
+     * Default: `0`.
+     */
+    @SerialName("max_age_ms")
+    val maxAgeMs: Long = 0,
+    /**
+     * Most space that the database may take, in bytes; 0 is without end.
+     * Default: `4294967296`.
+     */
+    @SerialName("max_bytes")
+    val maxBytes: Long = 4294967296,
 )

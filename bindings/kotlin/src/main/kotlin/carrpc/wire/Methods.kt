@@ -16,8 +16,18 @@ object Methods {
     val detokenize = method<DetokenizeParams, DetokenizeResult>("detokenize")
     /** Turns texts into vectors. */
     val embed = method<EmbedParams, EmbedResult>("embed")
+    /** Writes events of the log to a file, or into its result. */
+    val eventlogExport = method<EventlogExportParams, EventlogExportResult>("eventlog.export")
+    /** Deletes events for good. */
+    val eventlogPurge = method<EventlogPurgeParams, EventlogPurgeResult>("eventlog.purge")
     /** Reads a page of the event log. */
     val eventlogQuery = method<EventlogQueryParams, EventlogQueryResult>("eventlog.query")
+    /** Tells how long events are kept, and changes it. */
+    val eventlogRetention = method<EventlogRetentionParams, EventlogRetentionResult>("eventlog.retention")
+    /** Sends events of the log, past and to come, until it is cancelled. */
+    val eventlogSubscribe = method<EventlogSubscribeParams, JsonNull>("eventlog.subscribe")
+    /** Checks that the log is as it was written. */
+    val eventlogVerify = method<EmptyParams, EventlogVerifyResult>("eventlog.verify")
     /** Ends the process: exit code 0 after `shutdown`, else 1. */
     val exit = notification<EmptyParams>("exit")
     /** Generates an answer, also as a stream of events. */
@@ -90,6 +100,8 @@ object CoreMethods {
     val cancelRequest = notification<CancelParams>("\$/cancelRequest")
     /** Tells how far a request is that carried a `progress_token`. */
     val progress = notification<ProgressParams>("\$/progress")
+    /** Carries an event of the log. */
+    val eventlogEvent = notification<EventlogEventParams>("eventlog.event")
     /** Carries one event of a stream. */
     val generateEvent = notification<GenerateEventParams>("generate.event")
     /** Carries a line of the process's log, if the client asked for it. */
