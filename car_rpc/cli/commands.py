@@ -8,32 +8,23 @@ import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
 import anyio
-import msgspec
 
 from car_rpc.cli.doctor import is_listed, report
 from car_rpc.cli.knobs import described
+from car_rpc.cli.log import log
+from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
 from car_rpc.cli.wire_check import check_wire
-from car_rpc.client import SERVE, CarClient, ProcessEnded, RemoteError
+from car_rpc.client import SERVE, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.errors import CarError
 from car_rpc.host.configuration import FILE_NAME, load
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
-from car_rpc.wire.log import LogEvent
-
-#: Width of a line of the event log in the terminal, in characters.
-LOG_LINE_CHARS = 160
-
-#: Exit codes: the request failed; the command line was wrong; Ctrl-C (128 + SIGINT).
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,7 +56,7 @@ async def generate(options: argparse.Namespace) -> int:
     if options.system:
         request["context"] = options.system
     reasoned = False
-    async with _start(options) as car, car.stream(**request) as stream:
+    async with start(options) as car, car.stream(**request) as stream:
         async for event in stream:
             if isinstance(event, ReasoningDelta):
                 reasoned = True
@@ -83,7 +74,7 @@ async def generate(options: argparse.Namespace) -> int:
 
 async def models(options: argparse.Namespace) -> int:
     """List the models."""
-    async with _start(options) as car:
+    async with start(options) as car:
         known = [model for model in await car.models() if is_listed(model)]
     width = max((len(model.id) for model in known), default=0)
     for model in known:
@@ -95,7 +86,7 @@ async def models(options: argparse.Namespace) -> int:
 
 async def doctor(options: argparse.Namespace) -> int:
     """Say what is installed and what is missing."""
-    async with _start(options) as car:
+    async with start(options) as car:
         if car.server is None:
             return FAILED
         found = await car.search_models(limit=1000)
@@ -108,18 +99,6 @@ async def doctor(options: argparse.Namespace) -> int:
     return 0 if wire.startswith("ok") else FAILED
 
 
-async def log(options: argparse.Namespace) -> int:
-    """Show the newest events of the log, oldest first."""
-    filters: dict[str, Any] = {"order": "desc", "limit": options.limit}
-    if options.trace:
-        filters["trace_id"] = options.trace
-    async with _start(options) as car:
-        page = await car.query_log(**filters)
-    for event in reversed(page.events):
-        print(msgspec.json.encode(event).decode() if options.json else _line(event))
-    return 0
-
-
 async def call(options: argparse.Namespace) -> int:
     """Call any method and print its result."""
     try:
@@ -127,7 +106,7 @@ async def call(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"car-rpc: the parameters are not JSON: {error}", file=sys.stderr)
         return USAGE
-    async with _start(options) as car:
+    async with start(options) as car:
         result = await car.call(options.method, params)
     print(json.dumps(result, indent=2, ensure_ascii=False))
     return 0
@@ -160,20 +139,3 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "call": call,
     "schema": schema,
 }
-
-
-def _start(options: argparse.Namespace) -> AbstractAsyncContextManager[CarClient]:
-    arguments = ["--log-level", "warning"]
-    if options.state_dir:
-        arguments += ["--state-dir", str(options.state_dir)]
-    if options.models_dir:
-        arguments += ["--models-dir", str(options.models_dir)]
-    if options.config:
-        arguments += ["--config", str(options.config)]
-    return CarClient.start(arguments=arguments, stderr=None)
-
-
-def _line(event: LogEvent) -> str:
-    data = msgspec.json.encode(event.data).decode()
-    line = f"{event.seq:>6} {event.ts} {event.trace_id or '-':19} {event.type:14} {data}"
-    return line if len(line) <= LOG_LINE_CHARS else line[: LOG_LINE_CHARS - 1] + "…"

@@ -36,17 +36,41 @@ def make_parser() -> argparse.ArgumentParser:
     _add_state(doctor)
     config = commands.add_parser("config", help="show every knob, its value and its default")
     _add_state(config)
-    log = commands.add_parser("log", help="show the event log")
-    log.add_argument("--trace", help="only this request")
-    log.add_argument("--limit", type=int, default=50, help="most events (default %(default)s)")
-    log.add_argument("--json", action="store_true", help="one JSON object per line")
-    _add_state(log)
+    _add_log(commands.add_parser("log", help="show the event log, export, check or purge it"))
     call = commands.add_parser("call", help="call any method and print its result")
     call.add_argument("method")
     call.add_argument("params", nargs="?", default="{}", help="JSON object (default {})")
     _add_state(call)
     commands.add_parser("schema", help="print the specification of this build as JSON")
     return root
+
+
+def _add_log(log: argparse.ArgumentParser) -> None:
+    log.add_argument("--trace", metavar="ID", help="only this request, as a timeline")
+    log.add_argument("--limit", type=int, default=50, help="most events (default %(default)s)")
+    log.add_argument("--json", action="store_true", help="one JSON object per line")
+    log.add_argument("--follow", action="store_true", help="go on with what is written from now on")
+    _add_state(log)
+    commands = log.add_subparsers(dest="log_command", metavar="COMMAND")
+    export = commands.add_parser("export", help="write events to a file or to standard output")
+    export.add_argument("--format", choices=("jsonl", "otlp_json"), default="jsonl")
+    export.add_argument("--output", type=Path, metavar="FILE")
+    # What the command before has said is not taken back by a default.
+    unsaid = argparse.SUPPRESS
+    export.add_argument("--trace", metavar="ID", default=unsaid, help="only this request")
+    export.add_argument("--conversation", metavar="ID", help="only this conversation")
+    export.add_argument("--since", metavar="TIME", help="such as 2026-01-31T08:30:00Z")
+    export.add_argument("--until", metavar="TIME", help="only what was before it")
+    import_ = commands.add_parser("import", help="take the events of a JSONL export into the log")
+    import_.add_argument("file", type=Path)
+    verify = commands.add_parser("verify", help="check that the log is as it was written")
+    purge = commands.add_parser("purge", help="delete events for good")
+    chosen = purge.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--before", metavar="TIME", help="all before it")
+    chosen.add_argument("--trace", metavar="ID", default=unsaid, help="those of this request")
+    chosen.add_argument("--conversation", metavar="ID", help="those of this conversation")
+    for command in (export, import_, verify, purge):
+        _add_state(command, default=unsaid)
 
 
 def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
@@ -90,22 +114,25 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_state(command: argparse.ArgumentParser) -> None:
+def _add_state(command: argparse.ArgumentParser, default: str | None = None) -> None:
     command.add_argument(
         "--state-dir",
         type=Path,
+        default=default,
         metavar="DIR",
         help="where the event log and the registry are kept (default: $CAR_HOME or ~/.car)",
     )
     command.add_argument(
         "--models-dir",
         type=Path,
+        default=default,
         metavar="DIR",
         help="where model files lie (default: models/ in $CAR_HOME or ~/.car)",
     )
     command.add_argument(
         "--config",
         type=Path,
+        default=default,
         metavar="FILE",
         help="the configuration (default: config.toml in the state directory, if it is there)",
     )

@@ -158,7 +158,7 @@ def _connected(path: Path) -> Generator[sqlite3.Connection]:
 def _tombstone(row: tuple[object, ...]) -> tuple[object, ...]:
     seq, ts, session_id, type_, trace_id, conversation_id, attempt, data, salt, hash_ = row
     try:
-        content = content_hash(salt, trace_id, conversation_id, attempt, data)  # type: ignore[arg-type]
+        content = content_hash(salt, trace_id, conversation_id, attempt, data)  # type: ignore[arg-type]  # wrong types raise
     except (AttributeError, TypeError, ValueError):
         content = b""  # it was not as it was written, and the chain goes on telling so
     return (seq, ts, session_id, type_, content, hash_ or b"")

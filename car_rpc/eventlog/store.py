@@ -210,14 +210,14 @@ def last_seq_of(path: Path) -> int:
 
 
 def select(
-    path: Path, params: EventlogQueryParams, max_bytes: int = MAX_PAGE_BYTES
+    path: Path, params: EventlogQueryParams, max_bytes: int | None = None
 ) -> EventlogQueryResult:
     """Read one page of events. Blocks; safe in any thread, also while others write.
 
     Args:
         path: The database.
         params: Which events.
-        max_bytes: The page ends early beyond this much data.
+        max_bytes: The page ends early beyond this much data; :data:`MAX_PAGE_BYTES` by default.
 
     Raises:
         CarError: ``invalid_params`` for a malformed time, or ``io_error``.
@@ -235,7 +235,7 @@ def select(
         connection.execute("BEGIN")
         (last_seq,) = connection.execute(_LAST_SEQ).fetchone()
         rows = connection.execute(statement, (*values, params.limit))
-        events, complete = _read_page(rows, params.limit, max_bytes)
+        events, complete = _read_page(rows, params.limit, max_bytes or MAX_PAGE_BYTES)
     if not complete:
         next_seq = events[-1].seq
     elif descending:

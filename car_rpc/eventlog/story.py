@@ -34,8 +34,6 @@ MEMBERS: dict[str, tuple[str, ...]] = {
 
 #: What tells of the attempt before it.
 _OF_AN_ATTEMPT = frozenset({"interruption", "recovery"})
-#: What only ``generate`` tells.
-_OF_GENERATE = frozenset(MEMBERS) - {"request", "completion"}
 
 
 def problems(story: Sequence[LogEvent]) -> Iterator[str]:
@@ -60,7 +58,6 @@ def _order(story: Sequence[LogEvent]) -> Iterator[str]:
     if not story or story[0].type != "request":
         yield "it does not begin with `request`"
         return
-    is_generate = story[0].data.get("method") == "generate"
     for before, event in pairwise(story):
         if event.seq <= before.seq:
             yield f"event {event.seq} stands behind {before.seq}"
@@ -70,8 +67,6 @@ def _order(story: Sequence[LogEvent]) -> Iterator[str]:
             yield f"event {event.seq} is a second `request`"
         if before.type == "completion":
             yield f"event {event.seq} comes after the end"
-        if event.type in _OF_GENERATE and not is_generate:
-            yield f"event {event.seq}: `{event.type}` belongs to `generate`"
     if story[-1].type == "completion":
         yield from _end(story[-1])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import msgspec
 from msgspec import UNSET
 
@@ -35,10 +37,11 @@ async def eventlog_subscribe(
 ) -> None:
     """Send events until the request is cancelled."""
     from_seq = None if params.from_seq is UNSET else params.from_seq
-    async for event in services.log.watch(from_seq):
-        await scope.room()
-        sent = EventlogEventParams(request_id=scope.origin.request_id, event=event)
-        scope.notify("eventlog.event", msgspec.json.encode(sent))
+    async with aclosing(services.log.watch(from_seq)) as events:
+        async for event in events:
+            await scope.room()
+            sent = EventlogEventParams(request_id=scope.origin.request_id, event=event)
+            scope.notify("eventlog.event", msgspec.json.encode(sent))
 
 
 async def eventlog_export(

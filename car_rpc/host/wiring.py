@@ -251,10 +251,6 @@ def _make_private_directory(path: Path) -> None:
         ) from error
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _tracker(database: Path, settings: Settings) -> Tracker:
     priors = load_priors(prior_paths(settings.models_dir, os.environ))
     return Tracker(OutcomeStore(database), priors, lambda: to_text(_now()))

@@ -236,3 +236,19 @@ def test_the_doctor_describes_the_machine_and_what_suits_it() -> None:
     text = described(here, llama=BackendInfo(available=True), found=found)
     assert "hf download" not in text
     assert "q/best:1" in text
+
+
+def test_what_stands_before_a_command_of_the_log_holds_for_it_too(tmp_path: Path) -> None:
+    parse = make_parser().parse_args
+    before = parse(["log", "--state-dir", str(tmp_path), "--trace", "tr_1", "export"])
+    assert (before.state_dir, before.trace, before.log_command) == (tmp_path, "tr_1", "export")
+    after = parse(["log", "export", "--state-dir", str(tmp_path), "--trace", "tr_1"])
+    assert (after.state_dir, after.trace) == (tmp_path, "tr_1")
+
+
+def test_a_purge_says_what_is_to_go() -> None:
+    parse = make_parser().parse_args
+    for wrong in ([], ["--trace", "a", "--conversation", "b"]):
+        with pytest.raises(SystemExit):
+            parse(["log", "purge", *wrong])
+    assert parse(["log", "purge", "--conversation", "b"]).conversation == "b"

@@ -52,8 +52,10 @@ export class Car {
     this.spend = new Spend(this);
     this.admission = new Admission(this);
     this.keys = new Keys(this);
-    this.eventlog = new Eventlog(this, (params, signal) =>
-      new EventStream(this.#session.connection, 'eventlog.subscribe', params, signal),
+    this.eventlog = new Eventlog(
+      this,
+      (params, signal) =>
+        new EventStream(this.#session.connection, 'eventlog.subscribe', params, signal),
     );
   }
 
