@@ -2,7 +2,7 @@
 # Every step leaves a stamp in .venv, so a second run does only what changed.
 
 PYTHON ?= python3
-# What runs local models: llama (compiled for this CPU, about six minutes) or mlx (from wheels).
+# What runs local models: llama (compiled for this CPU, 3 to 10 minutes) or mlx (from wheels).
 ENGINE ?=
 # More words for pytest, for example: make test PYTEST_ARGS="-k framing -x"
 PYTEST_ARGS ?=
@@ -48,7 +48,7 @@ demo: $(STAMPS)/package $(STAMPS)/$(DEMO_ENGINE) ## Show a Node app at work with
 	@if $(HAS_NODE); then node examples/node-demo/main.js; else \
 	  echo "Node 20 or newer is not here; this is the example in Python."; \
 	  $(PY) examples/python-client/main.py; fi
-	@if [ ! -e $(STAMPS)/llama ]; then echo "This was MLX. For GGUF models: make setup (compiles llama.cpp, about six minutes)"; fi
+	@if [ ! -e $(STAMPS)/llama ]; then echo "This was MLX. For GGUF models: make setup (compiles llama.cpp, 3 to 10 minutes)"; fi
 	@if [ ! -e $(STAMPS)/mlx ] && [ ! -e $(STAMPS)/dev ]; then echo "This was llama.cpp. For MLX models, too: make setup ENGINE=mlx"; fi
 
 models: $(STAMPS)/build ## Derive the demo models from the committed one, and check them

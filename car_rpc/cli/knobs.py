@@ -29,7 +29,9 @@ def described(path: Path, configuration: Configuration) -> Iterator[str]:
         _, effects = describe(type(values))
         value, default = (getattr(each, knob.name) for each in (values, type(values)()))
         yield f"# {effects[knob.name]} {knob.variable}"
-        if value == default:
+        if value is UNSET or value is None:
+            yield f"# {knob.name} is not set"
+        elif value == default:
             yield f"# {knob.name} = {toml(value)}"
         else:
             yield f"{knob.name} = {toml(value)}  # instead of {toml(default)}"
@@ -37,7 +39,7 @@ def described(path: Path, configuration: Configuration) -> Iterator[str]:
 
 def toml(value: object) -> str:
     """A value as the file has it."""
-    if value is UNSET:
+    if value is UNSET or value is None:
         return "(not set)"
     # JSON's numbers, texts, booleans and arrays are TOML's, too.
     return msgspec.json.encode(value).decode()

@@ -106,6 +106,7 @@ def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Con
         detail, key = _where(error)
         keys = re.findall(r"\.\.\.|[^.\[\]]+", key)
         raise _wrong(f"{path}, line {line_of(text, keys)}", f"`{key}`: {detail}") from None
+    _refuse_unknown_variables(environ)
     for knob in knobs():
         said = environ.get(knob.variable, "").strip()
         if said:
@@ -184,6 +185,17 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
         if isinstance(section, dict):
             fields = [field.encode_name for field in msgspec.structs.fields(sections[name])]
             _refuse_others(cast("dict[str, Any]", section), fields, [name])
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = [knob.variable for knob in knobs()]
+    fields = msgspec.structs.fields(Configuration)
+    sections = tuple(f"CAR_{field.encode_name}_".upper() for field in fields)
+    for name in environ:
+        if name.startswith(sections) and name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise _wrong(f"environment variable {name}", f"it is unknown{hint}")
 
 
 def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str]) -> None:

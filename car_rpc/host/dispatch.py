@@ -14,13 +14,17 @@ from inspect import signature
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
-from jsonrpcserver import Error, Result, Success
-from jsonrpcserver.async_dispatcher import dispatch_request as dispatch_async
-from jsonrpcserver.dispatcher import dispatch_request as dispatch_inline
-from jsonrpcserver.request import Request as LibraryRequest
 
 from car_rpc.errors import CarError
 from car_rpc.host.handlers import HANDLERS
+from car_rpc.host.library import (
+    Error,
+    LibraryRequest,
+    Result,
+    Success,
+    dispatch_async,
+    dispatch_inline,
+)
 from car_rpc.host.params import decode_params
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.methods import METHODS, Method

@@ -88,9 +88,16 @@ def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
         text=True,
     ) as process:
         try:
+            said: list[str] = []
             for line in process.stderr or ():
+                said.append(line)
                 if "Uvicorn running" in line:
                     break
+            else:
+                sys.exit(
+                    f"{said[-1].strip() if said else 'the server said nothing'}\n"
+                    "The server did not start. It needs: pip install 'llama-cpp-python[server]'"
+                )
             yield f"http://127.0.0.1:{port}", process
         finally:
             process.kill()

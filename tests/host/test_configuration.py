@@ -102,6 +102,12 @@ def test_patterns_for_the_event_log_are_checked_where_they_are_read(file: Path) 
     assert said.startswith("line 2: `privacy.level`: Invalid enum value 'all'")
 
 
+def test_a_variable_of_a_section_that_names_no_knob_is_refused(file: Path) -> None:
+    said = refusal(file, "", CAR_RETRY_MAX_RETRYS="3")
+    assert "CAR_RETRY_MAX_RETRYS: it is unknown; did you mean CAR_RETRY_MAX_RETRIES?" in said
+    assert load(file, {"CAR_HOME": "/x", "CAR_SOMETHING": "1"}) == Configuration()
+
+
 @given(st.text() | st.lists(st.sampled_from("[retry]\n =.\"'1{}#")).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     assert 1 <= line_of(text, ["retry", "max_retries"]) <= len(text.splitlines()) + 1

@@ -36,6 +36,10 @@ def test_the_host_imports_no_library_of_models() -> None:
     assert not {name for name in server if name.startswith("car_rpc.workers")}
 
 
+def test_the_engine_brings_no_server_of_http_and_no_mail() -> None:
+    assert not imported_by("car_rpc.host.wiring") & {"email", "html", "http.server"}
+
+
 def test_serving_a_model_imports_no_library_of_models(start_core: StartCore) -> None:
     core = start_core(env={"PYTHONPROFILEIMPORTTIME": "1"})
     core.initialize()
