@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from msgspec import UNSET, UnsetType
 
@@ -16,17 +15,9 @@ from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS
 from car_rpc.spend.budget import Budget
 from car_rpc.spend.limits import Charge, Spender
-from car_rpc.spend.prices import Tokens, cost_nano_usd, to_usd
+from car_rpc.spend.prices import Tokens, cost_nano_usd, is_free, to_usd
 from car_rpc.spend.store import Reservation
-from car_rpc.wire.models import (
-    Cost,
-    FakeSource,
-    LocalSource,
-    MlxSource,
-    ModelSchema,
-    OpenAICompatSource,
-    SystemSource,
-)
+from car_rpc.wire.models import Cost, ModelSchema
 
 #: Failures that come instead of an answer, for which no provider charges.
 _FREE_FAILURES = frozenset(
@@ -45,8 +36,6 @@ _FREE_FAILURES = frozenset(
         "unsupported_mode",
     }
 )
-
-_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +100,7 @@ class Spending:
         Raises:
             CarError: ``spend_limit_exceeded``, or ``io_error``.
         """
-        if self._budget is None or _is_free(model):
+        if self._budget is None or is_free(model):
             return None
         spender = Spender(model.id, model.provider)
         needed = _cost(model, expected)
@@ -120,7 +109,7 @@ class Spending:
     def cost(self, model: ModelSchema, reservation: Reservation | None, ended: Ended) -> int | None:
         """What an attempt has cost, in billionths of a dollar; ``None`` when nobody knows."""
         if reservation is None:
-            return 0 if _is_free(model) else None
+            return 0 if is_free(model) else None
         return None if reservation.id is None else _known_cost(model, ended)
 
     async def settle(self, reservation: Reservation | None, cost: int | None, bill: Bill) -> None:
@@ -154,22 +143,3 @@ def _known_cost(model: ModelSchema, ended: Ended) -> int | None:
 
 def _cost(model: ModelSchema, tokens: Tokens) -> int | None:
     return cost_nano_usd(model.cost, tokens) if isinstance(model.cost, Cost) else None
-
-
-def _is_free(model: ModelSchema) -> bool:
-    match model.source:
-        case LocalSource() | MlxSource() | SystemSource():
-            return True
-        case FakeSource():
-            return not _has_price(model)
-        case OpenAICompatSource(endpoint=endpoint):
-            return urlsplit(endpoint).hostname in _THIS_MACHINE and not _has_price(model)
-        case _:
-            return False
-
-
-def _has_price(model: ModelSchema) -> bool:
-    cost = model.cost
-    return isinstance(cost, Cost) and (
-        cost.input_per_mtok_usd is not UNSET or cost.output_per_mtok_usd is not UNSET
-    )

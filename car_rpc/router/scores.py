@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from car_rpc.router.ask import Ask
 from car_rpc.router.belief import Belief, belief_of, reliability
-from car_rpc.router.prices import estimated_usd, is_local
+from car_rpc.spend.prices import estimated_usd
 from car_rpc.wire.models import ModelSchema, Performance
 from car_rpc.wire.outcomes import ModelProfile, TaskStats
 from car_rpc.wire.routing import RoutingConfig, RoutingMode
+from car_rpc.wire.sources import is_local
 
 #: Latency at which its score is a half, in milliseconds; the other one is to the first token.
 HALF_LATENCY_MS = 2000.0
@@ -95,7 +96,7 @@ def scored(candidate: Candidate, ask: Ask, config: RoutingConfig) -> Scored:
         UNKNOWN if latency_ms is None else half_ms / (half_ms + latency_ms),
         cost_usd,
         UNKNOWN if cost_usd is None else HALF_COST_USD / (HALF_COST_USD + cost_usd),
-        is_local(model),
+        is_local(model.source),
     )
 
 

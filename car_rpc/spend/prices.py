@@ -1,7 +1,8 @@
-"""What tokens cost, in exact arithmetic. Pure.
+"""What tokens cost. Pure; an unknown price is ``None``, never 0.
 
-Money is counted in whole billionths of a US dollar. Prices are taken for the decimal numbers that
-they are written as, and the cost of an attempt is rounded up once, at its end.
+Bills are exact: money is counted in whole billionths of a US dollar, prices are taken for the
+decimal numbers that they are written as, and the cost of an attempt is rounded up once, at its
+end. Estimates, which models are compared by, are plain floating point.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from fractions import Fraction
 from math import ceil
 from typing import NamedTuple
 
+from msgspec import UNSET
+
 from car_rpc.wire.base import MAX_SAFE_INTEGER
-from car_rpc.wire.models import Cost, PricingTier
+from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema, SystemSource
+from car_rpc.wire.sources import is_local
 
 NANO = 1_000_000_000
 
@@ -35,31 +39,86 @@ class Tokens(NamedTuple):
     cache_write: int = 0
 
 
-def cost_nano_usd(cost: Cost, tokens: Tokens) -> int | None:
-    """What an attempt costs, at most $9,007,199.25; ``None`` when a price it needs is unknown.
+class Prices(NamedTuple):
+    """Prices of a million tokens for a prompt of one length, in dollars."""
 
-    The tier of the highest threshold that the prompt reaches goes before the model's prices where
-    it has its own. Tokens of a cache cost as much as others where they have no price.
+    prompt: float | None
+    completion: float | None
+    cache_read: float | None
+    cache_write: float | None
+
+
+def prices_of(cost: Cost, prompt_tokens: int) -> Prices:
+    """The prices for a prompt of this length.
+
+    The tier of the highest threshold that it reaches goes before the model's own prices in what
+    it names. Tokens of a cache cost as much as others where they have no price.
     """
     tier = max(
-        (each for each in cost.pricing_tiers if each.min_prompt_tokens <= tokens.prompt),
+        (each for each in cost.pricing_tiers if each.min_prompt_tokens <= prompt_tokens),
         key=lambda each: each.min_prompt_tokens,
         default=None,
     )
+
+    def price(name: str) -> float | None:
+        for prices in (tier, cost):
+            found = getattr(prices, name, None)
+            if isinstance(found, float | int):
+                return found  # 0 is a price, too
+        return None
+
+    prompt = price("input_per_mtok_usd")
+    read, write = price("cache_read_per_mtok_usd"), price("cache_write_per_mtok_usd")
+    return Prices(
+        prompt,
+        price("output_per_mtok_usd"),
+        prompt if read is None else read,
+        prompt if write is None else write,
+    )
+
+
+def cost_nano_usd(cost: Cost, tokens: Tokens) -> int | None:
+    """What an attempt costs, at most $9,007,199.25; ``None`` when a price it needs is unknown."""
+    prices = prices_of(cost, tokens.prompt)
     cached = tokens.cache_read + tokens.cache_write
-    input_price = _price("input_per_mtok_usd", tier, cost)
     parts = (
-        (max(0, tokens.prompt - cached), input_price),
-        (tokens.cache_read, _price("cache_read_per_mtok_usd", tier, cost) or input_price),
-        (tokens.cache_write, _price("cache_write_per_mtok_usd", tier, cost) or input_price),
-        (tokens.completion, _price("output_per_mtok_usd", tier, cost)),
+        (max(0, tokens.prompt - cached), prices.prompt),
+        (tokens.cache_read, prices.cache_read),
+        (tokens.cache_write, prices.cache_write),
+        (tokens.completion, prices.completion),
     )
     total = Fraction(0)
     for count, price in parts:
         if count and price is None:
             return None
-        total += count * Fraction(price or 0)
+        total += count * Fraction(repr(price or 0))
     return min(ceil(total * _PER_TOKEN), MAX_SAFE_INTEGER)
+
+
+def estimated_usd(model: ModelSchema, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """About what a request would cost, in dollars; a local model without a price costs nothing."""
+    cost = model.cost
+    if isinstance(cost, Cost):
+        into, out = prices_of(cost, prompt_tokens)[:2]
+        if into is not None and out is not None:
+            return (prompt_tokens * into + completion_tokens * out) / 1_000_000
+        if into is not None or out is not None:
+            return None
+    return 0.0 if is_local(model.source) else None
+
+
+def is_free(model: ModelSchema) -> bool:
+    """Whether using a model costs no money, whatever it takes.
+
+    Workers on this machine never do; what else is on it does where somebody gave it a price.
+    """
+    if isinstance(model.source, LocalSource | MlxSource | SystemSource):
+        return True
+    cost = model.cost
+    has_price = isinstance(cost, Cost) and (
+        cost.input_per_mtok_usd is not UNSET or cost.output_per_mtok_usd is not UNSET
+    )
+    return is_local(model.source) and not has_price
 
 
 def to_nano(usd: float) -> int:
@@ -70,12 +129,3 @@ def to_nano(usd: float) -> int:
 def to_usd(nano: float) -> float:
     """An amount in dollars."""
     return nano / NANO
-
-
-def _price(name: str, tier: PricingTier | None, cost: Cost) -> str | None:
-    # As the text of a decimal number: "0" is a price, too.
-    for prices in (tier, cost):
-        price = getattr(prices, name, None)
-        if isinstance(price, float | int):
-            return repr(price)
-    return None

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car_rpc.spend.prices import Tokens, cost_nano_usd, to_nano, to_usd
+from car_rpc.spend.prices import (
+    Tokens,
+    cost_nano_usd,
+    estimated_usd,
+    is_free,
+    to_nano,
+    to_usd,
+)
 from car_rpc.wire.base import MAX_SAFE_INTEGER
-from car_rpc.wire.models import Cost
+from car_rpc.wire.models import Cost, ModelSchema
 
 PLAIN = {"input_per_mtok_usd": 3, "output_per_mtok_usd": 15}
 CACHED = {**PLAIN, "cache_read_per_mtok_usd": 0.3, "cache_write_per_mtok_usd": 3.75}
@@ -88,3 +95,50 @@ def test_a_cost_is_never_less_than_it_is_nor_a_billionth_more(
     )
     assert found is not None
     assert 0 <= found - exact < 1
+
+
+OLLAMA = {"type": "ollama", "model_tag": "m"}
+LOCAL = {"type": "local", "path": "/m.gguf"}
+DELEGATED = {"type": "delegated"}
+
+
+def model(source: dict[str, Any], **prices: Any) -> ModelSchema:
+    fields = {"id": "me/m:1", "source": source, "capabilities": ["generate"], "cost": prices}
+    return msgspec.convert(fields, ModelSchema)
+
+
+@pytest.mark.parametrize(
+    ("source", "prices", "usd"),
+    [
+        (DELEGATED, PLAIN, 0.018),
+        (DELEGATED, TIERED, 0.018),
+        (DELEGATED, {}, None),
+        (DELEGATED, {"input_per_mtok_usd": 3}, None),
+        (OLLAMA, {}, 0.0),
+        ({**OLLAMA, "host": "http://10.0.0.5:11434"}, {}, None),
+        (LOCAL, {}, 0.0),
+        (LOCAL, PLAIN, 0.018),
+        (LOCAL, {"input_per_mtok_usd": 3}, None),
+    ],
+)
+def test_an_estimate_is_the_cost_or_unknown_and_nothing_on_this_machine(
+    source: dict[str, Any], prices: dict[str, Any], usd: float | None
+) -> None:
+    assert estimated_usd(model(source, **prices), 1000, 1000) == usd
+
+
+@pytest.mark.parametrize(
+    ("source", "prices", "free"),
+    [
+        (LOCAL, PLAIN, True),
+        (OLLAMA, {}, True),
+        (OLLAMA, PLAIN, False),
+        ({**OLLAMA, "host": "http://10.0.0.5:11434"}, {}, False),
+        ({"type": "vllm_mlx", "endpoint": "http://127.0.0.2:8000", "model_name": "m"}, {}, True),
+        (DELEGATED, {}, False),
+    ],
+)
+def test_what_runs_on_this_machine_is_free_unless_it_was_given_a_price(
+    source: dict[str, Any], prices: dict[str, Any], free: bool
+) -> None:
+    assert is_free(model(source, **prices)) is free

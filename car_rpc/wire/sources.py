@@ -1,0 +1,49 @@
+"""What a model's source says of it: where it runs, and how that is told in a word. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from car_rpc.wire.models import (
+    DelegatedSource,
+    LocalSource,
+    MlxSource,
+    ModelSource,
+    OllamaSource,
+    OpenAICompatSource,
+    SystemSource,
+    VllmMlxSource,
+)
+
+_THIS_MACHINE = re.compile(r"https?://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]|$)", re.IGNORECASE)
+
+
+def is_local(source: ModelSource) -> bool:
+    """Whether a model runs on this machine, a server on it included."""
+    if isinstance(source, OpenAICompatSource | VllmMlxSource):
+        return _THIS_MACHINE.match(source.endpoint) is not None
+    if isinstance(source, OllamaSource):
+        return _THIS_MACHINE.match(source.host) is not None
+    return not isinstance(source, DelegatedSource)
+
+
+def source_label(source: ModelSource) -> str:
+    """Where a model comes from, for people. Holds no secret."""
+    match source:
+        case LocalSource(hf_repo=repo, path=path):
+            parts = ["local", repo or path or ""]
+        case MlxSource(hf_repo=repo, path=path):
+            parts = ["mlx", repo or path or ""]
+        case OpenAICompatSource(endpoint=endpoint):
+            parts = ["remote", endpoint]
+        case OllamaSource(host=host, model_tag=tag):
+            parts = ["ollama", host, tag]
+        case VllmMlxSource(endpoint=endpoint, model_name=name):
+            parts = ["vllm-mlx", endpoint, name]
+        case DelegatedSource(hint=hint):
+            parts = ["delegated", hint or "(none)"]
+        case SystemSource(engine=engine):
+            parts = ["system", engine]
+        case _:  # a script
+            parts = ["fake"]
+    return ":".join(parts)
