@@ -21,6 +21,7 @@ from car_rpc.client.stream import GenerateStream, LogStream
 from car_rpc.errors import CarError
 from car_rpc.protocol.messages import Notification, Request, write_error, write_result
 from car_rpc.wire.admission import AdmissionStatus
+from car_rpc.wire.health import ModelsHealthResult
 from car_rpc.wire.inference import (
     DetokenizeResult,
     EmbedResult,
@@ -57,6 +58,7 @@ from car_rpc.wire.outcomes import (
     ProfilesResult,
     ScoreboardRow,
 )
+from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
 from car_rpc.wire.spend import SpendStatusResult
@@ -230,6 +232,14 @@ class CarClient:
         params = {"model": wanted}
         result = await self.request("models.unregister", params, ModelsUnregisterResult)
         return result.model_id
+
+    async def model_health(self) -> ModelsHealthResult:
+        """The state of all models: what there is, what is missing, who would get what."""
+        return await self.request("models.health", {}, ModelsHealthResult)
+
+    async def route(self, **params: Any) -> RouteDecision:
+        """Which model ``generate`` would get with these fields, and why; it does not run."""
+        return await self.request("models.route", params, RouteDecision)
 
     async def model_stats(self, model: str | None = None) -> list[ModelStats]:
         """How models did so far, all or one by id or name."""

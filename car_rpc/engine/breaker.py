@@ -8,15 +8,14 @@ was asked before the breaker opened has no say in it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from msgspec import Struct
 
 from car_rpc.engine.admission import QUEUE_FULL
 from car_rpc.errors import KINDS, CarError
 from car_rpc.wire.base import NonNegativeFloat, Positive
-
-BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
+from car_rpc.wire.health import BreakerState
 
 
 class BreakerPolicy(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from car_rpc.engine.boxes import parse_boxes
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
+from car_rpc.engine.routing import Choice
 from car_rpc.engine.spending import Bill
 from car_rpc.engine.verdicts import (
     label_scores,
@@ -59,7 +60,7 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
     """
 
     async def work(trace_id: str) -> ClassifyResult:
-        model = _classifier(engine, params)
+        model = classifier(engine, params.model).model
         judges = engine.backend_of(model).judges(model)
         if params.method == "likelihood" and not judges:
             reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
@@ -81,6 +82,22 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
         )
 
     return await engine.traced(origin, work)
+
+
+def classifier(engine: Engine, wanted: str | msgspec.UnsetType) -> Choice:
+    """The model that classifies, and why it.
+
+    Raises:
+        CarError: No model can.
+    """
+    try:
+        return engine.routing.choice(wanted, "classify")
+    except CarError as error:
+        if error.kind not in ("model_not_found", "unsupported_mode"):
+            raise
+        # Any model that answers can be asked for a category.
+        model, reason = engine.routing.choice(wanted, "generate")
+        return Choice(model, f"asked in words: {reason}")
 
 
 def classify_prompt(text: str, labels: list[str]) -> str:
@@ -208,17 +225,6 @@ async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResul
     raw = msgspec.json.encode(request)
     asked = msgspec.json.decode(raw, type=GenerateRequest)
     return await engine.generate(asked, Origin(origin.request_id, "generate", raw), None)
-
-
-def _classifier(engine: Engine, params: ClassifyParams) -> ModelSchema:
-    wanted = params.model
-    try:
-        return engine.routing.other(wanted, "classify")
-    except CarError as error:
-        if error.kind not in ("model_not_found", "unsupported_mode"):
-            raise
-        # Any model that answers can be asked for a category.
-        return engine.routing.other(wanted, "generate")
 
 
 def _reranker(engine: Engine, params: RerankParams) -> ModelSchema:

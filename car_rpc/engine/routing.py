@@ -85,6 +85,13 @@ class RoutingInputs(NamedTuple):
     fits: Callable[[ModelSchema], bool] = fits_anyway
 
 
+class Choice(NamedTuple):
+    """A model for work that is not routed, and why it, for people."""
+
+    model: ModelSchema
+    reason: str
+
+
 class Way(NamedTuple):
     """A request's way through a pool."""
 
@@ -168,6 +175,10 @@ class Routing:
         return Route([model], chosen_by_client(ask, config, chosen, reason))
 
     def other(self, wanted: str | UnsetType, capability: Capability) -> ModelSchema:
+        """The model for other work; see :meth:`choice`."""
+        return self.choice(wanted, capability).model
+
+    def choice(self, wanted: str | UnsetType, capability: Capability) -> Choice:
         """The model for other work: the one asked for, the preferred one, else the best available.
 
         It does not change with what is learned: vectors of two models do not go together.
@@ -175,13 +186,17 @@ class Routing:
         Raises:
             CarError: No model can do it.
         """
+        reason = "explicit model"
         preferred = self._inputs.preferred.of(capability)
         # A pool is only for whole conversations.
-        if preferred is not None and not preferred.startswith(POOL_PREFIX):
-            wanted = preferred if wanted is UNSET else wanted
+        if wanted is UNSET and preferred is not None and not preferred.startswith(POOL_PREFIX):
+            wanted, reason = preferred, f"preferred model for {capability}"
         if isinstance(wanted, str):
-            return require_capability(self._registry.find(wanted), capability)
-        return self._registry.available_for(capability, self._is_available)[0]
+            return Choice(require_capability(self._registry.find(wanted), capability), reason)
+        able = self._registry.available_for(capability, self._is_available)
+        if len(able) == 1:
+            return Choice(able[0], f"the only available model for {capability}")
+        return Choice(able[0], f"the first of {len(able)} available models for {capability}")
 
     def began(self, chosen: Route) -> None:
         """The request goes to the first of its models now."""

@@ -17,7 +17,7 @@ from car_rpc.engine import judging
 from car_rpc.engine.generation import failure_of
 from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.host import accounts, attachments, audio, log_handlers
+from car_rpc.host import accounts, attachments, audio, health, log_handlers
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.routing_store import check_config
 from car_rpc.host.services import Handler, Scope, Services
@@ -350,4 +350,5 @@ HANDLERS: dict[str, Handler] = {
     "runner.event": runner_event,
     **log_handlers.HANDLERS,
     **accounts.HANDLERS,
+    **health.HANDLERS,
 }

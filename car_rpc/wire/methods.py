@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from car_rpc.wire import (
     admission,
+    health,
     inference,
     keys,
     lifecycle,
@@ -188,6 +189,11 @@ METHODS: dict[str, Method] = {
         inference.GenerateRequest,
         routing.RouteDecision,
         inline=True,
+    ),
+    "models.health": Method(
+        "Tells the state of all models: what there is, what is missing, who would get what.",
+        lifecycle.EmptyParams,
+        health.ModelsHealthResult,
     ),
     "routing.get_config": Method(
         "Reads how models are chosen.",

@@ -290,6 +290,27 @@ class Models {
   }
 
   /**
+   * Tells the state of all models.
+   *
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').ModelsHealthResult>}
+   */
+  health(options) {
+    return this.#car.request('models.health', {}, options);
+  }
+
+  /**
+   * Tells which model `generate` would get, and why; it does not run.
+   *
+   * @param {import('./wire/index.js').GenerateRequest} request
+   * @param {CallOptions} [options]
+   * @returns {Promise<import('./wire/index.js').RouteDecision>}
+   */
+  route(request, options) {
+    return this.#car.request('models.route', request, options);
+  }
+
+  /**
    * @param {import('./wire/index.js').ModelsStatsParams} [params]
    * @param {CallOptions} [options]
    * @returns {Promise<import('./wire/index.js').ModelsStatsResult>}

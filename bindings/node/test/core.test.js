@@ -114,6 +114,17 @@ test('how a model did, and what it cost, is kept', bounded, async (t) => {
   assert.equal((await car.admission.status()).queued, 0);
 });
 
+test('the health of all models, and why one is chosen, are told', bounded, async (t) => {
+  const car = await startCar(t);
+  const model = await registerScript(car, [{ echo: true }]);
+  const { models, counts, routing_scenarios } = await car.models.health();
+  assert.equal(models.length, counts.total);
+  assert.equal(models.find((each) => each.model_id === model)?.breaker, 'closed');
+  const decision = await car.models.route({ prompt: 'Tell me of it.' });
+  assert.equal(routing_scenarios[0]?.decision?.model_id, decision.model_id);
+  assert.equal(decision.candidates[0]?.selected, true);
+});
+
 test('models are searched for, and judged by this machine', bounded, async (t) => {
   const car = await startCar(t);
   const { models, machine, recommended } = await car.models.search({ query: 'qwen3', limit: 3 });

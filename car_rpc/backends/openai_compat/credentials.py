@@ -60,7 +60,7 @@ class Credentials:
         keys = [key for name in found for key in _split(name, self._environ[name])]
         failures: list[CarError] = []
         for entry in entries:
-            name = f"keyring:{entry.service}/{entry.username}"
+            name = _name(entry)
             try:
                 value = await self._keychain.get(entry)
             except CarError as error:
@@ -115,6 +115,20 @@ class Credentials:
             return True
         return bool(entries) and importlib.util.find_spec("keyring") is not None
 
+    def named(self, source: OpenAICompatSource) -> dict[str, bool | None]:
+        """Every secret that a source names, and whether it is there; never what it is.
+
+        Of the keychain's that is ``None``: it is not asked, for it may ask the user.
+        """
+        headers = source.headers if isinstance(source.headers, dict) else {}
+        given = [each for each in headers.values() if isinstance(each, SecretReference)]
+        names = [*_key_names(source), *(each.env for each in given if each.env is not UNSET)]
+        entries = [*_entries(source), *(each.keyring for each in given)]
+        return {
+            **{name: name in self._environ for name in names},
+            **{_name(entry): None for entry in entries if isinstance(entry, KeyringEntry)},
+        }
+
     async def _secret(self, reference: SecretReference) -> str:
         if isinstance(reference.keyring, KeyringEntry):
             return await self._keychain.get(reference.keyring)
@@ -133,6 +147,10 @@ def _key_names(source: OpenAICompatSource) -> list[str]:
 
 def _entries(source: OpenAICompatSource) -> list[KeyringEntry]:
     return list(dict.fromkeys(source.api_key_keyrings or []))
+
+
+def _name(entry: KeyringEntry) -> str:
+    return f"keyring:{entry.service}/{entry.username}"
 
 
 def _split(name: str, text: str) -> list[Key]:

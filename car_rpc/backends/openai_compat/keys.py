@@ -76,6 +76,14 @@ class Keys:
         finally:
             self._save_soon()
 
+    def named(self, source: OpenAICompatSource) -> dict[str, bool | None]:
+        """See :meth:`Credentials.named`."""
+        return self._credentials.named(source)
+
+    def has_key(self, source: OpenAICompatSource) -> bool:
+        """See :meth:`Credentials.has_key`."""
+        return self._credentials.has_key(source)
+
     async def stats(self) -> KeysStatsResult:
         """How all keys have fared."""
         await self._saved()

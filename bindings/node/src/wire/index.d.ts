@@ -4,6 +4,7 @@ export * from './admission.js';
 export * from './content.js';
 export * from './error.js';
 export * from './events.js';
+export * from './health.js';
 export * from './inference.js';
 export * from './keys.js';
 export * from './lifecycle.js';
