@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any
 
 import anyio
+import msgspec
 
-from car_rpc.cli.doctor import is_listed, report
+from car_rpc.cli.doctor import Heard, report
 from car_rpc.cli.knobs import described
 from car_rpc.cli.log import log
 from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
+from car_rpc.cli.tables import explained, is_listed, models_table, refusals
 from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, ProcessEnded, RemoteError
 from car_rpc.config import car_home
@@ -44,13 +46,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def generate(options: argparse.Namespace) -> int:
     """Stream an answer to the terminal."""
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     params = {
         name: value
         for name in ("max_tokens", "temperature", "thinking")
         if (value := getattr(options, name)) is not None
     }
-    request: dict[str, Any] = {"prompt": prompt, "params": params}
+    request: dict[str, Any] = {"prompt": _prompt(options), "params": params}
     if options.model:
         request["model"] = options.model
     if options.system:
@@ -73,14 +74,35 @@ async def generate(options: argparse.Namespace) -> int:
 
 
 async def models(options: argparse.Namespace) -> int:
-    """List the models."""
+    """List the models, or explain which one a prompt would get."""
+    if options.what == "explain":
+        return await _explain(options)
     async with start(options) as car:
-        known = [model for model in await car.models() if is_listed(model)]
-    width = max((len(model.id) for model in known), default=0)
-    for model in known:
-        state = "available" if model.available else "not available"
-        note = " (toy)" if "demo" in model.tags else ""
-        print(f"{model.id:{width}}  {state:13}  {', '.join(model.capabilities)}{note}")
+        known = await car.models()
+    listed = [model for model in known if options.all or is_listed(model)]
+    print("\n".join(models_table(listed)))
+    if len(listed) < len(known):
+        print(
+            f"({len(known) - len(listed)} more are in the catalog and not here: --all)",
+            file=sys.stderr,
+        )
+    return 0
+
+
+async def _explain(options: argparse.Namespace) -> int:
+    request: dict[str, Any] = {"prompt": _prompt(options)}
+    if options.model:
+        request["model"] = options.model
+    async with start(options) as car:
+        try:
+            decision = await car.route(**request)
+        except RemoteError as error:
+            print("\n".join(refusals(error.data, everyone=options.all)), file=sys.stderr)
+            raise
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(decision)).decode())
+    else:
+        print("\n".join(explained(decision, everyone=options.all)))
     return 0
 
 
@@ -91,8 +113,9 @@ async def doctor(options: argparse.Namespace) -> int:
             return FAILED
         found = await car.search_models(limit=1000)
         state_dir = options.state_dir or car_home()
-        known = await car.models()
-        print("\n".join(report(car.server, known, found, state_dir, mlx_first=has_apple_gpu())))
+        known, health = await car.models(), await car.model_health()
+        heard = Heard(car.server, known, found, health)
+        print("\n".join(report(heard, state_dir, mlx_first=has_apple_gpu())))
     with tempfile.TemporaryDirectory() as state_dir:
         wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
     print(f"wire\n  {wire}")
@@ -139,3 +162,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "call": call,
     "schema": schema,
 }
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    return sys.stdin.read() if options.prompt == "-" else str(options.prompt)

@@ -6,10 +6,14 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from car_rpc import __version__
+from car_rpc.cli.tables import gib, is_listed, state
+from car_rpc.wire.health import ModelsHealthResult
 from car_rpc.wire.lifecycle import InitializeResult
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import Machine, ModelsSearchResult
 
 _ENGINES = {
@@ -20,8 +24,6 @@ _ENGINES = {
     "fake": "scripted models, for an app's tests",
 }
 
-_GIB = 1024**3
-
 _REAL_MODEL = (
     "The demo models are toys that prove the installation. For a real model, download a GGUF file\n"
     "  and register it:\n"
@@ -30,20 +32,27 @@ _REAL_MODEL = (
 )
 
 
-def report(
-    server: InitializeResult,
-    models: Sequence[ModelSchema],
-    found: ModelsSearchResult,
-    state_dir: Path,
-    *,
-    mlx_first: bool,
-) -> Iterator[str]:
+class Heard(NamedTuple):
+    """What a process said of itself.
+
+    Attributes:
+        server: When it was introduced.
+        models: All models it knows.
+        found: Its machine, and at least the model that is recommended for it.
+        health: How its models are.
+    """
+
+    server: InitializeResult
+    models: Sequence[ModelSchema]
+    found: ModelsSearchResult
+    health: ModelsHealthResult
+
+
+def report(heard: Heard, state_dir: Path, *, mlx_first: bool) -> Iterator[str]:
     """Lines for people.
 
     Args:
-        server: What the process said of itself.
-        models: All models it knows.
-        found: Its machine, and at least the model that is recommended for it.
+        heard: What the process said of itself.
         state_dir: Where it keeps its state.
         mlx_first: Whether MLX is better on this machine than llama.cpp.
     """
@@ -51,22 +60,44 @@ def report(
     yield f"  interpreter  {sys.executable}"
     yield f"  state        {state_dir} (set CAR_HOME or --state-dir to change it)"
     yield "engines"
-    engines = server.capabilities.backends
+    engines = heard.server.capabilities.backends
     for name, backend in engines.items():
-        state = "ok" if backend.available else f"missing: {backend.reason}"
-        yield f"  {name:12} {state} - {_ENGINES.get(name, '')}"
+        here = "ok" if backend.available else f"missing: {backend.reason}"
+        yield f"  {name:12} {here} - {_ENGINES.get(name, '')}"
     if all(name in engines and engines[name].available for name in ("local", "mlx")):
         yield f"  default      {_default(mlx_first=mlx_first)}"
     yield "machine"
-    yield from _machine(found.machine)
+    yield from _machine(heard.found.machine)
     yield "models"
-    for model in models:
+    for model in heard.models:
         if is_listed(model):
-            yield f"  {model.id:24} {_state(model)}"
-    yield from _recommended(found)
-    chats = [model for model in models if model.available and "generate" in model.capabilities]
+            yield f"  {model.id:24} {state(model)}"
+    yield from _health(heard.health)
+    yield from _recommended(heard.found)
+    chats = [
+        model for model in heard.models if model.available and "generate" in model.capabilities
+    ]
     if all("demo" in model.tags for model in chats):
         yield _REAL_MODEL
+
+
+def _health(health: ModelsHealthResult) -> Iterator[str]:
+    counts = health.counts
+    yield "health"
+    yield f"  models       {counts.available} of {counts.total} available"
+    for provider in health.providers:
+        missing = [each.name for each in provider.credentials if each.is_set is False]
+        if missing:
+            yield f"  {provider.provider:12} not set: {', '.join(missing)}"
+    for model in health.models:
+        if model.breaker != "closed":
+            yield f"  {model.model_id:12} keeps failing; it is left alone for a while"
+    for scenario in health.routing_scenarios:
+        name = scenario.name.replace("_", " ")
+        if isinstance(scenario.decision, RouteDecision):
+            yield f"  {name:20} {scenario.decision.model_id}: {scenario.decision.reason}"
+        else:
+            yield f"  {name:20} nobody: {scenario.why_none}"
 
 
 def _default(*, mlx_first: bool) -> str:
@@ -76,14 +107,9 @@ def _default(*, mlx_first: bool) -> str:
     return "local, where a model is there for both: without an Apple GPU, MLX uses one core"
 
 
-def is_listed(model: ModelSchema) -> bool:
-    """Whether people want to see a model: not one of the catalog that is not here."""
-    return model.weights_ready or model.trust_tier == "community"
-
-
 def _machine(machine: Machine) -> Iterator[str]:
     if machine.memory_total_bytes:
-        total, free = _gib(machine.memory_total_bytes), _gib(machine.memory_available_bytes)
+        total, free = gib(machine.memory_total_bytes), gib(machine.memory_available_bytes)
         yield f"  memory       {total} for this process and its models, {free} of it free"
     yield (
         f"  processor    {machine.cores_usable} of {machine.cores_logical} threads usable,"
@@ -93,7 +119,7 @@ def _machine(machine: Machine) -> Iterator[str]:
         memory = card.memory_total_bytes
         yield (
             f"  {card.kind:12} {card.name or 'a graphics processor'}"
-            + (f", {_gib(memory)}" if isinstance(memory, int) else "")
+            + (f", {gib(memory)}" if isinstance(memory, int) else "")
         )
 
 
@@ -109,13 +135,3 @@ def _recommended(found: ModelsSearchResult) -> Iterator[str]:
         f"This machine suits {best.id}. The hub's own client gets it to where it is found:\n"
         f"  hf download {source.hf_repo}{file}"
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"
-
-
-def _state(model: ModelSchema) -> str:
-    if model.available:
-        return "ok"
-    return "its engine is missing" if model.weights_ready else "its file is missing"

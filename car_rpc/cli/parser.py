@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from car_rpc import __version__
@@ -28,8 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float)
     generate.add_argument("--thinking", choices=("auto", "on", "off"))
     _add_state(generate)
-    models = commands.add_parser("models", help="list the models that are known")
-    _add_state(models)
+    _add_models(commands.add_parser("models", help="list the models that are known"))
     doctor = commands.add_parser(
         "doctor", help="say what is installed, what is missing, what to do"
     )
@@ -71,6 +71,21 @@ def _add_log(log: argparse.ArgumentParser) -> None:
     chosen.add_argument("--conversation", metavar="ID", help="those of this conversation")
     for command in (export, import_, verify, purge):
         _add_state(command, default=unsaid)
+
+
+def _add_models(models: argparse.ArgumentParser) -> None:
+    models.add_argument("--all", action="store_true", help="the whole catalog, too")
+    _add_state(models)
+    kinds = models.add_subparsers(dest="what", metavar="explain")
+    explain = kinds.add_parser("explain", help="say which model a prompt would get, and why")
+    explain.add_argument("prompt", help="what would be said; - reads it from stdin")
+    explain.add_argument("--model", help="id or name, as `generate` takes it")
+    explain.add_argument("--json", action="store_true", help="the decision as it is on the wire")
+    # What stands before `explain` counts, too.
+    explain.add_argument(
+        "--all", action="store_true", default=argparse.SUPPRESS, help="also what is not available"
+    )
+    _add_state(explain, default=argparse.SUPPRESS)
 
 
 def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
@@ -115,24 +130,36 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
 
 
 def _add_state(command: argparse.ArgumentParser, default: str | None = None) -> None:
+<<<<<<< HEAD
     command.add_argument(
         "--state-dir",
         type=Path,
         default=default,
+=======
+    add = partial(command.add_argument, type=Path, default=default)
+    add(
+        "--state-dir",
+>>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="DIR",
         help="where the event log and the registry are kept (default: $CAR_HOME or ~/.car)",
     )
-    command.add_argument(
+    add(
         "--models-dir",
+<<<<<<< HEAD
         type=Path,
         default=default,
+=======
+>>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="DIR",
         help="where model files lie (default: models/ in $CAR_HOME or ~/.car)",
     )
-    command.add_argument(
+    add(
         "--config",
+<<<<<<< HEAD
         type=Path,
         default=default,
+=======
+>>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="FILE",
         help="the configuration (default: config.toml in the state directory, if it is there)",
     )

@@ -3,10 +3,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from car_rpc.cli.doctor import report
+from car_rpc.cli.doctor import Heard, report
 from car_rpc.cli.parser import make_parser, settings
 from car_rpc.config import Settings, car_home
 from car_rpc.testing import scripted_model
+from car_rpc.wire.health import (
+    CredentialHealth,
+    ModelCounts,
+    ModelHealth,
+    ModelsHealthResult,
+    ProviderHealth,
+    RoutingScenario,
+)
 from car_rpc.wire.lifecycle import (
     BackendInfo,
     InitializeResult,
@@ -16,6 +24,7 @@ from car_rpc.wire.lifecycle import (
     SpecVersion,
 )
 from car_rpc.wire.models import LocalSource, ModelSchema
+from car_rpc.wire.routing import RoutingConfig
 from car_rpc.wire.search import Accelerator, Machine, ModelsSearchResult
 
 
@@ -100,6 +109,8 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["generate", "hi", "--max-tokens", "5", "--thinking", "off"], "generate"),
         (["models"], "models"),
+        (["models", "--all"], "models"),
+        (["models", "explain", "hi", "--model", "m", "--json"], "models"),
         (["doctor"], "doctor"),
         (["log", "--trace", "tr_1", "--limit", "3", "--json"], "log"),
         (["call", "models.list"], "call"),
@@ -109,6 +120,17 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_every_command_is_known(arguments: list[str], command: str | None) -> None:
     assert make_parser().parse_args(arguments).command == command
+
+
+def test_options_count_before_and_behind_the_word_explain() -> None:
+    parse = make_parser().parse_args
+    before = parse(["models", "--state-dir", "s", "--all", "explain", "hi"])
+    behind = parse(["models", "explain", "hi", "--all", "--state-dir", "s"])
+    for options in (before, behind):
+        assert (options.what, options.prompt) == ("explain", "hi")
+        assert (options.state_dir, options.all, options.config) == (Path("s"), True, None)
+    plain = parse(["models"])
+    assert (plain.what, plain.all, plain.state_dir) == (None, False, None)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +147,19 @@ def test_car_home_is_taken_from_the_environment(value: str, home: str | None) ->
 
 NOT_HERE = BackendInfo(available=False)
 FOUND = ModelsSearchResult(models=[], templates=[], machine=Machine())
+COUNTS = ModelCounts(
+    total=90, available=2, local=80, remote=10, local_available=2, remote_available=0
+)
+HEALTH = ModelsHealthResult(
+    counts=COUNTS,
+    defaults=[],
+    providers=[],
+    capabilities=[],
+    models=[],
+    routing=RoutingConfig(),
+    routing_scenarios=[],
+    benchmark_priors=[],
+)
 
 
 def described(
@@ -133,6 +168,7 @@ def described(
     mlx: BackendInfo = NOT_HERE,
     mlx_first: bool = False,
     found: ModelsSearchResult = FOUND,
+    health: ModelsHealthResult = HEALTH,
 ) -> str:
     server = InitializeResult(
         protocol_version=1,
@@ -151,7 +187,8 @@ def described(
             ),
         ),
     )
-    return "\n".join(report(server, models, found, Path("/state"), mlx_first=mlx_first))
+    heard = Heard(server, models, found, health)
+    return "\n".join(report(heard, Path("/state"), mlx_first=mlx_first))
 
 
 def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
@@ -177,6 +214,45 @@ def test_the_doctor_says_what_is_missing_and_where_the_state_is() -> None:
     assert "a/file:1 its file is missing" in lines
     assert any(line.startswith("state /state ") for line in lines)
     assert "models.register" not in text
+
+
+def test_the_doctor_shows_the_health_in_short() -> None:
+    key, team = (
+        CredentialHealth(name="A_KEY", is_set=False),
+        CredentialHealth(name="T", is_set=None),
+    )
+    acme = ProviderHealth(
+        provider="acme", configured=False, credentials=[key, team], models=COUNTS, capabilities=[]
+    )
+    failing, fine = (
+        ModelHealth(
+            model_id=f"a/{breaker}:1",
+            source="fake",
+            is_local=True,
+            available=True,
+            weights_ready=True,
+            breaker=breaker,
+        )
+        for breaker in ("open", "closed")
+    )
+    nobody = RoutingScenario(
+        name="interactive_vision",
+        workload="interactive",
+        has_tools=False,
+        has_vision=True,
+        quality_first_cold_start=True,
+        why_none="no eyes",
+    )
+    health = msgspec.structs.replace(
+        HEALTH, providers=[acme], models=[failing, fine], routing_scenarios=[nobody]
+    )
+    text = described(llama=BackendInfo(available=True), health=health)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "models 2 of 90 available" in lines
+    assert "acme not set: A_KEY" in lines
+    assert "a/open:1 keeps failing; it is left alone for a while" in lines
+    assert not any(line.startswith("a/closed:1") for line in lines)
+    assert "interactive vision nobody: no eyes" in lines
 
 
 def test_with_nothing_but_toys_the_doctor_says_how_to_get_a_real_model() -> None:
