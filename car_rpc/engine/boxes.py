@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.tasks import BoundingBox
 
 #: Most boxes that are read from one answer; more are no answer.
@@ -51,6 +52,15 @@ class _Found(NamedTuple):
     edges: list[float]
     whole: float | None
     label: str
+
+
+def boxes_of(model: ModelSchema, text: str) -> list[BoundingBox]:
+    """The boxes in a model's answer; none where it is not a model that finds things in images."""
+    if "grounding" not in model.capabilities:
+        return []
+    # Qwen3-VL writes thousandths.
+    counts_pixels = "qwen3" not in f"{model.family} {model.id}".lower()
+    return parse_boxes(text, counts_pixels=counts_pixels)
 
 
 def parse_boxes(text: str, *, counts_pixels: bool = True) -> list[BoundingBox]:

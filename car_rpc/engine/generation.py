@@ -18,6 +18,7 @@ from msgspec import UNSET, Raw
 from car_rpc.engine.asked import Asked
 from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
+from car_rpc.engine.boxes import boxes_of
 from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.extension import Extension
 from car_rpc.engine.output import Listener, Output
@@ -166,6 +167,7 @@ class Generation:
             reasoning=accumulator.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
             recoveries=attempts.recoveries + extensions or UNSET,
+            bounding_boxes=boxes_of(model, accumulator.text) or UNSET,
             provider_output_items=accumulator.provider_output_items or UNSET,
             client_ref=self._request.client_ref,
             cost_usd=attempts.bill.cost_usd,

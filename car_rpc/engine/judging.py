@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from car_rpc.engine.boxes import parse_boxes
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
@@ -160,15 +159,10 @@ async def ground(
     request = msgspec.structs.replace(request, model=model.id)
     answer = await engine.generate(request, origin._replace(raw_params=raw), None)
     return GroundResult(
-        boxes=parse_boxes(answer.text, counts_pixels=counts_pixels(model)),
+        boxes=answer.bounding_boxes or [],
         raw_text=answer.text,
         model_used=answer.model_used,
     )
-
-
-def counts_pixels(model: ModelSchema) -> bool:
-    """Whether the model's ``bbox_2d`` are pixels: Qwen3-VL writes thousandths."""
-    return "qwen3" not in f"{model.family} {model.id}".lower()
 
 
 async def _by_likelihood(

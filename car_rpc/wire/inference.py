@@ -10,6 +10,7 @@ from car_rpc.wire.base import NonNegative, Positive, RequestId, WireStruct
 from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
 from car_rpc.wire.events import StopReason, StreamEvent
 from car_rpc.wire.routing import IntentHint
+from car_rpc.wire.tasks import BoundingBox
 
 #: Most times that one answer is continued after ``max_tokens``.
 MAX_CONTINUATIONS = 16
@@ -233,6 +234,8 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         attempts: All attempts, when there was more than one.
         recoveries: How often a stream that had broken, or an answer that had ended too early,
             went on, when it did. Each has its ``recovery`` event.
+        bounding_boxes: Boxes in the answer of a model with the capability ``grounding``, in their
+            order, when there are any.
         provider_output_items: Opaque items that must go back to the same provider in the next
             turn.
         client_ref: The request's own ``client_ref``.
@@ -251,6 +254,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     reasoning: str | UnsetType = UNSET
     attempts: list[AttemptReport] | UnsetType = UNSET
     recoveries: NonNegative | UnsetType = UNSET
+    bounding_boxes: list[BoundingBox] | UnsetType = UNSET
     provider_output_items: list[Any] | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET
     cost_usd: float | UnsetType | None = UNSET

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from car_rpc.engine.boxes import MAX_BOXES, parse_boxes
+from car_rpc.engine.boxes import MAX_BOXES, boxes_of, parse_boxes
+from car_rpc.testing import scripted_model
 from car_rpc.wire.tasks import BoundingBox
 
 
@@ -70,3 +71,13 @@ def test_any_answer_is_read_and_every_box_has_its_edges_in_order(answer: str) ->
     for each in parse_boxes(answer):
         assert each.x_min <= each.x_max
         assert each.y_min <= each.y_max
+
+
+@pytest.mark.parametrize(
+    ("model_id", "unit"), [("q/qwen2.5-vl-7b:q4", "pixel"), ("q/qwen3-vl-8b:q4", "fraction")]
+)
+def test_the_model_says_what_its_boxes_count(model_id: str, unit: str) -> None:
+    text = '[{"bbox_2d": [100, 200, 300, 400]}]'
+    (read,) = boxes_of(scripted_model(model_id, [], ["generate", "grounding"]), text)
+    assert read.unit == unit
+    assert boxes_of(scripted_model(model_id, [], ["generate", "vision"]), text) == []

@@ -12,6 +12,7 @@ from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.recording import MAX_EVENTS_PER_ROW
 from car_rpc.errors import CarError
 from car_rpc.protocol.depth import deeper_than
+from car_rpc.testing import scripted_model
 from car_rpc.wire.events import (
     Attempt,
     Done,
@@ -43,6 +44,25 @@ async def test_an_answer_is_its_deltas_and_ends_with_one_done(world: Any, play: 
     ]
     assert world.listener.last == [Done(text="hello")]
     assert world.backend.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "text", "labels"),
+    [
+        (["generate", "grounding"], '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]', ["cat"]),
+        (["generate", "grounding"], "There is no cat.", None),
+        (["generate", "vision"], '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]', None),
+    ],
+)
+async def test_boxes_are_read_from_the_answer_of_a_model_that_grounds(
+    world: Any, play: Any, capabilities: Any, text: str, labels: list[str] | None
+) -> None:
+    world.registry.register(scripted_model("me/eye:1", [], capabilities))
+    world.backend.play = play(TextDelta(text=text))
+    result = await world.generate(model="me/eye:1")
+    assert result.text == text
+    boxes = result.bounding_boxes
+    assert (None if boxes is msgspec.UNSET else [box.label for box in boxes]) == labels
 
 
 async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(

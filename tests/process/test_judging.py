@@ -64,3 +64,8 @@ def test_an_app_s_own_model_finds_things_in_an_image(core: Core) -> None:
     result = core.response(asked)["result"]
     box = {"x_min": 1.0, "y_min": 2.0, "x_max": 3.0, "y_max": 4.0, "unit": "pixel", "label": "cat"}
     assert result == {"boxes": [box], "raw_text": json.dumps(answer), "model_used": "acme/sees:1"}
+    request = {"prompt": "cat", "model": "acme/sees:1"}
+    asked = core.ask("generate", request)
+    run = core.wait_for(lambda m: m.get("method") == "runner.run" and m["id"] != run["id"])
+    core.send({"jsonrpc": "2.0", "id": run["id"], "result": {"text": json.dumps(answer)}})
+    assert core.response(asked)["result"]["bounding_boxes"] == [box]

@@ -4,6 +4,7 @@ import type { ContentBlock, Message, Tool, ToolCall } from './content.js';
 import type { StopReason, StreamEvent } from './events.js';
 import type { JsonObject } from './open.js';
 import type { IntentHint } from './routing.js';
+import type { BoundingBox } from './tasks.js';
 
 /** A form that an answer must have. */
 export type ResponseFormat =
@@ -18,13 +19,16 @@ export type ThinkingMode =
   | 'off'
   | 'on';
 
-/** What the router optimises for. */
-export type Workload =
+/** What the router optimises for: what this version knows. */
+export type KnownWorkload =
   | 'background'
   | 'batch'
   | 'fast'
   | 'interactive'
   | 'local_preferred';
+
+/** What the router optimises for. */
+export type Workload = KnownWorkload | (string & {});
 
 /** How one attempt of a request went. */
 export interface AttemptReport {
@@ -120,7 +124,7 @@ export interface GenerateParams {
   /** Most reasoning tokens; 0 means no budget. */
   budget_tokens?: number;
   /** What the router optimises for. */
-  workload?: Workload;
+  workload?: KnownWorkload;
   /** `auto`, `none`, `required` or the name of a tool. */
   tool_choice?: string | JsonObject;
   /** Whether one answer may hold several tool calls. */
@@ -269,6 +273,11 @@ export interface InferenceResult {
    * did. Each has its `recovery` event.
    */
   recoveries?: number;
+  /**
+   * Boxes in the answer of a model with the capability `grounding`, in their order, when there are
+   * any.
+   */
+  bounding_boxes?: BoundingBox[];
   /** Opaque items that must go back to the same provider in the next turn. */
   provider_output_items?: unknown[];
   /** The request's own `client_ref`. */

@@ -580,6 +580,9 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     /// How often a stream that had broken, or an answer that had ended too early, went on, when it
     /// did. Each has its `recovery` event.
     public var recoveries: Int?
+    /// Boxes in the answer of a model with the capability `grounding`, in their order, when there
+    /// are any.
+    public var boundingBoxes: [BoundingBox]?
     /// Opaque items that must go back to the same provider in the next turn.
     public var providerOutputItems: [JSONValue]?
     /// The request's own `client_ref`.
@@ -600,6 +603,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         reasoning: String? = nil,
         attempts: [AttemptReport]? = nil,
         recoveries: Int? = nil,
+        boundingBoxes: [BoundingBox]? = nil,
         providerOutputItems: [JSONValue]? = nil,
         clientRef: String? = nil,
         costUsd: Double? = nil
@@ -615,6 +619,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         self.reasoning = reasoning
         self.attempts = attempts
         self.recoveries = recoveries
+        self.boundingBoxes = boundingBoxes
         self.providerOutputItems = providerOutputItems
         self.clientRef = clientRef
         self.costUsd = costUsd
@@ -632,6 +637,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         case reasoning
         case attempts
         case recoveries
+        case boundingBoxes = "bounding_boxes"
         case providerOutputItems = "provider_output_items"
         case clientRef = "client_ref"
         case costUsd = "cost_usd"

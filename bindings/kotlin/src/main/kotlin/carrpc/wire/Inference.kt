@@ -403,6 +403,12 @@ data class InferenceResult(
      * did. Each has its `recovery` event.
      */
     val recoveries: Long? = null,
+    /**
+     * Boxes in the answer of a model with the capability `grounding`, in their order, when there
+     * are any.
+     */
+    @SerialName("bounding_boxes")
+    val boundingBoxes: List<BoundingBox>? = null,
     /** Opaque items that must go back to the same provider in the next turn. */
     @SerialName("provider_output_items")
     val providerOutputItems: JsonArray? = null,
