@@ -113,9 +113,10 @@ async def doctor(options: argparse.Namespace) -> int:
             return FAILED
         found = await car.search_models(limit=1000)
         state_dir = options.state_dir or car_home()
+        models_dir = options.models_dir or car_home() / "models"
         known, health = await car.models(), await car.model_health()
         heard = Heard(car.server, known, found, health)
-        print("\n".join(report(heard, state_dir, mlx_first=has_apple_gpu())))
+        print("\n".join(report(heard, state_dir, models_dir, mlx_first=has_apple_gpu())))
     with tempfile.TemporaryDirectory() as state_dir:
         wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
     print(f"wire\n  {wire}")

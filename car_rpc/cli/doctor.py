@@ -48,17 +48,22 @@ class Heard(NamedTuple):
     health: ModelsHealthResult
 
 
-def report(heard: Heard, state_dir: Path, *, mlx_first: bool) -> Iterator[str]:
+def report(heard: Heard, state_dir: Path, models_dir: Path, *, mlx_first: bool) -> Iterator[str]:
     """Lines for people.
 
     Args:
         heard: What the process said of itself.
         state_dir: Where it keeps its state.
+        models_dir: Where it looks for weights.
         mlx_first: Whether MLX is better on this machine than llama.cpp.
     """
     yield f"car-rpc {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield f"  interpreter  {sys.executable}"
     yield f"  state        {state_dir} (set CAR_HOME or --state-dir to change it)"
+    yield f"  weights      {models_dir}{_unreadable(models_dir)}"
+    served = heard.server.server_info.version
+    if served != __version__:
+        yield f"  version      car-rpc {served} serves, which is not the one that asks: install one"
     yield "engines"
     engines = heard.server.capabilities.backends
     for name, backend in engines.items():
@@ -89,15 +94,23 @@ def _health(health: ModelsHealthResult) -> Iterator[str]:
         missing = [each.name for each in provider.credentials if each.is_set is False]
         if missing:
             yield f"  {provider.provider:12} not set: {', '.join(missing)}"
-    for model in health.models:
-        if model.breaker != "closed":
-            yield f"  {model.model_id:12} keeps failing; it is left alone for a while"
     for scenario in health.routing_scenarios:
         name = scenario.name.replace("_", " ")
         if isinstance(scenario.decision, RouteDecision):
             yield f"  {name:20} {scenario.decision.model_id}: {scenario.decision.reason}"
         else:
             yield f"  {name:20} nobody: {scenario.why_none}"
+
+
+def _unreadable(folder: Path) -> str:
+    """What is wrong with a folder, behind its name; nothing where it can be read."""
+    try:
+        next(folder.iterdir(), None)
+    except FileNotFoundError:
+        return " (not there, which is fine; --models-dir names another)"
+    except OSError as error:
+        return f" cannot be read: {error.strerror}; --models-dir names another"
+    return ""
 
 
 def _default(*, mlx_first: bool) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from car_rpc import __version__
 from car_rpc.cli.doctor import Heard, report
 from car_rpc.cli.parser import make_parser, settings
 from car_rpc.config import Settings, car_home
@@ -10,7 +11,6 @@ from car_rpc.testing import scripted_model
 from car_rpc.wire.health import (
     CredentialHealth,
     ModelCounts,
-    ModelHealth,
     ModelsHealthResult,
     ProviderHealth,
     RoutingScenario,
@@ -169,11 +169,13 @@ def described(
     mlx_first: bool = False,
     found: ModelsSearchResult = FOUND,
     health: ModelsHealthResult = HEALTH,
+    models_dir: Path = Path("/nowhere"),
+    version: str = __version__,
 ) -> str:
     server = InitializeResult(
         protocol_version=1,
         spec=SpecVersion(major=1, minor=0, hash="h"),
-        server_info=PeerInfo(name="car-rpc"),
+        server_info=PeerInfo(name="car-rpc", version=version),
         session_id="ses_1",
         capabilities=ServerCapabilities(
             methods=[],
@@ -188,7 +190,7 @@ def described(
         ),
     )
     heard = Heard(server, models, found, health)
-    return "\n".join(report(heard, Path("/state"), mlx_first=mlx_first))
+    return "\n".join(report(heard, Path("/state"), models_dir, mlx_first=mlx_first))
 
 
 def model(model_id: str, *, available: bool, ready: bool, demo: bool = False) -> ModelSchema:
@@ -216,6 +218,22 @@ def test_the_doctor_says_what_is_missing_and_where_the_state_is() -> None:
     assert "models.register" not in text
 
 
+def test_the_doctor_says_when_weights_cannot_be_looked_for(tmp_path: Path) -> None:
+    engine = BackendInfo(available=True)
+    fine = described(llama=engine, models_dir=tmp_path)
+    assert f"  weights      {tmp_path}" in fine.splitlines()
+    assert "not there, which is fine" in described(llama=engine, models_dir=tmp_path / "none")
+    (tmp_path / "file").touch()
+    text = described(llama=engine, models_dir=tmp_path / "file")
+    assert "file cannot be read: Not a directory; --models-dir names another" in text
+
+
+def test_the_doctor_says_when_another_version_serves() -> None:
+    engine = BackendInfo(available=True)
+    assert "car-rpc 0.0.7 serves, which is not the one" in described(llama=engine, version="0.0.7")
+    assert "serves" not in described(llama=engine)
+
+
 def test_the_doctor_shows_the_health_in_short() -> None:
     key, team = (
         CredentialHealth(name="A_KEY", is_set=False),
@@ -223,17 +241,6 @@ def test_the_doctor_shows_the_health_in_short() -> None:
     )
     acme = ProviderHealth(
         provider="acme", configured=False, credentials=[key, team], models=COUNTS, capabilities=[]
-    )
-    failing, fine = (
-        ModelHealth(
-            model_id=f"a/{breaker}:1",
-            source="fake",
-            is_local=True,
-            available=True,
-            weights_ready=True,
-            breaker=breaker,
-        )
-        for breaker in ("open", "closed")
     )
     nobody = RoutingScenario(
         name="interactive_vision",
@@ -243,15 +250,11 @@ def test_the_doctor_shows_the_health_in_short() -> None:
         quality_first_cold_start=True,
         why_none="no eyes",
     )
-    health = msgspec.structs.replace(
-        HEALTH, providers=[acme], models=[failing, fine], routing_scenarios=[nobody]
-    )
+    health = msgspec.structs.replace(HEALTH, providers=[acme], routing_scenarios=[nobody])
     text = described(llama=BackendInfo(available=True), health=health)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "models 2 of 90 available" in lines
     assert "acme not set: A_KEY" in lines
-    assert "a/open:1 keeps failing; it is left alone for a while" in lines
-    assert not any(line.startswith("a/closed:1") for line in lines)
     assert "interactive vision nobody: no eyes" in lines
 
 
