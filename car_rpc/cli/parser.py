@@ -130,36 +130,19 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
 
 
 def _add_state(command: argparse.ArgumentParser, default: str | None = None) -> None:
-<<<<<<< HEAD
-    command.add_argument(
-        "--state-dir",
-        type=Path,
-        default=default,
-=======
     add = partial(command.add_argument, type=Path, default=default)
     add(
         "--state-dir",
->>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="DIR",
         help="where the event log and the registry are kept (default: $CAR_HOME or ~/.car)",
     )
     add(
         "--models-dir",
-<<<<<<< HEAD
-        type=Path,
-        default=default,
-=======
->>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="DIR",
         help="where model files lie (default: models/ in $CAR_HOME or ~/.car)",
     )
     add(
         "--config",
-<<<<<<< HEAD
-        type=Path,
-        default=default,
-=======
->>>>>>> 1e9632a3 (Explain in a terminal which model a prompt would get, and what the others lacked)
         metavar="FILE",
         help="the configuration (default: config.toml in the state directory, if it is there)",
     )

@@ -350,6 +350,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "runner.unregister": {},
     "eventlog.query": {},
     "models.stats": {},
+    "models.health": {},
     "outcomes.report": {"trace_id": "tr_answered", "outcome": "accepted"},
     "outcomes.resolve_pending": {"outcomes": []},
     "outcomes.scoreboard": {},

@@ -102,6 +102,7 @@ class World:
             registry=self.registry,
             runner=nothing,
             log=nothing,
+            upkeep=nothing,
             keys=Keys(Credentials(self.environ, Keychain(read=lambda _: pytest.fail("asked")))),
             discovery=nothing,
             allowed_roots=[],

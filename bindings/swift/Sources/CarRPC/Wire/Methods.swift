@@ -38,6 +38,8 @@ public enum Methods {
     public static let modelsDiscover = RPCMethod<ModelsDiscoverParams, ModelsDiscoverResult>("models.discover")
     /// Looks up one model.
     public static let modelsGet = RPCMethod<ModelParams, ModelResult>("models.get")
+    /// Tells the state of all models: what there is, what is missing, who would get what.
+    public static let modelsHealth = RPCMethod<EmptyParams, ModelsHealthResult>("models.health")
     /// Lists models.
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
     /// Adds a model, or replaces the one that was registered with its id.

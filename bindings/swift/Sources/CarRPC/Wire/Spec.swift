@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "597f4dfbf6486dcf"
+    public static let hash = "7780cc18e0126f7f"
 }

@@ -42,6 +42,8 @@ object Methods {
     val modelsDiscover = method<ModelsDiscoverParams, ModelsDiscoverResult>("models.discover")
     /** Looks up one model. */
     val modelsGet = method<ModelParams, ModelResult>("models.get")
+    /** Tells the state of all models: what there is, what is missing, who would get what. */
+    val modelsHealth = method<EmptyParams, ModelsHealthResult>("models.health")
     /** Lists models. */
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
     /** Adds a model, or replaces the one that was registered with its id. */
