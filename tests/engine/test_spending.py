@@ -87,6 +87,9 @@ async def test_an_answer_costs_what_its_tokens_cost(accounts: Accounts, play: An
         ({"type": "mlx", "path": "x"}, None),
         ({"type": "fake", "script": []}, None),
         (SERVER, None),
+        ({**SERVER, "endpoint": "http://127.0.0.2:8080"}, None),
+        ({"type": "ollama", "model_tag": "m", "host": "http://localhost:11434"}, None),
+        ({"type": "vllm_mlx", "model_name": "m", "endpoint": "http://[::1]:8000"}, None),
     ],
 )
 async def test_what_runs_on_this_machine_costs_nothing_and_is_never_held_up(
