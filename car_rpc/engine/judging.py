@@ -46,6 +46,10 @@ _NO_CONTENT = "N/A"
 #: Documents that a model is asked about at once.
 _AT_ONCE = 4
 
+#: Both ask for one of several words: what a text is about must not make it a task of its own,
+#: because profiles are kept by task.
+_INTENT = {"task": "classify"}
+
 _CLASSIFY_PARAMS = {"temperature": 0, "max_tokens": 32, "thinking": "off"}
 _RERANK_PARAMS = {"temperature": 0, "max_tokens": 3, "thinking": "off"}
 
@@ -72,6 +76,7 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
             origin,
             model=model.id,
             prompt=classify_prompt(params.text, params.labels),
+            intent=_INTENT,
             params=_CLASSIFY_PARAMS,
         )
         return ClassifyResult(
@@ -196,7 +201,12 @@ async def _verdicts(
         ]
         async with free:
             answer = await _ask(
-                engine, origin, model=model.id, messages=messages, params=_RERANK_PARAMS
+                engine,
+                origin,
+                model=model.id,
+                messages=messages,
+                intent=_INTENT,
+                params=_RERANK_PARAMS,
             )
         score = verdict(answer.text)
         if score is None:

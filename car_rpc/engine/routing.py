@@ -187,9 +187,7 @@ class Routing:
             CarError: No model can do it.
         """
         reason = "explicit model"
-        preferred = self._inputs.preferred.of(capability)
-        # A pool is only for whole conversations.
-        if wanted is UNSET and preferred is not None and not preferred.startswith(POOL_PREFIX):
+        if wanted is UNSET and (preferred := self.preferred(capability)) is not UNSET:
             wanted, reason = preferred, f"preferred model for {capability}"
         if isinstance(wanted, str):
             return Choice(require_capability(self._registry.find(wanted), capability), reason)
@@ -197,6 +195,11 @@ class Routing:
         if len(able) == 1:
             return Choice(able[0], f"the only available model for {capability}")
         return Choice(able[0], f"the first of {len(able)} available models for {capability}")
+
+    def preferred(self, capability: Capability) -> str | UnsetType:
+        """The model that the user prefers for other work; a pool is only for conversations."""
+        name = self._inputs.preferred.of(capability)
+        return UNSET if name is None or name.startswith(POOL_PREFIX) else name
 
     def began(self, chosen: Route) -> None:
         """The request goes to the first of its models now."""

@@ -8,9 +8,11 @@ from msgspec import UNSET
 
 from car_rpc.engine import judging
 from car_rpc.engine.generation import Origin
+from car_rpc.engine.routing import PreferredModels, RoutingInputs
 from car_rpc.errors import CarError
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
+from car_rpc.router.complexity import assess
 from car_rpc.testing import scripted_model
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import TextDelta
@@ -64,6 +66,7 @@ async def test_the_prompt_to_classify_is_fixed(world: Any, play: Any) -> None:
         "model": "test/one:a",
         "prompt": "Classify the following text into one of these categories:\n1. a\n2. b\n\n"
         "Text: t\n\nRespond with ONLY the category name, nothing else.",
+        "intent": {"task": "classify"},
         "params": {"temperature": 0, "max_tokens": 32, "thinking": "off"},
     }
 
@@ -102,6 +105,32 @@ async def test_a_model_made_to_classify_goes_before_one_that_generates(
     world.backend.play = play(TextDelta(text="a"))
     params = ClassifyParams(text="t", labels=["a"])
     assert (await judging.classify(world.engine, params, ORIGIN)).model_used == "test/m1:a"
+
+
+async def test_a_model_that_the_user_prefers_classifies_in_words_if_it_must(
+    world: Any, play: Any, tmp_path: Any
+) -> None:
+    with_models(world, tmp_path, ["generate"], ["generate"])
+    inputs = RoutingInputs(preferred=PreferredModels(classification="test/m1:a"))
+    world.engine.routing._inputs = inputs
+    world.backend.play = play(TextDelta(text="a"))
+    params = ClassifyParams(text="t", labels=["a"])
+    assert (await judging.classify(world.engine, params, ORIGIN)).model_used == "test/m1:a"
+    asked = ClassifyParams(text="t", labels=["a"], model="test/m0:a")
+    assert (await judging.classify(world.engine, asked, ORIGIN)).model_used == "test/m0:a"
+
+
+async def test_a_text_does_not_make_judging_it_another_task(
+    world: Any, play: Any, tmp_path: Any
+) -> None:
+    with_models(world, tmp_path, ["generate", "rerank"])
+    world.backend.play = play(TextDelta(text="yes"))
+    code = "Fix this function: ```def f(x): return x```"
+    assert assess(code) == "code"
+    await judging.classify(world.engine, ClassifyParams(text=code, labels=["yes"]), ORIGIN)
+    await judging.rerank(world.engine, RerankParams(query=code, documents=[code]), ORIGIN)
+    routes = [entry.data for entry in world.sink.entries if entry.type == "route"]
+    assert [data["task"] for data in routes] == ["classify", "classify"]
 
 
 async def test_without_documents_no_model_is_needed(world: Any) -> None:
