@@ -39,7 +39,7 @@ from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import with_fit
-from car_rpc.registry.hardware import detect
+from car_rpc.registry.hardware import detect, memory_total_bytes
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
@@ -201,7 +201,7 @@ class App:
             ),
             outcomes=self._outcomes,
             budget=self._budget,
-            admission=Admission(clock, _memory_bytes(), configuration.inference),
+            admission=Admission(clock, memory_total_bytes(), configuration.inference),
             privacy=Privacy(
                 configuration.privacy.level,
                 configuration.privacy.secrets(),
@@ -254,10 +254,3 @@ def _make_private_directory(path: Path) -> None:
 def _tracker(database: Path, settings: Settings) -> Tracker:
     priors = load_priors(prior_paths(settings.models_dir, os.environ))
     return Tracker(OutcomeStore(database), priors, lambda: to_text(_now()))
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # systems that do not say
-        return 0

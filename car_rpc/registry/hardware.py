@@ -105,14 +105,22 @@ def detect(system: System | None = None) -> Machine:
     return Machine(cores_logical=system.usable_cores, cores_usable=system.usable_cores)
 
 
+def memory_total_bytes(system: System | None = None) -> int:
+    """Memory of the machine, or of the container where that has less; 0 when it is unknown.
+
+    Runs no program, so that it can be asked while the process starts.
+    """
+    system = system or ThisSystem()
+    if system.name == "Linux":
+        return _memory(system)[0]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # systems that do not say
+        return 0
+
+
 def _linux(system: System) -> Machine:
-    meminfo = _pairs(r"(\w+):\s+(\d+) kB", system.read("/proc/meminfo"))
-    total, available = (meminfo.get(key, 0) * 1024 for key in ("MemTotal", "MemAvailable"))
-    for folder in _groups(system, "memory"):
-        limited = _memory_of_group(system, folder)
-        if limited is not None and limited[0] < total:
-            total = limited[0]
-            available = min(available, max(total - limited[1], 0))
+    total, available = _memory(system)
     shares = (_cores_of_group(system, folder) for folder in _groups(system, "cpu"))
     cores = min((share for share in shares if share), default=float(system.usable_cores))
     siblings = _siblings(system)
@@ -125,6 +133,18 @@ def _linux(system: System) -> Machine:
         cores_usable=min(ceil(cores), system.usable_cores),
         accelerators=[*_nvidia(system), *_amd(system)],
     )
+
+
+def _memory(system: System) -> tuple[int, int]:
+    """All memory and what is free of it, in bytes, within the limits of the control groups."""
+    meminfo = _pairs(r"(\w+):\s+(\d+) kB", system.read("/proc/meminfo"))
+    total, available = (meminfo.get(key, 0) * 1024 for key in ("MemTotal", "MemAvailable"))
+    for folder in _groups(system, "memory"):
+        limited = _memory_of_group(system, folder)
+        if limited is not None and limited[0] < total:
+            total = limited[0]
+            available = min(available, max(total - limited[1], 0))
+    return total, available
 
 
 def _siblings(system: System) -> list[str]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from car_rpc.registry.hardware import ThisSystem, detect
+from car_rpc.registry.hardware import ThisSystem, detect, memory_total_bytes
 from car_rpc.wire.search import Accelerator, Machine
 
 GIB = 1024**3
@@ -126,6 +126,14 @@ def test_in_a_container_the_root_of_the_groups_counts() -> None:
         }
     )
     assert limited.memory_total_bytes == limited.memory_available_bytes == GIB
+
+
+def test_its_memory_alone_is_told_without_running_a_program() -> None:
+    limit = {"/proc/self/cgroup": "0::/\n", **group("", memory__max=f"{4 * GIB}\n")}
+    system = Fixture({"/proc/meminfo": MEMINFO, **limit})
+    assert memory_total_bytes(system) == 4 * GIB
+    assert memory_total_bytes(Fixture(name="Darwin")) > 0
+    assert system.ran == []
 
 
 def test_a_machine_of_which_nothing_can_be_read_is_unknown() -> None:
