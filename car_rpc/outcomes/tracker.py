@@ -16,6 +16,7 @@ from car_rpc.wire.outcomes import (
     OutcomesReportResult,
     PendingOutcome,
     ScoreboardRow,
+    TaskStats,
 )
 
 logger = logging.getLogger(__name__)
@@ -147,10 +148,10 @@ class Tracker:
             CarError: ``invalid_params`` for one whose counts contradict each other.
         """
         for index, profile in enumerate(profiles):
-            if profile.success_count + profile.fail_count > profile.total_calls:
-                raise invalid_params(
-                    "more successes and failures than calls", f"$.profiles[{index}].total_calls"
-                )
+            path = f"$.profiles[{index}]"
+            _check_counts(profile, profile.total_calls, f"{path}.total_calls")
+            for task, stats in profile.task_stats.items():
+                _check_counts(stats, stats.calls, f"{path}.task_stats[{task!r}].calls")
         await self._written()
         await asyncio.to_thread(self._store.replace, profiles)
 
@@ -191,3 +192,8 @@ class Tracker:
     def _first(self, model_id: str) -> ModelProfile:
         prior = self.priors.get(model_id)
         return ModelProfile(model_id=model_id) if prior is None else prior.prior.profile
+
+
+def _check_counts(seen: ModelProfile | TaskStats, calls: int, path: str) -> None:
+    if seen.success_count + seen.fail_count > calls:
+        raise invalid_params("more successes and failures than calls", path)

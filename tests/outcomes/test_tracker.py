@@ -23,6 +23,7 @@ from car_rpc.wire.outcomes import (
     PendingOutcome,
     ProfilesImportParams,
     ProfilesResult,
+    TaskStats,
 )
 
 Open = Callable[..., Tracker]
@@ -253,6 +254,10 @@ async def test_a_profile_that_contradicts_itself_is_named(opened: Open) -> None:
     bad = ModelProfile(model_id="b", total_calls=1, success_count=1, fail_count=1)
     error = await refusal(tracker.take_over([good, bad]))
     assert (error.kind, error.data["path"]) == ("invalid_params", "$.profiles[1].total_calls")
+    # More successes than calls would make a model more reliable than certain.
+    boasts = ModelProfile(model_id="b", task_stats={"code": TaskStats(calls=1, success_count=9)})
+    error = await refusal(tracker.take_over([good, boasts]))
+    assert error.data["path"] == "$.profiles[1].task_stats['code'].calls"
     assert await tracker.export() == []
 
 
