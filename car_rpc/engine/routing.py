@@ -249,11 +249,22 @@ class Routing:
         return not self._breakers.of(model_id).available(self._clock.now_ms())
 
     def _pool(self, wanted: str, config: RoutingConfig) -> Pool | None:
-        """The pool of this name, anew once it was configured otherwise."""
+        """The pool of this name, anew once it was configured otherwise.
+
+        Raises:
+            CarError: ``model_not_found`` when there is none.
+        """
+        if not wanted.startswith(POOL_PREFIX):
+            return None
         name = wanted.removeprefix(POOL_PREFIX)
         spec = config.pools.get(name)
-        if spec is None or name == wanted:
-            return None
+        if spec is None:
+            known = ", ".join(map(repr, config.pools)) or "none"
+            raise CarError(
+                "model_not_found",
+                f"{wanted!r} is no pool; there are {known}, and `routing.set_config` adds one",
+                model=wanted,
+            )
         pool = self._pools.get(name)
         if pool is None or pool.spec != spec:
             pool = self._pools[name] = Pool(name, spec)

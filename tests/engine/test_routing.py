@@ -147,7 +147,8 @@ def test_a_pool_is_asked_for_by_its_name(engines: Engines) -> None:
     decision = engines.decided(model="pool/team")
     assert (decision.model_id, decision.strategy) == ("me/a:1", "pool")
     assert (decision.reason, decision.fallbacks) == ("home in the pool team", ["me/b:1"])
-    with pytest.raises(CarError, match="pool/nobody") as caught:
+    words = "'pool/nobody' is no pool; there are 'team', and `routing.set_config` adds one"
+    with pytest.raises(CarError, match=words) as caught:
         engines.decided(model="pool/nobody")
     assert caught.value.kind == "model_not_found"
 
