@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from car_rpc.errors import CarError
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.spend.budget import scope_of
@@ -110,7 +111,7 @@ async def spend_status(
     services: Services, _: Scope, params: SpendStatusParams
 ) -> SpendStatusResult:
     """What was spent, and what may be."""
-    model_id = services.registry.find(params.model).id if isinstance(params.model, str) else None
+    model_id = _spender(services, params.model)
     return await services.budget.status(scope_of(model_id, params.provider))
 
 
@@ -120,13 +121,22 @@ async def spend_set_limits(
     """Replace the limits of some models."""
 
     async def work() -> SpendStatusResult:
-        limits = params
-        if isinstance(params.model, str):
-            model_id = services.registry.find(params.model).id
-            limits = msgspec.structs.replace(params, model=model_id)
-        return await services.budget.set_limits(limits)
+        model_id = _spender(services, params.model)
+        return await services.budget.set_limits(msgspec.structs.replace(params, model=model_id))
 
     return await services.engine.recorded(scope.origin, work)
+
+
+def _spender(services: Services, wanted: str | UnsetType) -> str | UnsetType:
+    """Id of a model. One that is gone keeps its accounts, and its limits can be lifted."""
+    if wanted is UNSET:
+        return UNSET
+    try:
+        return services.registry.find(wanted).id
+    except CarError as error:
+        if error.kind == "model_not_found" and services.budget.knows(scope_of(wanted, None)):
+            return wanted
+        raise
 
 
 def admission_status(services: Services, _: Scope, __: EmptyParams) -> AdmissionStatus:

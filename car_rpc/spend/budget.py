@@ -92,6 +92,14 @@ class Budget:
         """
         return await asyncio.to_thread(self._store.status, scope, self._now())
 
+    def knows(self, scope: str) -> bool:
+        """Whether a scope (:func:`scope_of`) has limits, or anything was spent in it. Quick.
+
+        Raises:
+            CarError: ``io_error``.
+        """
+        return self._store.knows(scope)
+
     def close(self) -> None:
         """Close the database."""
         self._store.close()

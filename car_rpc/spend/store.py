@@ -147,8 +147,19 @@ class SpendStore:
     def set_limits(self, scope: str, limits: SpendLimits) -> None:
         """Replace the limits of some models."""
         with self._database.transaction() as writer:
-            text = msgspec.json.encode(limits).decode()
-            writer.execute("INSERT OR REPLACE INTO spend_limits VALUES (?, ?)", (scope, text))
+            writer.execute("DELETE FROM spend_limits WHERE scope = ?", (scope,))
+            if limits != _cleared(limits):
+                text = msgspec.json.encode(limits).decode()
+                writer.execute("INSERT INTO spend_limits VALUES (?, ?)", (scope, text))
+
+    def knows(self, scope: str) -> bool:
+        """Whether these models have limits, or anything was spent on them."""
+        ((known,),) = self._database.read(
+            "SELECT EXISTS (SELECT 1 FROM spend_limits WHERE scope = ?1"
+            " UNION ALL SELECT 1 FROM spend_used WHERE scope = ?1)",
+            scope,
+        )
+        return bool(known)
 
     def status(self, scope: str, now: datetime) -> SpendStatusResult:
         """What was spent on some models, and all limits."""
@@ -156,11 +167,10 @@ class SpendStore:
         with self._database.transaction() as writer:
             _charge_expired(writer, now)
             rows = writer.execute("SELECT limits FROM spend_limits ORDER BY scope").fetchall()
-            limits = [_decoded(text) for (text,) in rows]
             own = [each for _, each in _limits(writer, (scope,))]
             of_scope = own[0] if own else SpendLimits()
             return SpendStatusResult(
-                limits=[each for each in limits if each != _cleared(each)],
+                limits=[_decoded(text) for (text,) in rows],
                 day=_use(writer, scope, periods.day, of_scope, "day"),
                 month=_use(writer, scope, periods.month, of_scope, "month"),
                 total=_use(writer, scope, periods.total, of_scope, "total"),

@@ -115,3 +115,7 @@ def test_a_limit_that_one_core_sets_holds_in_the_other_until_it_is_used_up(
     rows = {row["model_id"]: row for row in second.call("outcomes.scoreboard")["models"]}
     assert rows[model]["cost_usd"] == pytest.approx(10 * NANO / 1e9)
     assert rows[free]["cost_usd"] == 0
+    # A model that is gone keeps its accounts, and its limit can be lifted.
+    first.call("models.unregister", {"model": model})
+    assert second.call("spend.status", {"model": model})["month"]["priced_count"] == 10
+    assert second.call("spend.set_limits", {"model": model})["limits"] == []

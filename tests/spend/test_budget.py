@@ -196,6 +196,15 @@ async def test_limits_are_replaced_as_a_whole_and_seen_by_all(
     assert (await first.status("")).limits == [SpendLimits(max_usd_total=0.02, model="acme/one:1")]
 
 
+async def test_who_has_limits_or_has_spent_is_known(budget: Budget) -> None:
+    await budget.set_limits(SpendLimits(max_usd_total=1, provider="other"))
+    await spend(budget, 1)
+    known = ["", "model:acme/one:1", "provider:acme", "provider:other"]
+    assert [scope for scope in [*known, "provider:nobody"] if budget.knows(scope)] == known
+    await budget.set_limits(SpendLimits(provider="other"))
+    assert not budget.knows("provider:other")
+
+
 async def test_what_has_no_price_is_counted_and_refused_only_on_demand(budget: Budget) -> None:
     await budget.set_limits(SpendLimits(max_usd_per_day=0))
     await budget.settle(await budget.reserve(ONE, None), 0)
