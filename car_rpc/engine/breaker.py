@@ -138,7 +138,10 @@ class Breakers:
 
     def of(self, model_id: str) -> Breaker:
         """The breaker of a model."""
-        return self._breakers.setdefault(model_id, Breaker(self._policy))
+        breaker = self._breakers.get(model_id)
+        if breaker is None:
+            breaker = self._breakers[model_id] = Breaker(self._policy)
+        return breaker
 
     def unavailable(self, model_ids: Iterable[str], now_ms: float) -> CarError:
         """What a request fails with when none of the models may be asked."""

@@ -123,12 +123,10 @@ def usable_bytes(machine: Machine) -> int:
 
 def with_fit(model: ModelSchema, machine: Machine) -> ModelSchema:
     """The model with ``fit``, where it takes memory of this machine and that is known."""
+    if not isinstance(model.source, LocalSource | MlxSource) or not machine.memory_total_bytes:
+        return model
     needed = memory_bytes(model)
-    if (
-        needed is None
-        or not machine.memory_total_bytes
-        or not isinstance(model.source, LocalSource | MlxSource)
-    ):
+    if needed is None:
         return model
     fit = Fit(fits=needed <= usable_bytes(machine), memory_bytes=needed)
     return msgspec.structs.replace(model, fit=fit)
