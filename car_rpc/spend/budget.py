@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from car_rpc.errors import invalid_params
+from car_rpc.errors import CarError, invalid_params
 from car_rpc.spend.limits import Charge, Periods, Spender
 from car_rpc.spend.store import Reservation, SpendStore
 from car_rpc.wire.spend import SpendLimits, SpendStatusResult
@@ -63,8 +64,12 @@ class Budget:
             return await _finished(made)
         except asyncio.CancelledError:
             if not made.cancelled() and made.exception() is None:
-                await self.settle(made.result(), 0)
+                await self._give_back(made.result())
             raise
+
+    async def _give_back(self, reservation: Reservation) -> None:
+        with suppress(CarError):  # then it stands until it expires, and the cancel goes on
+            await _finished(asyncio.to_thread(self._store.give_back, reservation))
 
     async def settle(self, reservation: Reservation, nano_usd: int) -> None:
         """Charge what an attempt has cost. A cancel waits until that is done.

@@ -144,6 +144,11 @@ class SpendStore:
                 # It had expired and was charged; what was charged never goes down.
                 _add(writer, spender, day, _Used(max(0, nano_usd - reserved), 0, 0))
 
+    def give_back(self, reservation: Reservation) -> None:
+        """Undo a reservation: the attempt was never made."""
+        with self._database.transaction() as writer:
+            writer.execute("DELETE FROM spend_reserved WHERE id = ?", (reservation.id,))
+
     def set_limits(self, scope: str, limits: SpendLimits) -> None:
         """Replace the limits of some models."""
         with self._database.transaction() as writer:

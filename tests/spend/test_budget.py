@@ -263,12 +263,13 @@ async def test_an_attempt_that_outlives_its_reservation_is_charged_once(
     assert (total.used_usd, total.priced_count) == (0.08, 2)
 
 
-async def test_a_cancel_while_it_is_reserved_leaves_nothing_reserved(
-    budget: Budget, tmp_path: Path
+@pytest.mark.parametrize("needed", [CENT, None])
+async def test_a_cancel_while_it_is_reserved_leaves_nothing(
+    budget: Budget, tmp_path: Path, needed: int | None
 ) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "car.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        task = asyncio.ensure_future(budget.reserve(ONE, CENT))
+        task = asyncio.ensure_future(budget.reserve(ONE, needed))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.sleep(0)
@@ -278,6 +279,7 @@ async def test_a_cancel_while_it_is_reserved_leaves_nothing_reserved(
         await task
     total = (await budget.status("")).total
     assert (total.used_usd, total.reserved_usd) == (0, 0)
+    assert (total.priced_count, total.unpriced_count) == (0, 0)  # no attempt was made
 
 
 async def test_a_cancel_while_it_is_charged_charges_it(budget: Budget, tmp_path: Path) -> None:
