@@ -177,10 +177,11 @@ class Engine:
             # and E5 model cards).
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
-        async def work(trace_id: str) -> tuple[ModelSchema, EmbeddingBatch]:
+        async def work(recorder: Recorder) -> tuple[ModelSchema, EmbeddingBatch]:
             model = self.routing.other(params.model, "embed")
+            recorder.note("route", model=model.id, task="embed")
             expected = Tokens(sum(map(text_tokens, texts)), 0)
-            attempt = Work(model, "embed", trace_id, expected)
+            attempt = Work(model, "embed", recorder.trace_id, expected)
             async with self.metering.attempt(attempt, Bill()) as meter:
                 batch = await self.backend_of(model).embed(model, texts)
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
@@ -207,9 +208,11 @@ class Engine:
             CarError: As :meth:`generate`.
         """
 
-        async def work(trace_id: str) -> tuple[ModelSchema, Transcript]:
+        async def work(recorder: Recorder) -> tuple[ModelSchema, Transcript]:
             model = self.routing.other(wanted, "speech_to_text")
-            async with self.metering.attempt(Work(model, "transcribe", trace_id), Bill()):
+            recorder.note("route", model=model.id, task="transcribe")
+            attempt = Work(model, "transcribe", recorder.trace_id)
+            async with self.metering.attempt(attempt, Bill()):
                 return model, await self.backend_of(model).transcribe(model, recording)
 
         return await self.traced(origin, work)
@@ -222,13 +225,13 @@ class Engine:
         """
         return await self.traced(origin, lambda _: work())
 
-    async def traced(self, origin: Origin, work: Callable[[str], Awaitable[T]]) -> T:
-        """As :meth:`recorded`, for work that wants to know its trace."""
+    async def traced(self, origin: Origin, work: Callable[[Recorder], Awaitable[T]]) -> T:
+        """As :meth:`recorded`, for work that says which model it takes."""
         recorder = Recorder(self._sink, self._ids.new("tr_"), privacy=self._privacy)
         started = self.clock.now_ms()
         await recorder.commit("request", **request_data(origin))
         try:
-            result = await work(recorder.trace_id)
+            result = await work(recorder)
         except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error).with_data(trace_id=recorder.trace_id)
             await record_failure(recorder, failure, self.clock.now_ms() - started)

@@ -15,6 +15,7 @@ import msgspec
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
+from car_rpc.engine.recording import Recorder
 from car_rpc.engine.routing import Choice
 from car_rpc.engine.spending import Bill
 from car_rpc.engine.verdicts import (
@@ -62,14 +63,16 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
             and the model gives none.
     """
 
-    async def work(trace_id: str) -> ClassifyResult:
+    async def work(recorder: Recorder) -> ClassifyResult:
         model = classifier(engine, params.model).model
+        recorder.note("route", model=model.id, task="classify")
         judges = engine.backend_of(model).judges(model)
         if params.method == "likelihood" and not judges:
             reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
             raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
         if judges and params.method != "generate":
-            async with engine.metering.attempt(Work(model, "classify", trace_id), Bill()):
+            attempt = Work(model, "classify", recorder.trace_id)
+            async with engine.metering.attempt(attempt, Bill()):
                 return await _by_likelihood(engine, model, params)
         answer = await _ask(
             engine,
@@ -100,7 +103,8 @@ def classifier(engine: Engine, wanted: str | msgspec.UnsetType) -> Choice:
         if error.kind not in ("model_not_found", "unsupported_mode"):
             raise
         # Any model that answers can be asked for a category.
-        model, reason = engine.routing.choice(wanted, "generate")
+        asked = engine.routing.preferred("classify") if wanted is UNSET else wanted
+        model, reason = engine.routing.choice(asked, "generate")
         return Choice(model, f"asked in words: {reason}")
 
 
@@ -120,13 +124,15 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
         CarError: ``model_not_found``, ``unsupported_mode``, or as :meth:`Engine.generate`.
     """
 
-    async def work(trace_id: str) -> RerankResult:
+    async def work(recorder: Recorder) -> RerankResult:
         if not params.documents:
             return RerankResult(ranked=[], model_used=None)
         model = _reranker(engine, params)
+        recorder.note("route", model=model.id, task="rerank")
         backend = engine.backend_of(model)
         if backend.judges(model):
-            async with engine.metering.attempt(Work(model, "rerank", trace_id), Bill()):
+            attempt = Work(model, "rerank", recorder.trace_id)
+            async with engine.metering.attempt(attempt, Bill()):
                 scores = await backend.rank(
                     model, params.query, params.documents, params.instruction
                 )

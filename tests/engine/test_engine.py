@@ -15,14 +15,15 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
     model, batch = await world.engine.embed(EmbedParams(texts=["a", "b"]), ORIGIN)
     assert (model.id, batch.dimensions, batch.prompt_tokens) == ("test/two:a", 2, 2)
     assert world.backend.embedded == ["a", "b"]
-    request, completion = world.sink.entries
+    request, route, completion = world.sink.entries
     assert request.data == {
         "request_id": 9,
         "method": "embed",
         "params": msgspec.Raw(ORIGIN.raw_params),
     }
+    assert (route.type, route.data) == ("route", {"model": "test/two:a", "task": "embed"})
     assert completion.data == {"outcome": "success", "latency_ms": 0.0}
-    assert world.sink.committed == 2
+    assert world.sink.committed == 3
 
 
 async def test_queries_carry_their_instruction_and_documents_do_not(world: Any) -> None:

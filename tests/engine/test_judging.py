@@ -130,7 +130,9 @@ async def test_a_text_does_not_make_judging_it_another_task(
     await judging.classify(world.engine, ClassifyParams(text=code, labels=["yes"]), ORIGIN)
     await judging.rerank(world.engine, RerankParams(query=code, documents=[code]), ORIGIN)
     routes = [entry.data for entry in world.sink.entries if entry.type == "route"]
-    assert [data["task"] for data in routes] == ["classify", "classify"]
+    # Each method tells its own task, and what it asks of the model is to classify.
+    assert [data["task"] for data in routes] == ["classify", "classify", "rerank", "classify"]
+    assert {data["model"] for data in routes} == {"test/m0:a"}
 
 
 async def test_without_documents_no_model_is_needed(world: Any) -> None:
