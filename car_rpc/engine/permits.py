@@ -30,7 +30,7 @@ class Permit:
         self._admission = admission
         self._ticket = ticket
 
-    async def lend_while(self, sending: Awaitable[None]) -> None:
+    async def lend_while(self, sending: Awaitable[object]) -> None:
         """Wait for the client to take something. If that takes long, others may run meanwhile."""
         ticket = self._ticket
         if ticket is None:

@@ -353,3 +353,39 @@ async def test_a_stream_that_nobody_reads_lends_its_permit(local: Local, play: A
     read.set()
     assert (await unread).text == "one two"
     assert local.count == (0, 0)
+
+
+async def test_who_lent_its_permit_waits_until_it_is_free_again(local: Local) -> None:
+    admission, find = local.admission, local.world.registry.find
+    read, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def unread() -> None:
+        async with admission.permit(find("a"), "interactive") as permit:
+            await permit.lend_while(read.wait())
+            goes_on.set()
+
+    lender = asyncio.ensure_future(unread())
+    await asyncio.sleep(0)
+    async with admission.permit(find("b"), "interactive"):
+        read.set()
+        await local.until(1, 1)
+        assert not goes_on.is_set()
+    await lender
+    assert local.count == (0, 0)
+
+
+async def test_a_stream_that_is_read_keeps_its_permit(local: Local) -> None:
+    gate = asyncio.Event()
+
+    async def play(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        yield TextDelta(text="hi")
+        await gate.wait()
+
+    local.world.backend.play = play
+    answer = local.ask("a")
+    await local.until(1, 0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert local.count == (1, 0)
+    gate.set()
+    await answer

@@ -48,6 +48,7 @@ async def test_an_answer_is_told_with_its_times_and_tokens(world: Any, ends: End
         world.clock.advance(70)
         yield UsageEvent(prompt_tokens=4)
         yield UsageEvent(prompt_tokens=5, completion_tokens=2)
+        yield UsageEvent(completion_tokens=1)  # counts never go down
 
     world.backend.play = play
     result = await world.generate()

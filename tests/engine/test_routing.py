@@ -135,9 +135,8 @@ def test_background_work_explores_by_the_trace_and_people_do_not_wait_for_it(
 def pooled(engines: Engines, **fields: Any) -> RoutingConfig:
     engines.register("me/a:1", "me/b:1")
     members = [PoolMember(model_id=each) for each in ("me/a:1", "me/b:1")]
-    config = RoutingConfig(
-        pools={"team": PoolSpec(members=members, home="first_healthy", **fields)}
-    )
+    spec = PoolSpec(**{"members": members, "home": "first_healthy", **fields})
+    config = RoutingConfig(pools={"team": spec})
     engines.use(config=lambda: config)
     return config
 
@@ -202,3 +201,17 @@ async def test_a_passing_failure_keeps_a_conversation_where_it_is(
     failure = await world.failure(model="pool/team", conversation_id="talk")
     assert (failure.kind, failure.data["model"]) == ("rate_limited", "me/a:1")
     assert {call.model.id for call in world.backend.calls} == {"me/a:1"}
+
+
+async def test_conversations_take_the_homes_of_a_pool_in_turn(
+    engines: Engines, world: Any, play: Any
+) -> None:
+    pooled(engines, home="round_robin")
+    homes: list[str] = []
+    for number in range(4):
+        assert engines.decided(model="pool/team").model_id == f"me/{'ab'[number % 2]}:1"
+        world.backend.play = play(TextDelta(text="x"))
+        world.listener.last.clear()
+        result = await world.generate(model="pool/team", conversation_id=f"talk {number}")
+        homes.append(result.model_used)
+    assert homes == ["me/a:1", "me/b:1", "me/a:1", "me/b:1"]

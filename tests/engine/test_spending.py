@@ -1,6 +1,8 @@
 """What requests cost, what they may cost, and which models that concerns."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -248,6 +250,22 @@ async def test_attempts_share_the_limit_of_their_request(accounts: Accounts) -> 
     error = await accounts.fail(accounts.model("one", REMOTE))
     assert len(accounts.world.backend.calls) == 2
     assert (error.kind, error.extra["left_usd"]) == ("spend_limit_exceeded", 0.0000525)
+
+
+async def test_a_reservation_stands_as_long_as_its_request_may_take(
+    accounts: Accounts, tmp_path: Path
+) -> None:
+    ends: list[datetime] = []
+
+    async def play(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        with contextlib.closing(sqlite3.connect(tmp_path / "car.db")) as database:
+            ((stamp,),) = database.execute("SELECT expires_at FROM spend_reserved").fetchall()
+        ends.append(datetime.fromtimestamp(stamp, UTC))
+        yield USAGE
+
+    accounts.world.backend.play = play
+    await accounts.ask(accounts.model("one", REMOTE), timeout_ms=3_600_000)
+    assert ends == [datetime(2026, 1, 30, 1, 15, tzinfo=UTC)]
 
 
 async def test_embeddings_have_a_price_too(accounts: Accounts) -> None:

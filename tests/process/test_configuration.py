@@ -26,6 +26,19 @@ def test_what_the_file_and_the_environment_say_counts(
     assert shut["kind"] == "all_models_unavailable", "two failures in one request opened it"
 
 
+def test_the_preferred_model_answers_and_a_request_goes_before_it(
+    start_core: StartCore, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[preferred]\ngeneration = "liked"\n')
+    core = start_core("--config", str(file))
+    core.initialize()
+    for name in ("first", "liked"):
+        core.fake(f"t/{name}:1", {"echo": True})
+    assert core.call("generate", {"prompt": "x"})["model_used"] == "t/liked:1"
+    assert core.call("generate", {"prompt": "x", "model": "first"})["model_used"] == "t/first:1"
+
+
 def test_a_wrong_file_answers_every_request_with_its_line_and_the_process_lives(
     start_core: StartCore, tmp_path: Path
 ) -> None:

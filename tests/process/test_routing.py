@@ -1,5 +1,8 @@
 """Routing on the wire of real processes."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from tests.process.conftest import Core, StartCore
@@ -71,3 +74,23 @@ def test_a_pool_keeps_a_conversation_with_one_member_over_processes(start_core: 
         homes.append([core.call("generate", each)["model_used"] for each in asked])
     assert homes[0] == homes[1]
     assert len(set(homes[0])) == 3
+
+
+def test_a_model_that_is_too_large_for_the_machine_is_passed_over(
+    core: Core, tmp_path: Path
+) -> None:
+    weights = tmp_path / "huge.gguf"
+    weights.write_bytes(b"")
+    source = {"type": "local", "path": str(weights)}
+    large = {"id": "me/huge:1", "source": source, "capabilities": ["generate"]}
+    core.call("models.register", {"model": {**large, "cost": {"ram_bytes": 10**15}}})
+    core.fake("me/small:1", {"echo": True})
+    # The machine is looked at while the first requests are answered.
+    for _ in range(1000):
+        decision = core.call("models.route", {"prompt": "x", "intent": {"prefer_local": True}})
+        reasons = {each["model_id"]: each.get("why_not") for each in decision["candidates"]}
+        if reasons["me/huge:1"] in ("does not fit in memory", "not available"):
+            break
+    wanted = "does not fit in memory" if find_spec("llama_cpp") else "not available"
+    assert reasons["me/huge:1"] == wanted
+    assert decision["model_id"] == "me/small:1"
