@@ -2,6 +2,8 @@
 
 import pytest
 
+from car_rpc.engine.admission import AdmissionPolicy
+from car_rpc.registry.hardware import memory_total_bytes
 from tests.process.conftest import Core, StartCore, request
 
 pytestmark = [pytest.mark.process, pytest.mark.llama]
@@ -47,3 +49,11 @@ def test_a_full_queue_is_overload_with_a_hint(start_core: StartCore) -> None:
     assert {error["kind"] for error in errors} == {"overloaded"}
     assert all(error["retry_after_ms"] > 0 and error["retryable"] for error in errors)
     idle(core)
+
+
+def test_memory_says_how_many_may_work_where_nobody_else_does(start_core: StartCore) -> None:
+    core = start_core()
+    core.initialize()
+    status = core.call("admission.status")
+    assert status["permits_total"] == AdmissionPolicy().permits(memory_total_bytes())
+    assert status["env_override"] is None
