@@ -167,7 +167,9 @@ class Routing:
             conversation_id = request.conversation_id or None
             key = pool.key(conversation_id, trace_id)
             return self._pooled(pool, key, ask, request)
-        model = require_capability(self._registry.find(wanted), "generate")
+        model = require_capability(
+            self._named(wanted, preferred=request.model is UNSET), "generate"
+        )
         refusal = unsupported_content(model, request)
         if refusal is not None:
             raise refusal
@@ -186,11 +188,11 @@ class Routing:
         Raises:
             CarError: No model can do it.
         """
-        reason = "explicit model"
-        if wanted is UNSET and (preferred := self.preferred(capability)) is not UNSET:
-            wanted, reason = preferred, f"preferred model for {capability}"
-        if isinstance(wanted, str):
-            return Choice(require_capability(self._registry.find(wanted), capability), reason)
+        named = self.preferred(capability) if wanted is UNSET else wanted
+        if isinstance(named, str):
+            model = self._named(named, preferred=wanted is UNSET)
+            reason = f"preferred model for {capability}" if wanted is UNSET else "explicit model"
+            return Choice(require_capability(model, capability), reason)
         able = self._registry.available_for(capability, self._is_available)
         if len(able) == 1:
             return Choice(able[0], f"the only available model for {capability}")
@@ -217,6 +219,16 @@ class Routing:
         """A model answered."""
         if chosen.way is not None:
             chosen.way.pool.answered(chosen.way.key, model.id)
+
+    def _named(self, name: str, *, preferred: bool) -> ModelSchema:
+        try:
+            return self._registry.find(name)
+        except CarError as error:
+            if not preferred:
+                raise
+            # Who sent the request never named it.
+            detail = f"{error.detail} (it is named under `preferred` in the configuration)"
+            raise CarError(error.kind, detail, **error.extra) from None
 
     def _now(self, models: Iterable[ModelSchema], request: GenerateRequest) -> list[Candidate]:
         profiles = self._inputs.profiles()

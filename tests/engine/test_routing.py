@@ -73,6 +73,19 @@ def test_explicit_goes_before_preferred_and_preferred_before_the_router(engines:
     assert (asked.predicted_quality, asked.fallbacks) == (0.5, [])
 
 
+async def test_a_preferred_model_that_is_not_there_is_told_from_one_that_was_asked_for(
+    engines: Engines, world: Any
+) -> None:
+    engines.use(preferred=PreferredModels(generation="nobody", embedding="nobody"))
+    with pytest.raises(CarError, match="'nobody'; .* `preferred` in the configuration"):
+        engines.decided()
+    with pytest.raises(CarError, match="'nobody'; .* `preferred` in the configuration"):
+        await world.engine.embed(EmbedParams(texts=["a"]), Origin(1, "embed", b"{}"))
+    with pytest.raises(CarError) as caught:
+        engines.decided(model="nobody")
+    assert "preferred" not in caught.value.message
+
+
 async def test_a_preferred_model_for_embeddings_is_taken(engines: Engines, world: Any) -> None:
     engines.register("me/vectors:a", capabilities=["embed"])
     engines.use(preferred=PreferredModels(embedding="vectors"))
