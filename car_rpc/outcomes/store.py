@@ -100,7 +100,8 @@ class OutcomeStore:
         rows = self._database.read(
             "SELECT profile, revision FROM profiles WHERE revision > ? ORDER BY revision", since
         )
-        return [_decoded(row[0]) for row in rows], int(rows[-1][1] or 0) if rows else since
+        profiles = [profile for row in rows if (profile := _decoded(row[0])) is not None]
+        return profiles, int(rows[-1][1] or 0) if rows else since
 
     def record(
         self, ends: Sequence[AttemptEnd], first: Callable[[str], ModelProfile], now: str
@@ -191,8 +192,12 @@ def _write(writer: sqlite3.Connection, profiles: Iterable[ModelProfile]) -> None
     )
 
 
-def _decoded(text: Value) -> ModelProfile:
-    return msgspec.json.decode(str(text), type=ModelProfile)
+def _decoded(text: Value) -> ModelProfile | None:
+    """A profile; one that this version cannot read, such as a newer one's, is as if not there."""
+    try:
+        return msgspec.json.decode(str(text), type=ModelProfile)
+    except msgspec.DecodeError:
+        return None
 
 
 def _scored(row: Sequence[Any]) -> ScoreboardRow:

@@ -261,6 +261,21 @@ async def test_a_profile_that_contradicts_itself_is_named(opened: Open) -> None:
     assert await tracker.export() == []
 
 
+async def test_a_profile_that_cannot_be_read_is_as_if_it_were_not_there(
+    opened: Open, tmp_path: Path
+) -> None:
+    tracker = opened()
+    tracker.attempt_ended(ended())
+    tracker.attempt_ended(ended(model="b"))
+    await tracker.up_to_date()
+    with contextlib.closing(sqlite3.connect(tmp_path / "car.db")) as newer, newer:
+        newer.execute("""UPDATE profiles SET profile = '{"model_id": 1}' WHERE model_id = 'a'""")
+    again = opened()
+    assert again.profiles().keys() == {"b"}
+    again.attempt_ended(ended())
+    assert (await again.up_to_date())["a"].total_calls == 1
+
+
 async def test_a_database_that_cannot_be_written_costs_no_answer(
     opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
