@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +24,7 @@ from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.errors import CarError
-from car_rpc.host.configuration import FILE_NAME, load
+from car_rpc.host.configuration import FILE_NAME, Configuration, load
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.spec import documents
 from car_rpc.wire.events import ReasoningDelta, TextDelta
@@ -108,6 +109,10 @@ async def _explain(options: argparse.Namespace) -> int:
 
 async def doctor(options: argparse.Namespace) -> int:
     """Say what is installed and what is missing."""
+    wrong = _wrong_configuration(options)
+    if wrong is not None:
+        print(f"configuration\n  {wrong}\n  Without it:")
+        options.config = Path(os.devnull)
     async with start(options) as car:
         if car.server is None:
             return FAILED
@@ -120,7 +125,20 @@ async def doctor(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as state_dir:
         wire = await check_wire([*SERVE, "--state-dir", state_dir, "--log-level", "error"])
     print(f"wire\n  {wire}")
-    return 0 if wire.startswith("ok") else FAILED
+    return 0 if wire.startswith("ok") and wrong is None else FAILED
+
+
+def _wrong_configuration(options: argparse.Namespace) -> CarError | None:
+    try:
+        _configuration(options)
+    except CarError as error:
+        return error
+    return None
+
+
+def _configuration(options: argparse.Namespace) -> tuple[Path, Configuration]:
+    path = options.config or (options.state_dir or car_home()) / FILE_NAME
+    return path, load(path, os.environ, needed=options.config is not None)
 
 
 async def call(options: argparse.Namespace) -> int:
@@ -144,9 +162,8 @@ async def schema(_: argparse.Namespace) -> int:
 
 async def config(options: argparse.Namespace) -> int:
     """Show every knob."""
-    path = options.config or (options.state_dir or car_home()) / FILE_NAME
     try:
-        configuration = load(path, os.environ, needed=options.config is not None)
+        path, configuration = _configuration(options)
     except CarError as error:
         print(f"car-rpc: {error}", file=sys.stderr)
         return FAILED

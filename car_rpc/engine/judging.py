@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin

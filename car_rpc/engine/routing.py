@@ -23,7 +23,7 @@ from car_rpc.router.splitmix import fnv1a64
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import Capability, ModelSchema
 from car_rpc.wire.outcomes import ModelProfile
-from car_rpc.wire.routing import RouteDecision, RoutingConfig
+from car_rpc.wire.routing import IntentHint, RouteDecision, RoutingConfig
 from car_rpc.wire.script import last_user_text
 
 #: Most candidates that the event log keeps of a decision; `models.route` tells all.
@@ -156,7 +156,7 @@ class Routing:
             models = self._registry.ranked("generate")
             seed = fnv1a64(trace_id.encode())
             try:
-                decision = route(self._now(models, request), ask, config, seed)
+                decision = route(self._best_forms(models, request), ask, config, seed)
             except CarError as error:
                 raise self._content_refused(models, request) or error from None
             known = {model.id: model for model in models}
@@ -246,6 +246,34 @@ class Routing:
                 )
             )
         return candidates
+
+    def _best_forms(
+        self, models: Iterable[ModelSchema], request: GenerateRequest
+    ) -> list[Candidate]:
+        """The models as they are now, of which each answers in the form that runs best here.
+
+        The other form of a model that can answer is left out, so that one slow answer, such as
+        the first one, which loads the weights, never moves its requests to the slower engine.
+        """
+        candidates = self._now(models, request)
+        intent = request.intent
+        excluded = intent.exclude_models if isinstance(intent, IntentHint) else []
+        able = [
+            c.model
+            for c in candidates
+            if c.available
+            and not (c.breaker_open or c.refusal)
+            and c.model.id not in excluded
+            and c.model.name not in excluded
+        ]
+
+        def judged(candidate: Candidate) -> Candidate:
+            better = self._registry.best_form(candidate.model, able)
+            if not candidate.available or better is None or better.id == candidate.model.id:
+                return candidate
+            return candidate._replace(refusal=f"runs better on this machine as {better.id}")
+
+        return [judged(candidate) for candidate in candidates]
 
     def _content_refused(
         self, models: Iterable[ModelSchema], request: GenerateRequest

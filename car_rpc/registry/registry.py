@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from car_rpc.errors import CarError
 from car_rpc.registry.catalog import DISCOVERED_TAG, Catalog, normalised
+from car_rpc.registry.equivalents import equivalent
 from car_rpc.registry.facts import with_facts
 from car_rpc.registry.store import ModelStore
 from car_rpc.registry.weights import WeightFiles
@@ -38,6 +39,7 @@ class Registry:
         mlx_first: bool = False,
     ) -> None:
         self._weights = WeightFiles(models_dir, hub_dir)
+        self._mlx_first = mlx_first
         self._catalog = Catalog(builtin, self._weights.located, mlx_first=mlx_first)
         self._store = store
         # Registrations come in threads of their own.
@@ -54,6 +56,15 @@ class Registry:
     def ranked(self, capability: Capability) -> list[ModelSchema]:
         """The models with a capability, in the order in which they are preferred among equals."""
         return self._fresh().ranked(capability)
+
+    def best_form(self, model: ModelSchema, models: Iterable[ModelSchema]) -> ModelSchema | None:
+        """The same model in the format that this machine runs best, or ``None`` without such.
+
+        Args:
+            model: A model; for one that has no formats, ``None``.
+            models: Where it is looked for.
+        """
+        return equivalent(model, "mlx" if self._mlx_first else "local", models)
 
     def available_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]

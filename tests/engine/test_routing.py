@@ -12,6 +12,7 @@ from car_rpc.errors import CarError
 from car_rpc.testing import scripted_model
 from car_rpc.wire.events import TextDelta
 from car_rpc.wire.inference import EmbedParams, GenerateRequest
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.outcomes import ModelProfile, TaskStats
 from car_rpc.wire.routing import PoolMember, PoolSpec, PoolSwitch, RouteDecision, RoutingConfig
 
@@ -77,9 +78,9 @@ async def test_a_preferred_model_that_is_not_there_is_told_from_one_that_was_ask
     engines: Engines, world: Any
 ) -> None:
     engines.use(preferred=PreferredModels(generation="nobody", embedding="nobody"))
-    with pytest.raises(CarError, match="'nobody'; .* `preferred` in the configuration"):
+    with pytest.raises(CarError, match=r"'nobody'; .* `preferred` in the configuration"):
         engines.decided()
-    with pytest.raises(CarError, match="'nobody'; .* `preferred` in the configuration"):
+    with pytest.raises(CarError, match=r"'nobody'; .* `preferred` in the configuration"):
         await world.engine.embed(EmbedParams(texts=["a"]), Origin(1, "embed", b"{}"))
     with pytest.raises(CarError) as caught:
         engines.decided(model="nobody")
@@ -228,3 +229,24 @@ async def test_conversations_take_the_homes_of_a_pool_in_turn(
         result = await world.generate(model="pool/team", conversation_id=f"talk {number}")
         homes.append(result.model_used)
     assert homes == ["me/a:1", "me/b:1", "me/a:1", "me/b:1"]
+
+
+async def test_one_model_in_two_formats_answers_in_the_one_that_runs_best_here(
+    engines: Engines, world: Any
+) -> None:
+    for variant, source in {
+        "q8": LocalSource(path="/a.gguf"),
+        "mlx": MlxSource(path="/a"),
+    }.items():
+        model = ModelSchema(id=f"acme/a:{variant}", source=source, capabilities=["generate"])
+        world.registry.register(model)
+    # A first answer that loaded the weights was slow; the other format has never been tried.
+    slow = ModelProfile(model_id="acme/a:q8", total_calls=50, success_count=50)
+    slow = msgspec.structs.replace(slow, total_latency_ms=50 * 60_000.0)
+    engines.use(profiles=lambda: {"acme/a:q8": slow})
+    decision = engines.decided(intent={"exclude_models": ["test/one:a"]})
+    assert decision.model_id == "acme/a:q8"
+    (other,) = (each for each in decision.candidates if each.model_id == "acme/a:mlx")
+    assert other.why_not == "runs better on this machine as acme/a:q8"
+    without = engines.decided(intent={"exclude_models": ["test/one:a", "acme/a:q8"]})
+    assert without.model_id == "acme/a:mlx"

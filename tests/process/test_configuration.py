@@ -104,3 +104,14 @@ def test_what_the_file_calls_private_reaches_the_client_and_never_the_disk(
     for written in state_dir.iterdir():
         assert b"ACME-1" not in written.read_bytes()
         assert key[6:].encode() not in written.read_bytes()
+
+
+def test_the_doctor_says_what_is_wrong_with_the_configuration_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[breaker]\nweight = 1\n")
+    command = [sys.executable, "-m", "car_rpc", "doctor", "--state-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=WAIT_S, check=False
+    )
+    assert done.returncode == 1
+    assert "config.toml, line 2" in done.stdout
+    assert "wire\n  ok" in done.stdout
