@@ -178,8 +178,9 @@ class Engine:
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
         async def work(recorder: Recorder) -> tuple[ModelSchema, EmbeddingBatch]:
-            model = self.routing.other(params.model, "embed")
-            recorder.note("route", model=model.id, task="embed")
+            choice = self.routing.choice(params.model, "embed")
+            recorder.note("route", **choice.logged("embed"))
+            model = choice.model
             expected = Tokens(sum(map(text_tokens, texts)), 0)
             attempt = Work(model, "embed", recorder.trace_id, expected)
             async with self.metering.attempt(attempt, Bill()) as meter:
@@ -209,8 +210,9 @@ class Engine:
         """
 
         async def work(recorder: Recorder) -> tuple[ModelSchema, Transcript]:
-            model = self.routing.other(wanted, "speech_to_text")
-            recorder.note("route", model=model.id, task="transcribe")
+            choice = self.routing.choice(wanted, "speech_to_text")
+            recorder.note("route", **choice.logged("transcribe"))
+            model = choice.model
             attempt = Work(model, "transcribe", recorder.trace_id)
             async with self.metering.attempt(attempt, Bill()):
                 return model, await self.backend_of(model).transcribe(model, recording)

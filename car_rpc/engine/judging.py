@@ -65,8 +65,9 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
     """
 
     async def work(recorder: Recorder) -> ClassifyResult:
-        model = classifier(engine, params.model).model
-        recorder.note("route", model=model.id, task="classify")
+        choice = classifier(engine, params.model)
+        recorder.note("route", **choice.logged("classify"))
+        model = choice.model
         judges = engine.backend_of(model).judges(model)
         if params.method == "likelihood" and not judges:
             reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
@@ -128,8 +129,9 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
     async def work(recorder: Recorder) -> RerankResult:
         if not params.documents:
             return RerankResult(ranked=[], model_used=None)
-        model = _reranker(engine, params)
-        recorder.note("route", model=model.id, task="rerank")
+        choice = _reranker(engine, params)
+        recorder.note("route", **choice.logged("rerank"))
+        model = choice.model
         backend = engine.backend_of(model)
         if backend.judges(model):
             attempt = Work(model, "rerank", recorder.trace_id)
@@ -166,7 +168,7 @@ async def ground(
     missing = "no grounding-capable model available — pull a Qwen2.5-VL model first"
     if isinstance(params.model, str):
         missing = repr(params.model)
-    model = _with_capability(engine, params.model, "grounding", missing)
+    model = _with_capability(engine, params.model, "grounding", missing).model
     raw = msgspec.json.encode({**msgspec.json.decode(origin.raw_params), "model": model.id})
     request = msgspec.structs.replace(request, model=model.id)
     answer = await engine.generate(request, origin._replace(raw_params=raw), None)
@@ -238,7 +240,7 @@ async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResul
     return await engine.generate(asked, Origin(origin.request_id, "generate", raw), None)
 
 
-def _reranker(engine: Engine, params: RerankParams) -> ModelSchema:
+def _reranker(engine: Engine, params: RerankParams) -> Choice:
     missing = "no reranker model available — pull a Qwen3-Reranker model first"
     if isinstance(params.model, str):
         missing = f"rerank: unknown reranker model {params.model}"
@@ -247,9 +249,9 @@ def _reranker(engine: Engine, params: RerankParams) -> ModelSchema:
 
 def _with_capability(
     engine: Engine, wanted: str | msgspec.UnsetType, capability: Capability, missing: str
-) -> ModelSchema:
+) -> Choice:
     try:
-        return engine.routing.other(wanted, capability)
+        return engine.routing.choice(wanted, capability)
     except CarError as error:
         if error.kind != "model_not_found":
             raise

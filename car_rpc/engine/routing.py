@@ -91,6 +91,11 @@ class Choice(NamedTuple):
     model: ModelSchema
     reason: str
 
+    def logged(self, task: str) -> dict[str, object]:
+        """The choice as the event log keeps it."""
+        reason, model_id = self.reason, self.model.id
+        return {"model": model_id, "task": task, "reason": reason, "fallbacks": []}
+
 
 class Way(NamedTuple):
     """A request's way through a pool."""
@@ -175,10 +180,6 @@ class Routing:
             raise refusal
         (chosen,) = self._now([model], request)
         return Route([model], chosen_by_client(ask, config, chosen, reason))
-
-    def other(self, wanted: str | UnsetType, capability: Capability) -> ModelSchema:
-        """The model for other work; see :meth:`choice`."""
-        return self.choice(wanted, capability).model
 
     def choice(self, wanted: str | UnsetType, capability: Capability) -> Choice:
         """The model for other work: the one asked for, the preferred one, else the best available.

@@ -12,6 +12,7 @@ from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
 from car_rpc.engine.ports import GenerateCall
+from car_rpc.engine.routing import Choice
 from car_rpc.engine.spending import Bill
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import AttemptEnd
@@ -149,7 +150,8 @@ async def test_what_judges_by_probabilities_is_metered_by_its_task(
     monkeypatch.setattr(world.backend, "judges", lambda _: True)
     monkeypatch.setattr(world.backend, "score", score)
     monkeypatch.setattr(world.backend, "rank", score)
-    monkeypatch.setattr(world.engine.routing, "other", lambda *_: world.registry.find("one"))
+    chosen = Choice(world.registry.find("one"), "the only one")
+    monkeypatch.setattr(world.engine.routing, "choice", lambda *_: chosen)
     origin = Origin(1, "classify", b"{}")
     await judging.classify(world.engine, ClassifyParams(text="x", labels=["y"]), origin)
     await judging.rerank(world.engine, RerankParams(query="x", documents=["y"]), origin)
