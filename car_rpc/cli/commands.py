@@ -76,7 +76,7 @@ async def generate(options: argparse.Namespace) -> int:
 
 async def models(options: argparse.Namespace) -> int:
     """List the models, or explain which one a prompt would get."""
-    if options.what == "explain":
+    if options.models_command == "explain":
         return await _explain(options)
     async with start(options) as car:
         known = await car.models()

@@ -76,16 +76,17 @@ def _add_log(log: argparse.ArgumentParser) -> None:
 def _add_models(models: argparse.ArgumentParser) -> None:
     models.add_argument("--all", action="store_true", help="the whole catalog, too")
     _add_state(models)
-    kinds = models.add_subparsers(dest="what", metavar="explain")
-    explain = kinds.add_parser("explain", help="say which model a prompt would get, and why")
+    commands = models.add_subparsers(dest="models_command", metavar="COMMAND")
+    explain = commands.add_parser("explain", help="say which model a prompt would get, and why")
     explain.add_argument("prompt", help="what would be said; - reads it from stdin")
     explain.add_argument("--model", help="id or name, as `generate` takes it")
     explain.add_argument("--json", action="store_true", help="the decision as it is on the wire")
-    # What stands before `explain` counts, too.
+    # What the command before has said is not taken back by a default.
+    unsaid = argparse.SUPPRESS
     explain.add_argument(
-        "--all", action="store_true", default=argparse.SUPPRESS, help="also what is not available"
+        "--all", action="store_true", default=unsaid, help="also what is not available"
     )
-    _add_state(explain, default=argparse.SUPPRESS)
+    _add_state(explain, default=unsaid)
 
 
 def _add_serve(serve_parser: argparse.ArgumentParser) -> None:

@@ -127,10 +127,10 @@ def test_options_count_before_and_behind_the_word_explain() -> None:
     before = parse(["models", "--state-dir", "s", "--all", "explain", "hi"])
     behind = parse(["models", "explain", "hi", "--all", "--state-dir", "s"])
     for options in (before, behind):
-        assert (options.what, options.prompt) == ("explain", "hi")
+        assert (options.models_command, options.prompt) == ("explain", "hi")
         assert (options.state_dir, options.all, options.config) == (Path("s"), True, None)
     plain = parse(["models"])
-    assert (plain.what, plain.all, plain.state_dir) == (None, False, None)
+    assert (plain.models_command, plain.all, plain.state_dir) == (None, False, None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,15 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
         "method": "embed",
         "params": msgspec.Raw(ORIGIN.raw_params),
     }
-    assert (route.type, route.data) == ("route", {"model": "test/two:a", "task": "embed"})
+    assert (route.type, route.data) == (
+        "route",
+        {
+            "model": "test/two:a",
+            "task": "embed",
+            "reason": "the only available model for embed",
+            "fallbacks": [],
+        },
+    )
     assert completion.data == {"outcome": "success", "latency_ms": 0.0}
     assert world.sink.committed == 3
 
