@@ -86,6 +86,7 @@ _decode_error = msgspec.json.Decoder(ErrorObject).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_entries = msgspec.json.Decoder(list[Raw]).decode
 _decode_members = msgspec.json.Decoder(_Members).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _check = msgspec.json.Decoder(Raw).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -125,10 +126,18 @@ def _decode_one(data: bytes) -> Message:
     try:
         envelope = _decode_envelope(data)
     except msgspec.ValidationError as error:
-        return _malformed(data, str(error))
+        return _with_last_members(data) or _malformed(data, str(error))
     except (msgspec.DecodeError, RecursionError) as error:
         return _broken(data, str(error))
     return _classify(envelope)
+
+
+def _with_last_members(data: bytes) -> Message | None:
+    """The message, if only a member that comes again did not fit: the last one of a name counts."""
+    try:
+        return _classify(_decode_envelope(_encode(_decode_object(data))))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _malformed(data: bytes, problem: str) -> Violation:

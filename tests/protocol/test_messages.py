@@ -208,6 +208,19 @@ def test_unknown_members_are_ignored_and_absent_params_are_an_empty_object() -> 
     assert decode(frame) == Request(1, "m", b"{}")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"jsonrpc":"2.0","method":0,"method":"m"}', Notification("m", b"{}")),
+        (b'{"jsonrpc":1,"jsonrpc":"2.0","id":[],"id":7,"method":"m"}', Request(7, "m", b"{}")),
+    ],
+)
+def test_the_last_of_two_equal_keys_counts_also_where_the_first_is_wrong(
+    text: bytes, message: Request | Notification
+) -> None:
+    assert decode(text) == message
+
+
 def test_the_last_of_two_equal_keys_counts() -> None:
     assert decode(b'{"jsonrpc":"2.0","id":1,"id":2,"method":"m"}') == Request(2, "m", b"{}")
 
