@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from car_rpc.wire.base import NonNegativeFloat
-from car_rpc.wire.outcomes import ModelProfile, Quality, TaskStats
+from car_rpc.wire.base import NonNegativeFloat, UnitInterval
+from car_rpc.wire.outcomes import ModelProfile, TaskStats
 
 #: What such a file is called where it is looked for.
 FILE_NAME = "benchmark_priors.json"
@@ -38,9 +38,9 @@ class BenchmarkPrior(Struct, frozen=True, kw_only=True):
     """
 
     model_id: str
-    overall_score: Quality
+    overall_score: UnitInterval
     overall_latency_ms: NonNegativeFloat | UnsetType = UNSET
-    task_scores: dict[str, Quality] = {}
+    task_scores: dict[str, UnitInterval] = {}
     task_latency_ms: dict[str, NonNegativeFloat] = {}
 
     @property

@@ -15,6 +15,7 @@ RequestId: TypeAlias = int | str
 NonNegative: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
 Positive: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)]
 NonNegativeFloat: TypeAlias = Annotated[float, Meta(ge=0.0)]
+UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 def _exactly(number: str) -> float | Raw:

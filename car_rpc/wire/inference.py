@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import NonNegative, Positive, RequestId, WireStruct
+from car_rpc.wire.base import NonNegative, Positive, RequestId, UnitInterval, WireStruct
 from car_rpc.wire.content import ContentBlock, Message, Tool, ToolCall
 from car_rpc.wire.events import StopReason, StreamEvent
 from car_rpc.wire.routing import IntentHint
@@ -18,7 +18,6 @@ MAX_CONTINUATIONS = 16
 Workload: TypeAlias = Literal["interactive", "background", "batch", "local_preferred", "fast"]
 ThinkingMode: TypeAlias = Literal["auto", "on", "off"]
 PrivacyLevel: TypeAlias = Literal["metadata", "redacted", "full"]
-UnitInterval: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Seed: TypeAlias = int | Annotated[str, Meta(pattern=r"^-?[0-9]{1,20}(?![\s\S])")]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import NonNegative, NonNegativeFloat, WireStruct
+from car_rpc.wire.base import NonNegative, NonNegativeFloat, UnitInterval, WireStruct
 
 #: How good an answer is: 0 is a failure, 1 a full success.
-Quality: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
 class TaskStats(WireStruct, frozen=True, kw_only=True):
@@ -28,7 +27,7 @@ class TaskStats(WireStruct, frozen=True, kw_only=True):
     success_count: NonNegative = 0
     fail_count: NonNegative = 0
     total_latency_ms: NonNegativeFloat = 0.0
-    ema_quality: Quality = 0.5
+    ema_quality: UnitInterval = 0.5
 
 
 class ModelProfile(WireStruct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ class ModelProfile(WireStruct, frozen=True, kw_only=True):
     total_input_tokens: NonNegative = 0
     total_output_tokens: NonNegative = 0
     task_stats: dict[str, TaskStats] = msgspec.field(default_factory=dict[str, TaskStats])
-    ema_quality: Quality = 0.5
+    ema_quality: UnitInterval = 0.5
     quality_per_1k_tokens: NonNegativeFloat | UnsetType = UNSET
     updated_at: str | UnsetType = UNSET
 
@@ -78,7 +77,7 @@ class OutcomesReportParams(WireStruct, frozen=True, kw_only=True):
 
     trace_id: str
     outcome: Literal["accepted", "rejected"] | UnsetType = UNSET
-    quality: Quality | UnsetType = UNSET
+    quality: UnitInterval | UnsetType = UNSET
 
 
 class OutcomesReportResult(WireStruct, frozen=True, kw_only=True):
@@ -93,7 +92,7 @@ class OutcomesReportResult(WireStruct, frozen=True, kw_only=True):
 
     model_id: str
     task: str
-    quality: Quality
+    quality: UnitInterval
     recorded: bool
 
 
@@ -108,7 +107,7 @@ class PendingOutcome(WireStruct, frozen=True, kw_only=True):
 
     trace_id: str
     success: bool
-    confidence: Quality = 1.0
+    confidence: UnitInterval = 1.0
 
 
 class OutcomesResolvePendingParams(WireStruct, frozen=True, kw_only=True):
@@ -250,7 +249,7 @@ class ModelStats(WireStruct, frozen=True, kw_only=True):
     mean_ttft_ms: float | None
     total_input_tokens: NonNegative
     total_output_tokens: NonNegative
-    ema_quality: Quality
+    ema_quality: UnitInterval
     task_stats: dict[str, TaskStats]
 
 

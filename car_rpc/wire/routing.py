@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from car_rpc.wire.base import NonNegative, NonNegativeFloat, Positive, WireStruct
+from car_rpc.wire.base import NonNegative, NonNegativeFloat, Positive, UnitInterval, WireStruct
 from car_rpc.wire.models import Capability
 
 TaskHint: TypeAlias = Literal["chat", "classify", "summarize", "reasoning", "code", "extract"]
@@ -17,7 +17,6 @@ RoutingMode: TypeAlias = Literal["auto", "fast", "best"]
 RoutingStrategy: TypeAlias = Literal[
     "explicit", "schema_based", "profile_based", "exploration", "pool"
 ]
-Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Names: TypeAlias = Annotated[list[str], Meta(max_length=1024)]
 
 
@@ -118,9 +117,9 @@ class RoutingConfig(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     mode: RoutingMode = "auto"
-    quality_weight: Fraction | UnsetType = UNSET
-    latency_weight: Fraction | UnsetType = UNSET
-    cost_weight: Fraction | UnsetType = UNSET
+    quality_weight: UnitInterval | UnsetType = UNSET
+    latency_weight: UnitInterval | UnsetType = UNSET
+    cost_weight: UnitInterval | UnsetType = UNSET
     min_observations: Positive = 5
     max_latency_ms: NonNegativeFloat | UnsetType = UNSET
     max_cost_usd: NonNegativeFloat | UnsetType = UNSET
@@ -128,8 +127,8 @@ class RoutingConfig(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields
     prior_strength: Annotated[float, Meta(gt=0.0, le=1000.0)] = 2.0
     quality_first_cold_start: bool = True
     bootstrap_min_task_observations: NonNegative = 10
-    bootstrap_quality_floor: Fraction = 0.75
-    quality_floor: Fraction = 0.3
+    bootstrap_quality_floor: UnitInterval = 0.75
+    quality_floor: UnitInterval = 0.3
     explore_interactive: bool = False
     min_trust_tier: Literal["curated", "community"] = "community"
     pools: Annotated[

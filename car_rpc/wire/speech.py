@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from msgspec import UNSET, UnsetType
 
-from msgspec import UNSET, Meta, UnsetType
-
-from car_rpc.wire.base import NonNegative, WireStruct
+from car_rpc.wire.base import NonNegative, UnitInterval, WireStruct
 
 
 class TranscribeParams(WireStruct, frozen=True, kw_only=True):
@@ -51,7 +49,7 @@ class Word(WireStruct, frozen=True, kw_only=True):
     word: str
     start_ms: NonNegative
     end_ms: NonNegative
-    confidence: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    confidence: UnitInterval | UnsetType = UNSET
 
 
 class TranscribeResult(WireStruct, frozen=True, kw_only=True):
