@@ -50,7 +50,6 @@ class Recorder:
         is_redacted = privacy.level == "redacted"
         self._redactor = StreamRedactor(privacy.secrets) if is_redacted else None
         self._deltas: list[StreamEvent] = []
-        self._changed = False  # by the redactor
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
 
@@ -71,8 +70,9 @@ class Recorder:
 
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""
+        self.flush()
         if self._redactor is not None:
-            self._take(self._redactor.end(), self._redactor)
+            self._write(self._redactor.end(), changed=self._redactor.changed)
         commit = asyncio.ensure_future(self.commit(event_type, **data))
         while not commit.done():
             try:
@@ -84,15 +84,13 @@ class Recorder:
     def delta(self, event: StreamEvent) -> None:
         """Record a stream event, grouped with its neighbours.
 
-        One that may be a part of a secret waits until that is known, and later ones with it.
+        Secrets are looked for in the whole group: one that may be a part of a secret waits until
+        that is known, and later ones with it.
         """
-        if self._redactor is None:
-            self._deltas.append(event)
-        else:
-            self._take(self._redactor.push(event), self._redactor)
+        self._deltas.append(event)
         if len(self._deltas) >= MAX_EVENTS_PER_ROW:
             self.flush()
-        elif self._deltas and self._timer is None:
+        elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELTA_WAIT_S, self.flush)
 
     async def room(self) -> None:
@@ -104,22 +102,25 @@ class Recorder:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._deltas:
-            data: dict[str, Any] = {"events": self._deltas}
-            if self._changed:
-                data["redacted"] = True
-            self._deltas, self._changed = [], False
-            self._sink.append(self._entry("deltas", data))
+        events, self._deltas = self._deltas, []
+        if self._redactor is None:
+            self._write(events, changed=False)
+        elif events:
+            events = self._redactor.push_all(events)
+            self._write(events, changed=self._redactor.changed)
 
     def _cut(self) -> None:
         """Let nothing wait, as what comes now goes behind it."""
-        if self._redactor is not None:
-            self._take(self._redactor.cut(), self._redactor)
         self.flush()
+        if self._redactor is not None:
+            self._write(self._redactor.cut(), changed=self._redactor.changed)
 
-    def _take(self, events: list[StreamEvent], redactor: StreamRedactor) -> None:
-        self._deltas += events
-        self._changed = self._changed or redactor.changed
+    def _write(self, events: list[StreamEvent], *, changed: bool) -> None:
+        if events:
+            data: dict[str, Any] = {"events": events}
+            if changed:
+                data["redacted"] = True
+            self._sink.append(self._entry("deltas", data))
 
     def _entry(self, event_type: str, data: dict[str, Any]) -> LogEntry:
         # The text of deltas was searched as one. The text of an error may quote a key, also where

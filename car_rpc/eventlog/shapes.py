@@ -294,6 +294,12 @@ class Secrets:
             or _ENDING_BACKWARDS.match(text[: -_LONGEST_OPENING - 1 : -1]) is not None
         )
 
+    def is_plain(self, text: str, begin: int) -> bool:
+        """Whether nothing in the text from a place on is a secret, or the beginning of one."""
+        if len(text) - begin <= _SHORT_CHARS:
+            return not self.may_open(text, begin)
+        return self.opening(text, begin) is None and not (self._patterns or self.find(text, begin))
+
     def undecided(self, text: str, begin: int) -> int:
         """From where on a text shows nothing yet; what goes before is decided."""
         opening = self.opening(text, begin)

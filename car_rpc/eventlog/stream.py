@@ -88,9 +88,10 @@ class _Text:
             return False
         before = self._text[-self._secrets.context_chars :]
         joined = before + text
-        if self._secrets.may_open(joined, len(before)):
+        if not self._secrets.is_plain(joined, len(before)):
             return False
-        self._text, self._begin = joined, len(joined)
+        self._text = joined[-self._secrets.context_chars :]
+        self._begin = len(self._text)
         self._passed = self._begin
         return True
 
@@ -182,6 +183,21 @@ class StreamRedactor:
         self._texts: dict[object, _Text] = {}  # by the kind of delta, or the call's number
         self._waiting: deque[_Held] = deque()
 
+    def push_all(self, events: list[StreamEvent]) -> list[StreamEvent]:
+        """Take the next events; returns those that are known as a whole, in order."""
+        if not self._waiting and set(map(type, events)) == {TextDelta}:  # as nearly always
+            text = self._text_of(TextDelta)
+            if text.passes("".join([event.text for event in events])):  # type: ignore[union-attr]  # see above
+                self.changed = False
+                return events
+        known: list[StreamEvent] = []
+        changed = False
+        for event in events:
+            known += self.push(event)
+            changed = changed or self.changed
+        self.changed = changed
+        return known
+
     def push(self, event: StreamEvent) -> list[StreamEvent]:
         """Take the next event; returns the events that are known as a whole, in order."""
         text, said = self._part(event)
@@ -223,10 +239,13 @@ class StreamRedactor:
             key, said = event.index, event.arguments_delta
         else:
             return None, ""
+        return self._text_of(key), said
+
+    def _text_of(self, key: object) -> _Text:
         text = self._texts.get(key)
         if text is None:
             text = self._texts[key] = _Text(self._secrets)
-        return text, said
+        return text
 
     def _searched(self, event: StreamEvent) -> _Held:
         """An event that stands for itself."""
