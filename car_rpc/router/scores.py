@@ -162,14 +162,14 @@ def _latency_ms(
     profile = candidate.profile
     if profile is None:
         return declared
-    of_task, of_all = _mean_ms(stats), _mean_ms(profile)
     if stats is not None and stats.success_count >= config.min_observations:
-        return of_task
+        return _mean_ms(stats)
     if profile.success_count >= config.min_observations:
-        return of_all
+        return _mean_ms(profile)
     if declared is not None:
         return declared
-    return of_all if of_task is None else of_task
+    of_task = _mean_ms(stats)
+    return _mean_ms(profile) if of_task is None else of_task
 
 
 def _declared_ms(performance: Performance, output_tokens: int) -> float | None:

@@ -14,7 +14,14 @@ from typing import NamedTuple
 from msgspec import UNSET
 
 from car_rpc.wire.base import MAX_SAFE_INTEGER
-from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema, SystemSource
+from car_rpc.wire.models import (
+    Cost,
+    LocalSource,
+    MlxSource,
+    ModelSchema,
+    PricingTier,
+    SystemSource,
+)
 from car_rpc.wire.sources import is_local
 
 NANO = 1_000_000_000
@@ -54,27 +61,30 @@ def prices_of(cost: Cost, prompt_tokens: int) -> Prices:
     The tier of the highest threshold that it reaches goes before the model's own prices in what
     it names. Tokens of a cache cost as much as others where they have no price.
     """
-    tier = max(
-        (each for each in cost.pricing_tiers if each.min_prompt_tokens <= prompt_tokens),
-        key=lambda each: each.min_prompt_tokens,
-        default=None,
-    )
-
-    def price(name: str) -> float | None:
-        for prices in (tier, cost):
-            found = getattr(prices, name, None)
-            if isinstance(found, float | int):
-                return found  # 0 is a price, too
-        return None
-
-    prompt = price("input_per_mtok_usd")
-    read, write = price("cache_read_per_mtok_usd"), price("cache_write_per_mtok_usd")
+    tier = _tier(cost, prompt_tokens)
+    prompt = _price(tier, cost, "input_per_mtok_usd")
+    read = _price(tier, cost, "cache_read_per_mtok_usd")
+    write = _price(tier, cost, "cache_write_per_mtok_usd")
     return Prices(
         prompt,
-        price("output_per_mtok_usd"),
+        _price(tier, cost, "output_per_mtok_usd"),
         prompt if read is None else read,
         prompt if write is None else write,
     )
+
+
+def _tier(cost: Cost, prompt_tokens: int) -> PricingTier | None:
+    if not cost.pricing_tiers:  # as nearly always
+        return None
+    reached = [tier for tier in cost.pricing_tiers if tier.min_prompt_tokens <= prompt_tokens]
+    return max(reached, key=lambda tier: tier.min_prompt_tokens) if reached else None
+
+
+def _price(tier: PricingTier | None, cost: Cost, name: str) -> float | None:
+    price = UNSET if tier is None else getattr(tier, name)
+    if price is UNSET:
+        price = getattr(cost, name)
+    return None if price is UNSET else price  # 0 is a price, too
 
 
 def cost_nano_usd(cost: Cost, tokens: Tokens) -> int | None:
@@ -99,7 +109,9 @@ def estimated_usd(model: ModelSchema, prompt_tokens: int, completion_tokens: int
     """About what a request would cost, in dollars; a local model without a price costs nothing."""
     cost = model.cost
     if isinstance(cost, Cost):
-        into, out = prices_of(cost, prompt_tokens)[:2]
+        tier = _tier(cost, prompt_tokens)
+        into = _price(tier, cost, "input_per_mtok_usd")
+        out = _price(tier, cost, "output_per_mtok_usd")
         if into is not None and out is not None:
             return (prompt_tokens * into + completion_tokens * out) / 1_000_000
         if into is not None or out is not None:
