@@ -53,12 +53,12 @@ class Backend:
     async def score(
         self, model: ModelSchema, messages: Sequence[Message], answers: Sequence[str]
     ) -> list[float]:
-        raise NotImplementedError
+        raise CarError("unsupported_mode", "this double shows no probabilities")
 
     async def rank(
         self, model: ModelSchema, query: str, documents: Sequence[str], instruction: str
     ) -> list[float]:
-        raise NotImplementedError
+        raise CarError("unsupported_mode", "this double shows no probabilities")
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         self.calls.append(call)

@@ -34,7 +34,7 @@ class Keyring(KeyringBackend):
         return {CANARIES["keychain"]!r}
 
     def set_password(self, service, username, password):
-        raise NotImplementedError
+        raise NotImplementedError  # nothing stores keys here, and the library asks for the method
 """
 
 ECHO = json.dumps({"error": {"message": "who is THE KEY"}})
