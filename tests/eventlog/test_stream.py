@@ -133,6 +133,23 @@ def test_a_secret_that_an_interruption_splits_is_not_told(secret, place):
     assert kept.endswith(" y")
 
 
+@given(words, st.sampled_from(ALL), words, cuts, st.integers(1, 40))
+def test_events_that_come_in_groups_are_stored_as_one_by_one(before, secret, after, cuts, size):
+    filler = "It was a quiet day, and nothing else was said. " * 8  # groups longer than a few words
+    events = [
+        TextDelta(text=p) for p in pieces_of(f"{filler}{before} {secret} {after}{filler}", cuts)
+    ]
+    redactor = StreamRedactor(KNOWN)
+    grouped, changed = [], False
+    for start in range(0, len(events), size):
+        grouped += redactor.push_all(events[start : start + size])
+        changed = changed or redactor.changed
+    grouped += redactor.end()
+    assert grouped == stored(events)
+    assert secret not in "".join(event.text for event in grouped)
+    assert changed or redactor.changed
+
+
 def test_events_of_other_kinds_keep_their_place_and_do_not_wait_for_a_few_letters():
     call = ToolCallStart(index=0, id="a", name="look")
     redactor = StreamRedactor(KNOWN)
