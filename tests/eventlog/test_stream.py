@@ -12,6 +12,7 @@ from car_rpc.eventlog.stream import StreamRedactor
 from car_rpc.wire.events import (
     ReasoningDelta,
     Stop,
+    StreamEvent,
     StreamReset,
     TextDelta,
     ToolCallDelta,
