@@ -137,7 +137,7 @@ def test_a_secret_that_an_interruption_splits_is_not_told(secret, place):
 @given(words, st.sampled_from(ALL), words, cuts, st.integers(1, 40))
 def test_events_that_come_in_groups_are_stored_as_one_by_one(before, secret, after, cuts, size):
     filler = "It was a quiet day, and nothing else was said. " * 8  # groups longer than a few words
-    events = [
+    events: list[StreamEvent] = [
         TextDelta(text=p) for p in pieces_of(f"{filler}{before} {secret} {after}{filler}", cuts)
     ]
     redactor = StreamRedactor(KNOWN)
