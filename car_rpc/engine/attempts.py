@@ -308,8 +308,6 @@ class Attempts:
         self._meter = None
         clock = self._parts.clock
         started_ms = clock.now_ms()
-        self._recorder.begin_attempt(number)
-        await self._recorder.commit("attempt", model=model.id)
         trace_id = self._recorder.trace_id
         await self._output.begin_attempt(
             Attempt(attempt=number, trace_id=trace_id, model=model.id, reason=self._reason or UNSET)

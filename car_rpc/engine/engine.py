@@ -12,12 +12,14 @@ from msgspec import UNSET, UnsetType
 
 from car_rpc.engine.breaker import BreakerPolicy, Breakers
 from car_rpc.engine.checkpoint import Checkpoint, checkpoint_of, resumed
+from car_rpc.engine.embedding import embed_result
 from car_rpc.engine.generation import (
     Generation,
     Origin,
     failure_of,
     record_failure,
     request_data,
+    result_data,
 )
 from car_rpc.engine.metering import Metering, NothingLearned, Work
 from car_rpc.engine.output import Listener
@@ -25,12 +27,10 @@ from car_rpc.engine.permits import Admission
 from car_rpc.engine.ports import (
     Backend,
     Clock,
-    EmbeddingBatch,
     EventSink,
     IdSource,
     Outcomes,
     Recording,
-    Transcript,
 )
 from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.recording import Recorder
@@ -46,9 +46,16 @@ from car_rpc.spend.budget import Budget
 from car_rpc.spend.prices import Tokens
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.events import UsageEvent
-from car_rpc.wire.inference import EmbedParams, GenerateRequest, InferenceResult, PrivacyLevel
+from car_rpc.wire.inference import (
+    EmbedParams,
+    EmbedResult,
+    GenerateRequest,
+    InferenceResult,
+    PrivacyLevel,
+)
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.routing import RouteDecision
+from car_rpc.wire.speech import TranscribeResult
 
 T = TypeVar("T")
 
@@ -151,11 +158,8 @@ class Engine:
                 once it was chosen, the model.
         """
         conversation = request.conversation_id
-        recorder = Recorder(
-            self._sink,
-            self._ids.new("tr_"),
-            conversation if isinstance(conversation, str) else None,
-            privacy=self._privacy.of(request.privacy),
+        recorder = self._recorder(
+            request.privacy, conversation if isinstance(conversation, str) else None
         )
         self._running.add(recorder.trace_id)
         try:
@@ -163,10 +167,8 @@ class Engine:
         finally:
             self._running.discard(recorder.trace_id)
 
-    async def embed(
-        self, params: EmbedParams, origin: Origin
-    ) -> tuple[ModelSchema, EmbeddingBatch]:
-        """Embed texts; returns the model that did it and the vectors.
+    async def embed(self, params: EmbedParams, origin: Origin) -> EmbedResult:
+        """Embed texts.
 
         Raises:
             CarError: As :meth:`generate`.
@@ -177,7 +179,7 @@ class Engine:
             # and E5 model cards).
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
-        async def work(recorder: Recorder) -> tuple[ModelSchema, EmbeddingBatch]:
+        async def work(recorder: Recorder) -> EmbedResult:
             choice = self.routing.choice(params.model, "embed")
             recorder.note("route", **choice.logged("embed"))
             model = choice.model
@@ -186,7 +188,7 @@ class Engine:
             async with self.metering.attempt(attempt, Bill()) as meter:
                 batch = await self.backend_of(model).embed(model, texts)
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
-            return model, batch
+            return embed_result(model, batch, as_base64=params.encoding == "base64")
 
         return await self.traced(origin, work)
 
@@ -202,20 +204,23 @@ class Engine:
 
     async def transcribe(
         self, wanted: str | msgspec.UnsetType, recording: Recording, origin: Origin
-    ) -> tuple[ModelSchema, Transcript]:
-        """Write down what is said; returns the model that did it and the transcript.
+    ) -> TranscribeResult:
+        """Write down what is said.
 
         Raises:
             CarError: As :meth:`generate`.
         """
 
-        async def work(recorder: Recorder) -> tuple[ModelSchema, Transcript]:
+        async def work(recorder: Recorder) -> TranscribeResult:
             choice = self.routing.choice(wanted, "speech_to_text")
             recorder.note("route", **choice.logged("transcribe"))
             model = choice.model
             attempt = Work(model, "transcribe", recorder.trace_id)
             async with self.metering.attempt(attempt, Bill()):
-                return model, await self.backend_of(model).transcribe(model, recording)
+                said = await self.backend_of(model).transcribe(model, recording)
+            return TranscribeResult(
+                text=said.text, model_used=model.id, language=said.language, words=said.words
+            )
 
         return await self.traced(origin, work)
 
@@ -229,9 +234,10 @@ class Engine:
 
     async def traced(self, origin: Origin, work: Callable[[Recorder], Awaitable[T]]) -> T:
         """As :meth:`recorded`, for work that says which model it takes."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"), privacy=self._privacy)
+        recorder = self._recorder()
         started = self.clock.now_ms()
-        await recorder.commit("request", **request_data(origin))
+        recorder.request(**request_data(origin))
+        await recorder.written()
         try:
             result = await work(recorder)
         except (Exception, asyncio.CancelledError) as error:
@@ -239,18 +245,31 @@ class Engine:
             await record_failure(recorder, failure, self.clock.now_ms() - started)
             raise failure from error
         latency_ms = round(self.clock.now_ms() - started, 3)
-        await recorder.commit_final("completion", outcome="success", latency_ms=latency_ms)
+        await recorder.commit_final(
+            "completion", outcome="success", latency_ms=latency_ms, **result_data(result)
+        )
         return result
 
     async def refused(
         self, origin: Origin, error: CarError, privacy: PrivacyLevel | UnsetType = UNSET
     ) -> CarError:
         """Record a request that was refused before it ran; returns the error with its trace."""
-        recorder = Recorder(self._sink, self._ids.new("tr_"), privacy=self._privacy.of(privacy))
-        recorder.note("request", **request_data(origin))
+        recorder = self._recorder(privacy)
+        recorder.request(**request_data(origin))
         error = error.with_data(trace_id=recorder.trace_id)
         await record_failure(recorder, error, 0.0)
         return error
+
+    def _recorder(
+        self, privacy: PrivacyLevel | UnsetType = UNSET, conversation_id: str | None = None
+    ) -> Recorder:
+        return Recorder(
+            self._sink,
+            self.clock,
+            self._ids.new("tr_"),
+            conversation_id,
+            privacy=self._privacy.of(privacy),
+        )
 
     def explained(self, request: GenerateRequest) -> RouteDecision:
         """Which model a request would get now, and why; nothing runs.

@@ -13,6 +13,7 @@ import logging
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from car_rpc.engine.asked import Asked
@@ -33,6 +34,10 @@ from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.routing import RouteDecision
 
 logger = logging.getLogger(__name__)
+
+#: Longest result of a request that is no ``generate`` that the event log keeps: ten thousands of
+#: vectors would be no use there.
+MAX_LOGGED_RESULT_BYTES = 4 * 1024 * 1024
 
 
 class Origin(NamedTuple):
@@ -84,7 +89,7 @@ class Generation:
         Raises:
             CarError: The one error that it ends with.
         """
-        self._recorder.note("request", **request_data(self._origin))
+        self._recorder.request(**request_data(self._origin))
         try:
             result = await self._run()
             await self._recorder.commit_final("completion", outcome="success", result=result)
@@ -192,6 +197,14 @@ def request_data(origin: Origin) -> dict[str, object]:
         "method": origin.method,
         "params": Raw(origin.raw_params),
     }
+
+
+def result_data(result: object) -> dict[str, object]:
+    """A result as the event log keeps it: of one that is very long, the size."""
+    encoded = msgspec.json.encode(result)
+    if len(encoded) > MAX_LOGGED_RESULT_BYTES:
+        return {"result_bytes": len(encoded)}
+    return {"result": Raw(encoded)}
 
 
 def route_data(decision: RouteDecision) -> dict[str, object]:

@@ -152,15 +152,15 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
 
 
 async def ground(
-    engine: Engine, params: GroundParams, request: GenerateRequest, origin: Origin
+    engine: Engine, params: GroundParams, image: dict[str, Any], origin: Origin
 ) -> GroundResult:
     """Find things in an image.
 
     Args:
         engine: The engine.
         params: What was asked.
-        request: The same as a ``generate`` request.
-        origin: Where it came from; its ``raw_params`` are the JSON of ``request``.
+        image: The client's own JSON of the image.
+        origin: Where it came from.
 
     Raises:
         CarError: As :meth:`Engine.generate`.
@@ -168,15 +168,20 @@ async def ground(
     missing = "no grounding-capable model available — pull a Qwen2.5-VL model first"
     if isinstance(params.model, str):
         missing = repr(params.model)
-    model = _with_capability(engine, params.model, "grounding", missing).model
-    raw = msgspec.json.encode({**msgspec.json.decode(origin.raw_params), "model": model.id})
-    request = msgspec.structs.replace(request, model=model.id)
-    answer = await engine.generate(request, origin._replace(raw_params=raw), None)
-    return GroundResult(
-        boxes=answer.bounding_boxes or [],
-        raw_text=answer.text,
-        model_used=answer.model_used,
-    )
+
+    async def work(recorder: Recorder) -> GroundResult:
+        choice = _with_capability(engine, params.model, "grounding", missing)
+        recorder.note("route", **choice.logged("ground"))
+        answer = await _ask(
+            engine, origin, model=choice.model.id, prompt=params.prompt, images=[image]
+        )
+        return GroundResult(
+            boxes=answer.bounding_boxes or [],
+            raw_text=answer.text,
+            model_used=answer.model_used,
+        )
+
+    return await engine.traced(origin, work)
 
 
 async def _by_likelihood(

@@ -24,12 +24,12 @@ from car_rpc.wire.events import (
 class Listener(Protocol):
     """Who gets the events of a stream."""
 
-    async def send(self, event: StreamEvent) -> None:
-        """Pass on an event; waits while too many are unread."""
+    async def room(self) -> None:
+        """Wait while too many events are unread."""
         ...
 
-    def send_last(self, event: StreamEvent) -> None:
-        """Pass on the final event, without waiting."""
+    def send(self, event: StreamEvent) -> None:
+        """Pass on an event, without waiting."""
         ...
 
 
@@ -55,11 +55,14 @@ class Output:
         self._recovery: Recovery | None = None
 
     async def begin_attempt(self, attempt: Attempt) -> None:
-        """Another attempt begins."""
+        """Another attempt begins, once the log holds all before it."""
         if self._recovery is not None:
             self._recovery = msgspec.structs.replace(self._recovery, attempt=attempt.attempt)
+        await self._recorder.written()
+        await self._room()
+        self._recorder.attempt(attempt)
         if self._listener is not None:
-            await self._listener.send(attempt)
+            self._listener.send(attempt)
 
     async def recovers(self, recovery: Recovery, *, may_repeat: bool) -> None:
         """The stream goes on.
@@ -102,10 +105,17 @@ class Output:
     def finish(self, event: StreamEvent) -> None:
         """The last event of the stream, which nothing holds up."""
         if self._listener is not None:
-            self._listener.send_last(event)
+            self._listener.send(event)
 
     async def _tell(self, event: StreamEvent) -> None:
+        # Told to both at once, so that the log holds what the client got, whenever a cancel comes.
+        await self._room()
         self._recorder.delta(event)
+        if self._listener is not None:
+            self._listener.send(event)
+
+    async def _room(self) -> None:
+        """Wait while the log or the client is behind."""
         await self._recorder.room()
         if self._listener is not None:
-            await self._listener.send(event)
+            await self._listener.room()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from car_rpc.engine.ports import EventSink, LogEntry
+from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.engine.privacy import Privacy
 from car_rpc.eventlog.stream import StreamRedactor
-from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.events import Attempt, StreamEvent
 
 #: How long a delta may wait for others before it goes to the log, in seconds. Together with
 #: the log's own group commit it must stay below the 100 ms that the protocol promises.
@@ -30,6 +30,7 @@ class Recorder:
 
     Args:
         sink: Where events go.
+        clock: Time; the request has just come.
         trace_id: The request's trace.
         conversation_id: The client's name of the conversation.
         privacy: How much goes to the log.
@@ -38,6 +39,7 @@ class Recorder:
     def __init__(
         self,
         sink: EventSink,
+        clock: Clock,
         trace_id: str,
         conversation_id: str | None = None,
         *,
@@ -45,35 +47,44 @@ class Recorder:
     ) -> None:
         self.trace_id = trace_id
         self._sink = sink
+        self._clock = clock
+        self._started_ms = clock.now_ms()
         self._conversation_id = conversation_id
         self._privacy = privacy
         is_redacted = privacy.level == "redacted"
         self._redactor = StreamRedactor(privacy.secrets) if is_redacted else None
         self._deltas: list[StreamEvent] = []
+        #: When each event came that the log has not got yet.
+        self._times_ms: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
 
-    def begin_attempt(self, attempt: int) -> None:
-        """Later events belong to this attempt."""
+    def request(self, **data: Any) -> None:
+        """Record what is asked."""
+        self.note("request", **data, privacy=self._privacy.level)
+
+    def attempt(self, attempt: Attempt) -> None:
+        """Record that a model is asked; later events belong to this attempt."""
         self._cut()
-        self._attempt = attempt
+        self._attempt = attempt.attempt
+        reason = {"reason": attempt.reason} if attempt.reason else {}
+        self.note("attempt", model=attempt.model, **reason)
 
     def note(self, event_type: str, **data: Any) -> None:
         """Record an event soon."""
         self._cut()
         self._sink.append(self._entry(event_type, data))
 
-    async def commit(self, event_type: str, **data: Any) -> None:
-        """Record an event; returns when it and all before it are durable."""
-        self._cut()
-        await self._sink.commit(self._entry(event_type, data))
+    async def written(self) -> None:
+        """Return when everything so far is durable."""
+        await self._sink.commit()
 
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""
         self.flush()
         if self._redactor is not None:
             self._write(self._redactor.end(), changed=self._redactor.changed)
-        commit = asyncio.ensure_future(self.commit(event_type, **data))
+        commit = asyncio.ensure_future(self._sink.commit(self._entry(event_type, data)))
         while not commit.done():
             try:
                 await asyncio.shield(commit)
@@ -88,6 +99,7 @@ class Recorder:
         that is known, and later ones with it.
         """
         self._deltas.append(event)
+        self._times_ms.append(self._clock.now_ms())
         if len(self._deltas) >= MAX_EVENTS_PER_ROW:
             self.flush()
         elif self._timer is None:
@@ -117,7 +129,9 @@ class Recorder:
 
     def _write(self, events: list[StreamEvent], *, changed: bool) -> None:
         if events:
-            data: dict[str, Any] = {"events": events}
+            times_ms, self._times_ms = self._times_ms[: len(events)], self._times_ms[len(events) :]
+            at_ms = [round(time_ms - self._started_ms) for time_ms in times_ms]
+            data: dict[str, Any] = {"events": events, "at_ms": at_ms}
             if changed:
                 data["redacted"] = True
             self._sink.append(self._entry("deltas", data))

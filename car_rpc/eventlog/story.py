@@ -21,11 +21,11 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "log_truncated": ("lost",),
     "model_load": ("model", "pid", "engine"),
     "worker_crash": ("model", "reason"),
-    "request": ("request_id", "method", "params"),
+    "request": ("request_id", "method", "params", "privacy"),
     "route": ("model", "reason", "fallbacks"),
     "resumed": ("resumed_trace_id",),
     "attempt": ("model",),
-    "deltas": ("events",),
+    "deltas": ("events", "at_ms"),
     "interruption": ("cause", "bytes_received"),
     "recovery": ("cause", "plan"),
     "fallback": ("model", "kind"),
@@ -77,6 +77,8 @@ def _end(completion: LogEvent) -> Iterator[str]:
         case "success":
             if "error" in data:
                 yield "a success has an error"
+            if not {"result", "result_bytes"} & data.keys():
+                yield "a success has no result"
         case "failed":
             if not isinstance(data.get("kind"), str) or "error" not in data:
                 yield "a failure has no kind or no error"

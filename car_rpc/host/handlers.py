@@ -7,15 +7,12 @@ belong to methods that the table marks inline; a future is the encoded result, a
 from __future__ import annotations
 
 import asyncio
-import base64
-from array import array
 
 import msgspec
 from msgspec import UNSET
 
 from car_rpc.engine import judging
 from car_rpc.engine.generation import failure_of
-from car_rpc.engine.ports import EmbeddingBatch
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio, health, log_handlers
 from car_rpc.host.progress import heartbeats
@@ -34,7 +31,6 @@ from car_rpc.wire.inference import (
     InferenceResult,
     TokenizeParams,
     TokenizeResult,
-    Usage,
 )
 from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.lifecycle import EmptyParams
@@ -96,26 +92,7 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
 
 async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:
     """Embed texts."""
-    model, batch = await services.engine.embed(params, scope.origin)
-    return EmbedResult(
-        embeddings=_vectors(batch, as_base64=params.encoding == "base64"),
-        model_used=model.id,
-        dimensions=batch.dimensions,
-        usage=Usage(
-            prompt_tokens=batch.prompt_tokens,
-            completion_tokens=0,
-            total_tokens=batch.prompt_tokens,
-            context_window=model.context_length or None,
-        ),
-    )
-
-
-def _vectors(batch: EmbeddingBatch, *, as_base64: bool) -> list[list[float] | str]:
-    size = batch.dimensions * 4
-    rows = [batch.data[start : start + size] for start in range(0, len(batch.data), size or 1)]
-    if as_base64:
-        return [base64.b64encode(row).decode() for row in rows]
-    return [array("f", row).tolist() for row in rows]
+    return await services.engine.embed(params, scope.origin)
 
 
 async def tokenize(services: Services, _: Scope, params: TokenizeParams) -> TokenizeResult:
@@ -144,11 +121,12 @@ async def ground(services: Services, scope: Scope, params: GroundParams) -> Grou
     raw = msgspec.json.encode({"prompt": params.prompt, "images": [asked["image"]]})
     request = msgspec.json.decode(raw, type=GenerateRequest)
     try:
-        request, raw = await attachments.inline(request, raw, services.allowed_roots)
+        _, raw = await attachments.inline(request, raw, services.allowed_roots)
     except CarError as error:
         raise await services.engine.refused(scope.origin, error) from None
-    origin = scope.origin._replace(raw_params=raw)
-    return await judging.ground(services.engine, params, request, origin)
+    image = decode_object(raw)["images"][0]
+    origin = scope.origin._replace(raw_params=msgspec.json.encode({**asked, "image": image}))
+    return await judging.ground(services.engine, params, image, origin)
 
 
 async def transcribe(
@@ -158,10 +136,7 @@ async def transcribe(
     recording, raw = await asyncio.to_thread(audio.received, params, scope.origin.raw_params)
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
-        model, said = await services.engine.transcribe(params.model, recording, origin)
-    return TranscribeResult(
-        text=said.text, model_used=model.id, language=said.language, words=said.words
-    )
+        return await services.engine.transcribe(params.model, recording, origin)
 
 
 def models_list(services: Services, _: Scope, params: ModelsListParams) -> ModelsListResult:

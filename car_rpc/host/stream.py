@@ -40,13 +40,12 @@ class Stream:
         self._seq = 0
         self._ended = False
 
-    async def send(self, event: StreamEvent) -> None:
-        """Send an event; waits while too many are unread."""
+    async def room(self) -> None:
+        """Wait while too many events are unread."""
         await self._room()
-        self.send_last(event)
 
-    def send_last(self, event: StreamEvent) -> None:
-        """Send an event without waiting."""
+    def send(self, event: StreamEvent) -> None:
+        """Send an event, without waiting."""
         params = GenerateEventParams(
             request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
         )
@@ -57,7 +56,7 @@ class Stream:
     def fail(self, error: CarError) -> None:
         """End the stream with an error, unless it has ended."""
         if not self._ended:
-            self.send_last(ErrorEvent(kind=error.kind, message=error.message))
+            self.send(ErrorEvent(kind=error.kind, message=error.message))
 
 
 class _Wanted(Struct, frozen=True):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from car_rpc.engine.ports import GenerateCall, LogEntry
 from car_rpc.wire.inference import GenerateRequest
@@ -78,6 +79,7 @@ class MemorySink:
                 trace_id=trace_id,
                 type=entry.type,
                 data=msgspec.json.decode(msgspec.json.encode(entry.data)),
+                attempt=UNSET if entry.attempt is None else entry.attempt,
             )
             for number, entry in enumerate(self.entries[: self.committed], 1)
             if entry.trace_id == trace_id

@@ -21,7 +21,7 @@ from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.content import Message
-from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import ModelSchema
 
@@ -97,14 +97,16 @@ class Listener:
         self.story_at_end: list[str] = []
         self._sink = sink
 
-    async def send(self, event: StreamEvent) -> None:
-        assert not self.last, "an event after the last one"
+    async def room(self) -> None:
         await asyncio.sleep(0)
-        self.events.append(event)
 
-    def send_last(self, event: StreamEvent) -> None:
-        self.last.append(event)
-        self.story_at_end = self._sink.committed_types
+    def send(self, event: StreamEvent) -> None:
+        if isinstance(event, Done | ErrorEvent):
+            self.last.append(event)
+            self.story_at_end = self._sink.committed_types
+        else:
+            assert not self.last, "an event after the last one"
+            self.events.append(event)
 
 
 class Ids:

@@ -331,12 +331,14 @@ async def test_a_stream_that_nobody_reads_lends_its_permit(local: Local, play: A
     read = asyncio.Event()
 
     class Slow:
-        async def send(self, event: StreamEvent) -> None:
-            if isinstance(event, TextDelta):
+        begun = False
+
+        async def room(self) -> None:
+            if self.begun:
                 await read.wait()
 
-        def send_last(self, event: StreamEvent) -> None:
-            pass
+        def send(self, event: StreamEvent) -> None:
+            self.begun = self.begun or isinstance(event, TextDelta)
 
     local.world.backend.play = play(TextDelta(text="one "), TextDelta(text="two"))
     raw = b'{"prompt": "hi", "model": "a"}'

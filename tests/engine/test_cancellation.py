@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
 import pytest
 
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.errors import CarError
+from car_rpc.eventlog.recorded import recorded
 from car_rpc.testing import scripted_model
 from car_rpc.wire.events import (
     Attempt,
@@ -123,8 +125,21 @@ async def how_it_ended(world: Any, task: "asyncio.Task[Any]") -> str:
     assert world.backend.closed == len(world.backend.calls), "every attempt was closed"
     told = [event.attempt for event in world.listener.events if isinstance(event, Attempt)]
     assert told == [*range(1, len(told) + 1)]
+    await assert_the_log_has_what_was_told(world, outcome)
     now_ms = world.clock.now_ms()
     for model in ("test/one:a", "test/three:a"):
         breaker = world.engine.breakers.of(model)
         assert breaker.state == "open" or breaker.available(now_ms), "the place of a probe is free"
     return kind
+
+
+async def assert_the_log_has_what_was_told(world: Any, outcome: Any) -> None:
+    trace_id = world.sink.entries[0].trace_id
+    found = recorded(trace_id, await world.sink.story(trace_id))
+    told = [*world.listener.events, *world.listener.last]
+    encode = msgspec.json.encode
+    assert [encode(each.event) for each in found.events] == [encode(each) for each in told]
+    result, error = found.answered()
+    if isinstance(outcome, CarError):
+        outcome = {"code": outcome.code, "message": outcome.message, "data": outcome.data}
+    assert encode(error or result) == encode(outcome)

@@ -12,14 +12,16 @@ ORIGIN = Origin(9, "embed", b'{"texts":["a"]}')
 
 
 async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> None:
-    model, batch = await world.engine.embed(EmbedParams(texts=["a", "b"]), ORIGIN)
-    assert (model.id, batch.dimensions, batch.prompt_tokens) == ("test/two:a", 2, 2)
+    result = await world.engine.embed(EmbedParams(texts=["a", "b"]), ORIGIN)
+    assert (result.model_used, result.dimensions) == ("test/two:a", 2)
+    assert result.usage.prompt_tokens == 2
     assert world.backend.embedded == ["a", "b"]
     request, route, completion = world.sink.entries
     assert request.data == {
         "request_id": 9,
         "method": "embed",
         "params": msgspec.Raw(ORIGIN.raw_params),
+        "privacy": "redacted",
     }
     assert (route.type, route.data) == (
         "route",
@@ -30,7 +32,11 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
             "fallbacks": [],
         },
     )
-    assert completion.data == {"outcome": "success", "latency_ms": 0.0}
+    assert completion.data == {
+        "outcome": "success",
+        "latency_ms": 0.0,
+        "result": msgspec.Raw(msgspec.json.encode(result)),
+    }
     assert world.sink.committed == 3
 
 

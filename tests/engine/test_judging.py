@@ -16,7 +16,6 @@ from car_rpc.router.complexity import assess
 from car_rpc.testing import scripted_model
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import TextDelta
-from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import Capability, ModelSchema
 from car_rpc.wire.tasks import ClassifyParams, GroundParams, RerankParams
 
@@ -214,10 +213,10 @@ async def test_what_cannot_rerank_is_said(world: Any, model: str | None, message
 async def test_things_are_found_in_an_image(world: Any, play: Any, tmp_path: Any) -> None:
     with_models(world, tmp_path, ["generate", "grounding"])
     world.backend.play = play(TextDelta(text='[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'))
-    raw = msgspec.json.encode({"prompt": "the cat", "images": [IMAGE]})
-    params = msgspec.convert({"image": IMAGE, "prompt": "the cat"}, GroundParams)
-    request = msgspec.json.decode(raw, type=GenerateRequest)
-    result = await judging.ground(world.engine, params, request, Origin(1, "ground", raw))
+    asked = {"image": IMAGE, "prompt": "the cat"}
+    params = msgspec.convert(asked, GroundParams)
+    origin = Origin(1, "ground", msgspec.json.encode(asked))
+    result = await judging.ground(world.engine, params, IMAGE, origin)
     assert [(each.label, each.x_max) for each in result.boxes] == [("cat", 3.0)]
     assert result.raw_text.startswith("[{")
     assert msgspec.json.decode(world.backend.calls[0].raw_request)["images"] == [IMAGE]
@@ -226,4 +225,4 @@ async def test_things_are_found_in_an_image(world: Any, play: Any, tmp_path: Any
 async def test_without_a_model_that_grounds_that_is_said(world: Any) -> None:
     params = msgspec.convert({"image": IMAGE, "prompt": "x"}, GroundParams)
     with pytest.raises(CarError, match="pull a Qwen"):
-        await judging.ground(world.engine, params, GenerateRequest(prompt="x"), ORIGIN)
+        await judging.ground(world.engine, params, IMAGE, ORIGIN)

@@ -90,8 +90,8 @@ async def test_a_preferred_model_that_is_not_there_is_told_from_one_that_was_ask
 async def test_a_preferred_model_for_embeddings_is_taken(engines: Engines, world: Any) -> None:
     engines.register("me/vectors:a", capabilities=["embed"])
     engines.use(preferred=PreferredModels(embedding="vectors"))
-    model, _ = await world.engine.embed(EmbedParams(texts=["a"]), Origin(1, "embed", b"{}"))
-    assert model.id == "me/vectors:a"
+    result = await world.engine.embed(EmbedParams(texts=["a"]), Origin(1, "embed", b"{}"))
+    assert result.model_used == "me/vectors:a"
 
 
 def test_what_is_known_of_models_decides(engines: Engines) -> None:

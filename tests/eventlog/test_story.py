@@ -26,11 +26,16 @@ def told(*events, session_id="ses_1"):
     ]
 
 
+def deltas(*events):
+    return {"events": [*events], "at_ms": [0 for _ in events]}
+
+
 def text(*parts):
-    return {"events": [{"type": "text_delta", "text": part} for part in parts]}
+    return deltas(*({"type": "text_delta", "text": part} for part in parts))
 
 
-REQUEST = ("request", {"request_id": 1, "method": "generate", "params": {}}, 0)
+ASKED = {"request_id": 1, "method": "generate", "params": {}, "privacy": "redacted"}
+REQUEST = ("request", ASKED, 0)
 ROUTE = ("route", {"model": "a", "reason": "b", "fallbacks": []}, 0)
 INTERRUPTION = ("interruption", {"cause": "idle_stall", "bytes_received": 3}, 1)
 END = ("completion", {"outcome": "success", "result": RESULT}, 2)
@@ -57,7 +62,7 @@ FAILED = ("completion", {"outcome": "failed", "kind": "timeout", "error": {}}, 0
         [REQUEST, ROUTE, ("resumed", {"resumed_trace_id": "tr_0"}, 0), FAILED],
         [
             *GOOD[:4],
-            ("deltas", {"events": [{"type": "stream_reset"}]}, 1),
+            ("deltas", deltas({"type": "stream_reset"}), 1),
             ("deltas", text("Hello"), 1),
             (*END[:2], 1),
         ],
@@ -65,12 +70,12 @@ FAILED = ("completion", {"outcome": "failed", "kind": "timeout", "error": {}}, 0
             REQUEST,
             ROUTE,
             ("attempt", {"model": "a"}, 1),
-            ("deltas", {"events": {"bytes": 9}}, 1),
+            ("deltas", {"events": {"bytes": 9}, "at_ms": [0]}, 1),
             ("completion", {"outcome": "success", "result": {"bytes": 9}}, 1),
         ],
         [
-            ("request", {"request_id": 1, "method": "models.register", "params": {}}, 0),
-            ("completion", {"outcome": "success", "latency_ms": 1.0}, 0),
+            ("request", {**ASKED, "method": "embed"}, 0),
+            ("completion", {"outcome": "success", "latency_ms": 1.0, "result_bytes": 9}, 0),
         ],
         [REQUEST, ("of_a_later_version", {}, 0), FAILED],
     ],
@@ -95,6 +100,7 @@ def test_a_whole_story_has_no_problems(events):
         ([REQUEST, ("completion", {"outcome": "unknown"}, 0)], "outcome is 'unknown'"),
         ([REQUEST, ("completion", {"outcome": "failed", "kind": "timeout"}, 0)], "no error"),
         ([REQUEST, ("completion", {"outcome": "success", "error": {}}, 0)], "has an error"),
+        ([REQUEST, ("completion", {"outcome": "success"}, 0)], "has no result"),
     ],
 )
 def test_a_spoiled_story_is_found(events, problem):

@@ -15,7 +15,7 @@ from car_rpc.engine.ports import Clock
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_call
-from car_rpc.wire.events import StreamEvent, StreamReset, TextDelta
+from car_rpc.wire.events import Done, ErrorEvent, StreamEvent, StreamReset, TextDelta
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import ModelSchema, OpenAICompatSource, SecretReference
 from tests.servers import real
@@ -66,12 +66,15 @@ class Stream:
         self.events: list[StreamEvent] = []
         self.last: list[StreamEvent] = []
 
-    async def send(self, event: StreamEvent) -> None:
-        assert not self.last, "an event after the last one"
-        self.events.append(event)
+    async def room(self) -> None:
+        pass
 
-    def send_last(self, event: StreamEvent) -> None:
-        self.last.append(event)
+    def send(self, event: StreamEvent) -> None:
+        if isinstance(event, Done | ErrorEvent):
+            self.last.append(event)
+        else:
+            assert not self.last, "an event after the last one"
+            self.events.append(event)
 
     @property
     def text(self) -> str:

@@ -89,8 +89,8 @@ class LeavingStream(Stream):
         self._left = leaves_after
         self.leaving = asyncio.Event()
 
-    async def send(self, event: Any) -> None:
-        await super().send(event)
+    def send(self, event: Any) -> None:
+        super().send(event)
         if self._left is not None and len(self.events) > self._left:
             self.leaving.set()
 
