@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.protocol.calls import Pending
-from car_rpc.protocol.framing import Frame, Splitter
+from car_rpc.protocol.framing import Splitter
 from car_rpc.protocol.limits import MAX_DEPTH
 from car_rpc.protocol.messages import (
     Notification,
@@ -202,8 +202,8 @@ class ClientConnection:
         try:
             async for chunk in _piped(self.process.stdout):
                 for frame in splitter.receive(chunk):
-                    if isinstance(frame, Frame):
-                        await self._handle(frame.data)
+                    if isinstance(frame, bytes):
+                        await self._handle(frame)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # it was killed
             pass
         finally:

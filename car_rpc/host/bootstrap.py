@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from car_rpc.config import DEFAULT_MAX_MESSAGE_BYTES
 from car_rpc.host.greeting import initialize_result, installed_backends
-from car_rpc.protocol.framing import Frame, FrameEvent, Splitter, wrap
+from car_rpc.protocol.framing import FrameEvent, Splitter, wrap
 from car_rpc.transport.claim import Claimed
 from car_rpc.wire.announced import PROTOCOL_VERSION
 
@@ -123,7 +123,7 @@ class Bootstrap:
 
     def _answer(self, event: FrameEvent) -> bool:
         """Answer a message; false, and nothing was done, when that is left to the session."""
-        request = plain_request(event.data) if isinstance(event, Frame) else None
+        request = plain_request(event) if isinstance(event, bytes) else None
         if request is None:
             return False
         if request.method == "ping":

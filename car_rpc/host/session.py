@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ from car_rpc.protocol.connection import Answered, CancelRequested, Connection, E
 from car_rpc.protocol.messages import Notification, Request, compact
 from car_rpc.wire.announced import PROTOCOL_VERSION
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.lifecycle import InitializeParams, PingResult
+from car_rpc.wire.lifecycle import InitializeParams, PingResult, RunnerStatus
 
 if TYPE_CHECKING:
     from car_rpc.host.dispatch import Dispatcher, Outcome
@@ -122,6 +122,8 @@ class Session:
         self._cancelled: set[RequestId] = set()
         self._shutdowns: set[asyncio.Future[Any]] = set()
         self._drained = asyncio.Event()
+        self._ping_told: tuple[int, int, RunnerStatus] | None = None
+        self._ping_result = b""
         self._lifecycle = {"initialize": self._initialize, "ping": self._ping}
 
     # Input
@@ -195,7 +197,11 @@ class Session:
     def _handle_request(self, request: Request) -> None:
         lifecycle = self._lifecycle.get(request.method)
         if lifecycle is not None:
-            self._respond(request, _guarded(lifecycle, request))
+            try:
+                outcome: Outcome = lifecycle(request)
+            except CarError as error:
+                outcome = error
+            self._respond(request, outcome)
         elif request.method == "shutdown":
             self._connection.step("shutdown")
             self._shutdowns.add(self._start(request, self._shutdown()))
@@ -251,7 +257,7 @@ class Session:
         self._tasks[request.id] = task
         if request.method != "generate":
             # Large ones, such as those of a runner's events, are not kept for its answer.
-            request = request._replace(params=b"{}")
+            request = Request(request.id, request.method, b"{}")
         task.add_done_callback(partial(self._finished, request))
         return task
 
@@ -331,12 +337,14 @@ class Session:
         self._kick()
 
     def _ping(self, _: Request) -> bytes:
-        in_flight = len(self._connection.in_flight)
-        return _encode(
-            PingResult(
-                in_flight=in_flight, startup_ms=self._startup_ms, runner=self._runner.status()
+        in_flight, runner = len(self._connection.in_flight), self._runner.status()
+        told = (in_flight, len(self._startup_ms), runner)
+        if told != self._ping_told:  # it seldom changes from one ping to the next
+            self._ping_told = told
+            self._ping_result = _encode(
+                PingResult(in_flight=in_flight, startup_ms=self._startup_ms, runner=runner)
             )
-        )
+        return self._ping_result
 
     async def _shutdown(self) -> Outcome:
         await self.finish_requests(self._settings.drain_ms / 1000)
@@ -390,10 +398,3 @@ async def _after(
     """Call a method once the registry's changes that arrived before it are done."""
     await asyncio.wait(changes)
     return await dispatcher.call(method, scope, raw_params)
-
-
-def _guarded(handler: Callable[[Request], bytes], request: Request) -> Outcome:
-    try:
-        return handler(request)
-    except CarError as error:
-        return error

@@ -19,7 +19,7 @@ import msgspec
 
 from car_rpc.eventlog.redact import JsonObject, JsonValue, redact
 from car_rpc.eventlog.shapes import KNOWN
-from car_rpc.protocol.framing import Frame, FrameEvent, Framing, Splitter, wrap
+from car_rpc.protocol.framing import FrameEvent, Framing, Splitter, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +111,12 @@ class Trace:
         step: dict[str, Any] = {}
         examples: JsonObject = {}
         try:
-            message: JsonValue = msgspec.json.decode(
-                event.data if isinstance(event, Frame) else b""
-            )
+            message: JsonValue = msgspec.json.decode(event if isinstance(event, bytes) else b"")
             messages = message if isinstance(message, list) else [message]
             masked = [self._masked(side, one, examples) for one in messages]
             step[side] = masked if isinstance(message, list) else masked[0]
         except (ValueError, TypeError, RecursionError):
-            form = "frame" if isinstance(event, Frame) else "bytes"
+            form = "frame" if isinstance(event, bytes) else "bytes"
             step[f"{side}_{form}"] = self._as_text(event)
         step["at_ms"] = round(self._now_ms() - self._started_ms, 1)
         if examples:
@@ -181,8 +179,8 @@ class Trace:
         return name
 
     def _as_text(self, event: FrameEvent) -> Any:
-        if isinstance(event, Frame):
-            raw = event.data
+        if isinstance(event, bytes):
+            raw = event
         else:
             raw = wrap(event.prefix, self._client.framing or "ndjson")
         try:

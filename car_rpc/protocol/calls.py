@@ -9,31 +9,6 @@ from car_rpc.wire.base import RequestId
 T = TypeVar("T")
 
 
-class InFlight:
-    """Their requests that have no response yet."""
-
-    def __init__(self) -> None:
-        self._batch_of: dict[RequestId, BatchState | None] = {}
-
-    def __len__(self) -> int:
-        return len(self._batch_of)
-
-    def __contains__(self, request_id: RequestId | None) -> bool:
-        return request_id in self._batch_of
-
-    def begin(self, request_id: RequestId, batch: BatchState | None) -> None:
-        """A request was accepted."""
-        self._batch_of[request_id] = batch
-
-    def finish(self, request_id: RequestId) -> BatchState | None:
-        """A request is answered now; returns the batch it came in.
-
-        Raises:
-            KeyError: No such request is in flight: it would be answered twice.
-        """
-        return self._batch_of.pop(request_id)
-
-
 class BatchState:
     """The responses of one batch, until the last one is there."""
 

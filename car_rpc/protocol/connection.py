@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from car_rpc.config import DEFAULT_MAX_MESSAGE_BYTES
 from car_rpc.errors import CarError
-from car_rpc.protocol.calls import BatchState, InFlight, Pending
-from car_rpc.protocol.framing import Broken, Frame, FrameEvent, Framing, Splitter, wrap_all
+from car_rpc.protocol.calls import BatchState, Pending
+from car_rpc.protocol.framing import Broken, FrameEvent, Framing, Splitter, wrap_all
 from car_rpc.protocol.lifecycle import ALLOWED_REQUESTS, REFUSAL, TRANSITIONS, State, Step
 from car_rpc.protocol.limits import MAX_IN_FLIGHT
 from car_rpc.protocol.messages import (
@@ -90,7 +90,8 @@ class Connection(Generic[T]):
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self.state: State = "new"
-        self.in_flight = InFlight()
+        #: Their requests that have no response yet, each with the batch that it came in.
+        self.in_flight: dict[RequestId, BatchState | None] = {}
         self.pending: Pending[T] = Pending()
         self._splitter = Splitter(max_message_bytes, framing)
         self._outbox = Outbox()
@@ -140,17 +141,17 @@ class Connection(Generic[T]):
 
     def _accept_frames(self, frames: list[FrameEvent]) -> Iterator[Event[T]]:
         for frame in frames:
-            if not isinstance(frame, Frame):
-                self._answer_violation(self._broken(frame), None)
-                continue
-            decoded = decode(frame.data)
-            batch = BatchState(len(decoded.messages)) if isinstance(decoded, Batch) else None
-            for message in decoded.messages if isinstance(decoded, Batch) else (decoded,):
+            decoded = self._broken(frame) if isinstance(frame, Broken) else decode(frame)
+            if isinstance(decoded, Batch):
+                messages, batch = decoded.messages, BatchState(len(decoded.messages))
+            else:
+                messages, batch = [decoded], None
+            for message in messages:
                 event = self._accept(message, batch)
                 if event is not None:
                     yield event
-                if isinstance(event, Refused):
-                    self.respond(event.request.id, event.error)
+                    if isinstance(event, Refused):
+                        self.respond(event.request.id, event.error)
                 if batch is not None and isinstance(message, Response | Notification):
                     self._reply(batch, None)
 
@@ -166,7 +167,7 @@ class Connection(Generic[T]):
                     # Its events would be taken for those of the first one.
                     self._reply(batch, write_error(message.id, refusal))
                     return None
-                self.in_flight.begin(message.id, batch)
+                self.in_flight[message.id] = batch
                 return message if refusal is None else Refused(message, refusal)
             case Notification():
                 is_cancel = message.method == "$/cancelRequest"
@@ -222,7 +223,7 @@ class Connection(Generic[T]):
         Raises:
             KeyError: The request is not in flight: it was answered already.
         """
-        batch = self.in_flight.finish(request_id)
+        batch = self.in_flight.pop(request_id)
         if isinstance(result, CarError):
             payload = write_error(request_id, result)
         else:

@@ -33,12 +33,6 @@ _CONTENT_LENGTH = re.compile(rb"content-length[ \t]*:[ \t]*([0-9]{1,19})[ \t]*$"
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*[ \t]*:")
 
 
-class Frame(NamedTuple):
-    """One whole message."""
-
-    data: bytes
-
-
 class Broken(NamedTuple):
     """Bytes that are not a message. ``prefix`` is what was kept of them."""
 
@@ -47,7 +41,8 @@ class Broken(NamedTuple):
     prefix: bytes
 
 
-FrameEvent: TypeAlias = Frame | Broken
+#: A whole message, or what is none.
+FrameEvent: TypeAlias = bytes | Broken
 
 
 def wrap(payload: bytes, framing: Framing) -> bytes:
@@ -65,7 +60,7 @@ def wrap_all(payloads: list[bytes], framing: Framing) -> bytes:
 
 
 class Splitter:
-    """Turns chunks of a byte stream into :class:`Frame` and :class:`Broken` events.
+    """Turns chunks of a byte stream into messages, and :class:`Broken` events.
 
     Any chunking of the same bytes gives the same events.
 
@@ -105,7 +100,7 @@ class Splitter:
             if self._in_body and not self._discard_bytes:
                 return [Broken("parse_error", "the stream ended inside a message", tail)]
             return []
-        return self._line(tail) if not self._discard_line else []
+        return self._whole([tail]) if not self._discard_line else []
 
     def _detect(self, data: bytes) -> bytes:
         self._buffer += data
@@ -122,28 +117,32 @@ class Splitter:
     # Newline-delimited JSON
 
     def _split_lines(self, data: bytes) -> list[FrameEvent]:
-        events: list[FrameEvent] = []
         if self._discard_line:
             _, found, data = data.partition(b"\n")
             if not found:
-                return events
+                return []
             self._discard_line = False
-        self._buffer += data
-        if b"\n" in data:
-            *lines, tail = self._buffer.split(b"\n")
-            self._buffer = tail
-            for line in lines:
-                events += self._line(bytes(line))
+        *lines, tail = data.split(b"\n")
+        if lines and self._buffer:
+            self._buffer += lines[0]
+            lines[0] = bytes(self._buffer)
+            self._buffer.clear()
+        self._buffer += tail
+        events = self._whole(lines)
         if len(self._buffer) > self._max + self._buffer.endswith(b"\r"):
             events.append(self._oversize(bytes(self._buffer)))
             self._buffer.clear()
             self._discard_line = True
         return events
 
-    def _line(self, line: bytes) -> list[FrameEvent]:
-        if len(line) > self._max and len(line) > self._max + line.endswith(b"\r"):
-            return [self._oversize(line)]
-        return [Frame(line)] if line.strip() else []
+    def _whole(self, lines: list[bytes]) -> list[FrameEvent]:
+        events: list[FrameEvent] = []
+        for line in lines:
+            if len(line) > self._max and len(line) > self._max + line.endswith(b"\r"):
+                events.append(self._oversize(line))
+            elif line and not line.isspace():
+                events.append(line)
+        return events
 
     def _oversize(self, message: bytes) -> Broken:
         limit = min(PREFIX_BYTES, self._max)
@@ -177,7 +176,7 @@ class Splitter:
         body = bytes(self._buffer[:needed])
         del self._buffer[:needed]
         if length <= self._max:
-            events.append(Frame(body))
+            events.append(body)
         else:
             events.append(self._oversize(body))
             self._discard_bytes = length - needed

@@ -5,16 +5,17 @@ Params and results stay raw JSON here; whoever knows their type decodes them.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from car_rpc.errors import CarError
 from car_rpc.protocol.depth import deeper_than
 from car_rpc.protocol.framing import PREFIX_BYTES
 from car_rpc.protocol.limits import MAX_BATCH, MAX_DEPTH
-from car_rpc.protocol.salvage import recover_id, usable_id, valid_id
+from car_rpc.protocol.salvage import recover_id, usable_id
 from car_rpc.wire.base import MAX_SAFE_INTEGER, RequestId
 
 
@@ -26,7 +27,7 @@ class ErrorObject(msgspec.Struct, frozen=True, kw_only=True):
     data: Any = None
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """Their request: it gets exactly one response."""
 
     id: RequestId
@@ -34,14 +35,14 @@ class Request(NamedTuple):
     params: bytes
 
 
-class Notification(NamedTuple):
+class Notification(msgspec.Struct, frozen=True, gc=False):
     """A message without an id: it gets no response."""
 
     method: str
     params: bytes
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct, frozen=True):
     """Their answer to a request of ours."""
 
     id: RequestId | None
@@ -49,7 +50,7 @@ class Response(NamedTuple):
     error: ErrorObject | None
 
 
-class Violation(NamedTuple):
+class Violation(msgspec.Struct, frozen=True):
     """A message that breaks the protocol, and the error that answers it."""
 
     id: RequestId | None
@@ -59,17 +60,19 @@ class Violation(NamedTuple):
 Message: TypeAlias = Request | Notification | Response | Violation
 
 
-class Batch(NamedTuple):
+class Batch(msgspec.Struct, frozen=True):
     """Several messages in one array (JSON-RPC 2.0, section 6)."""
 
     messages: list[Message]
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     jsonrpc: Literal["2.0"]
-    id: int | str | UnsetType | None = UNSET
+    id: Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)] | str | UnsetType | None = (
+        UNSET
+    )
     method: str | UnsetType = UNSET
-    params: Raw | UnsetType = UNSET
+    params: Raw = Raw(b"{}")
     result: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
 
@@ -84,7 +87,9 @@ class _Members(msgspec.Struct, frozen=True):
 
 _decode_error = msgspec.json.Decoder(ErrorObject).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_entries = msgspec.json.Decoder(list[Raw]).decode
+_decode_frame: Callable[[bytes], _Envelope | list[Raw]] = msgspec.json.Decoder(
+    _Envelope | list[Raw]
+).decode
 _decode_members = msgspec.json.Decoder(_Members).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _check = msgspec.json.Decoder(Raw).decode
@@ -96,12 +101,14 @@ def decode(frame: bytes, max_depth: int = MAX_DEPTH) -> Message | Batch:
     problem = _unparsable(frame, max_depth)
     if problem:
         return _broken(frame, problem)
-    if not frame.lstrip().startswith(b"["):
-        return _decode_one(frame)
     try:
-        entries = _decode_entries(frame)
-    except msgspec.DecodeError as error:
-        return Violation(None, CarError("parse_error", str(error)))
+        decoded = _decode_frame(frame)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _undecodable(frame, error)
+    return _batch(decoded) if isinstance(decoded, list) else _classify(decoded)
+
+
+def _batch(entries: list[Raw]) -> Batch | Violation:
     if not entries:
         return Violation(None, CarError("malformed_message", "a batch must not be empty"))
     if len(entries) > MAX_BATCH:
@@ -117,19 +124,23 @@ def _unparsable(frame: bytes, max_depth: int) -> str | None:
             frame.decode()
         except UnicodeDecodeError as error:
             return f"not UTF-8 (byte {error.start})"
-    if deeper_than(frame, max_depth):
+    # Each level takes two bytes at least, else there is an end missing.
+    if len(frame) > 2 * max_depth and deeper_than(frame, max_depth):
         return f"nested deeper than {max_depth} levels"
     return None
 
 
 def _decode_one(data: bytes) -> Message:
     try:
-        envelope = _decode_envelope(data)
-    except msgspec.ValidationError as error:
-        return _with_last_members(data) or _malformed(data, str(error))
+        return _classify(_decode_envelope(data))
     except (msgspec.DecodeError, RecursionError) as error:
-        return _broken(data, str(error))
-    return _classify(envelope)
+        return _undecodable(data, error)
+
+
+def _undecodable(data: bytes, error: Exception) -> Message:
+    if isinstance(error, msgspec.ValidationError):
+        return _with_last_members(data) or _malformed(data, str(error))
+    return _broken(data, str(error))
 
 
 def _with_last_members(data: bytes) -> Message | None:
@@ -164,20 +175,18 @@ def _broken(data: bytes, problem: str) -> Violation:
 
 
 def _classify(envelope: _Envelope) -> Message:
+    request_id, method = envelope.id, envelope.method
     answered = envelope.result is not UNSET or envelope.error is not UNSET
-    request_id = envelope.id
-    if isinstance(request_id, int) and not valid_id(request_id):
-        detail = f"an integer id must lie within ±{MAX_SAFE_INTEGER}"
-        return Violation(None, CarError("malformed_message", detail))
-    if isinstance(envelope.method, str) and not answered:
-        # Many encoders write null for "no parameters".
-        params = _present(envelope.params) or b"{}"
+    if method is not UNSET and not answered:
+        params = bytes(envelope.params)
+        if params == b"null":  # as many encoders write "no parameters"
+            params = b"{}"
         if request_id is UNSET:
-            return Notification(envelope.method, params)
+            return Notification(method, params)
         if request_id is None:
             return Violation(None, CarError("malformed_message", "the id must not be null"))
-        return Request(request_id, envelope.method, params)
-    if answered and envelope.method is UNSET and request_id is not UNSET:
+        return Request(request_id, method, params)
+    if answered and method is UNSET and request_id is not UNSET:
         error = _present(envelope.error)
         result = _present(envelope.result) or b"null"
         return Response(request_id, result, _error_object(error) if error else None)

@@ -53,31 +53,30 @@ class Outbox:
         left = self._lanes.pop(lane, None)
         if left is None:
             return False
-        del self._lane_bytes[lane]
-        for payload in left:
-            self._put_finishing(payload)
+        self._finishing += left
+        self.urgent_bytes += self._lane_bytes.pop(lane)
         return True
 
     def put_response(self, payload: bytes, *, after_streams: bool) -> None:
         """Queue a response; ``after_streams`` keeps it behind every lane finished so far."""
-        if after_streams and self._finishing:
-            self._put_finishing(payload)
-        else:
-            self.put_urgent(payload)
+        queue = self._finishing if after_streams and self._finishing else self._urgent
+        queue.append(payload)
+        self.urgent_bytes += len(payload)
 
     def take(self, limit_bytes: int) -> list[bytes]:
         """Remove the next messages: at least one if there is any, then up to the limit."""
         taken: list[bytes] = []
         room = limit_bytes
+        if self._urgent and not self._finishing and self.urgent_bytes < room:
+            taken += self._urgent
+            room -= self.urgent_bytes
+            self._urgent.clear()
+            self.urgent_bytes = 0
         while room > 0 and self:
             payload = self._next()
             taken.append(payload)
             room -= len(payload)
         return taken
-
-    def _put_finishing(self, payload: bytes) -> None:
-        self._finishing.append(payload)
-        self.urgent_bytes += len(payload)
 
     def _next(self) -> bytes:
         for queue in (self._urgent, self._finishing):

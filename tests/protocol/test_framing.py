@@ -9,7 +9,6 @@ from car_rpc.protocol.framing import (
     MAX_SKIP_FACTOR,
     PREFIX_BYTES,
     Broken,
-    Frame,
     FrameEvent,
     Framing,
     Splitter,
@@ -30,7 +29,7 @@ def split(*chunks: bytes, framing: Framing | None = None, limit: int = LIMIT) ->
 
 
 def frames(events: list[FrameEvent]) -> list[bytes]:
-    return [event.data for event in events if isinstance(event, Frame)]
+    return [event for event in events if isinstance(event, bytes)]
 
 
 def breakage(events: list[FrameEvent]) -> list[str]:
@@ -233,6 +232,6 @@ def test_what_is_wrapped_is_split_into_the_same(payload: bytes) -> None:
     framings: tuple[Framing, ...] = ("ndjson", "lsp")
     for framing in framings:
         assert split(wrap(payload, framing) * 2, framing=framing, limit=200) == [
-            Frame(payload),
-            Frame(payload),
+            payload,
+            payload,
         ]

@@ -81,10 +81,10 @@ def _call(
 
 @mutant("framing", "text")
 def lines_end_at_other_breaks() -> None:
-    def line(original: Any, _: Any, data: bytes) -> list[Any]:
-        return [event for part in data.split("\u2028".encode()) for event in original(part)]
+    def whole(original: Any, _: Any, lines: list[bytes]) -> list[Any]:
+        return original([part for line in lines for part in line.split("\u2028".encode())])
 
-    wrap(framing.Splitter, "_line", line)
+    wrap(framing.Splitter, "_whole", whole)
 
 
 @mutant("framing", "last-line-without-end")
@@ -99,7 +99,7 @@ def a_chunk_is_a_message() -> None:
 
 @mutant("framing", "hello", "lsp", at_handshake=True)
 def answers_come_in_lines() -> None:
-    replace(connection, "wrap", lambda payload, _: payload + b"\n")
+    replace(framing, "wrap", lambda payload, _: payload + b"\n")
 
 
 @mutant("framing", "text")
@@ -410,8 +410,10 @@ def entries_of_a_batch_are_answered_one_by_one() -> None:
 def a_request_without_id_is_executed() -> None:
     def handle(original: Any, self: Any, notification: Any) -> None:
         if notification.method == "models.register":
-            self._connection.in_flight.begin("ghost", None)
-            self._handle_request(messages.Request("ghost", *notification))
+            self._connection.in_flight["ghost"] = None
+            self._handle_request(
+                messages.Request("ghost", notification.method, notification.params)
+            )
         else:
             original(notification)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from car_rpc.config import DEFAULT_MAX_MESSAGE_BYTES
-from car_rpc.protocol.framing import Frame, Splitter
+from car_rpc.protocol.framing import Splitter
 from car_rpc.protocol.messages import (
     Batch,
     Message,
@@ -49,8 +49,8 @@ def split(vector: dict[str, Any], *chunks: bytes) -> list[Any]:
     if vector.get("end"):
         events += splitter.receive_eof()
     return [
-        ("message", event.data.strip())
-        if isinstance(event, Frame)
+        ("message", event.strip())
+        if isinstance(event, bytes)
         else (event.kind, recover_id(event.prefix))
         for event in events
     ]
