@@ -123,6 +123,7 @@ class _Server:
             self._watch(self._settings.parent_pid)
         if self._bootstrap.has_read:
             self._session.take_over(self._bootstrap)
+            self._writer.kick()
         self._reading = True
         self._reader = self._layer.open_reader(
             self._claimed.reader_fd, self._received, self._input_ended
@@ -138,6 +139,7 @@ class _Server:
         if self._trace is not None:
             self._trace.received(data)
         self._session.receive(data)
+        self._writer.write()
         if not self._connection.wants_input:
             self._reading = False
             self._reader.pause()
@@ -165,6 +167,7 @@ class _Server:
 
     def _input_ended(self) -> None:
         self._session.receive_eof()
+        self._writer.kick()
         self._runner.abandon()
         self._end(Ending("the input ended", 0, self._settings.drain_ms / 1000))
 

@@ -126,7 +126,7 @@ class Session:
         self._ping_result = b""
         self._lifecycle = {"initialize": self._initialize, "ping": self._ping}
 
-    # Input
+    # Input. What it queues at once is the caller's to write.
 
     def take_over(self, bootstrap: Bootstrap) -> None:
         """Go on where the answers that were given during the start end."""
@@ -192,7 +192,6 @@ class Session:
                     self._fail_stream(event.request, event.error)
                 case Answered():
                     event.waiting.answer(event.response)
-        self._kick()
 
     def _handle_request(self, request: Request) -> None:
         lifecycle = self._lifecycle.get(request.method)

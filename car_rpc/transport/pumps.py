@@ -48,7 +48,11 @@ class Writer(Protocol):
     """Writes what a source has, whenever it is told that there is something."""
 
     def kick(self) -> None:
-        """There is something to write."""
+        """There is something to write, and soon there may be more to go with it."""
+        ...
+
+    def write(self) -> None:
+        """There may be something to write, and nothing more comes now."""
         ...
 
     async def flush(self, timeout_s: float) -> bool:
@@ -218,7 +222,7 @@ class PolledWriter(_WriterBase):
         on_broken: Callable[[], None],
     ) -> None:
         super().__init__(fd, take, on_written, on_broken)
-        self._chunk = memoryview(b"")
+        self._chunk: bytes | memoryview = b""
         self._scheduled = False
         self._blocked = False
         self._was_blocking = os.get_blocking(fd)
@@ -229,30 +233,37 @@ class PolledWriter(_WriterBase):
         if not self._scheduled and not self._blocked and not self._broken:
             self._scheduled = True
             self._idle.clear()
-            self._loop.call_soon(self._write)
+            self._loop.call_soon(self._write_kicked)
 
-    def _write(self) -> None:
-        self._scheduled = False
+    def write(self) -> None:
+        """Write at once, up to what one turn of the loop may."""
+        if self._blocked or self._broken:
+            return
         room = TURN_BYTES
         try:
             while room > 0:
-                if not self._chunk:
-                    self._chunk = memoryview(self._take(WRITE_BYTES))
-                if not self._chunk:
+                chunk = self._chunk or self._take(WRITE_BYTES)
+                if not chunk:
                     self._idle.set()
                     break
-                written = os.write(self._fd, self._chunk)
-                self._chunk = self._chunk[written:]
+                self._chunk = chunk
+                written = os.write(self._fd, chunk)
+                self._chunk = memoryview(chunk)[written:] if written < len(chunk) else b""
                 room -= written
             else:
                 self.kick()
         except BlockingIOError:
             self._blocked = True
+            self._idle.clear()
             self._loop.add_writer(self._fd, self._unblocked)
         except OSError:
             self._break()
             return
         self._on_written()
+
+    def _write_kicked(self) -> None:
+        self._scheduled = False
+        self.write()
 
     def close(self) -> None:
         """Write nothing more, and leave the descriptor as it was."""
@@ -263,7 +274,7 @@ class PolledWriter(_WriterBase):
     def _unblocked(self) -> None:
         self._loop.remove_writer(self._fd)
         self._blocked = False
-        self._write()
+        self.write()
 
 
 class ThreadWriter(_WriterBase):
@@ -288,6 +299,10 @@ class ThreadWriter(_WriterBase):
             self._scheduled = True
             self._idle.clear()
             self._loop.call_soon(self._hand_over)
+
+    def write(self) -> None:
+        """Hand over what there is, together with what else comes in this turn of the loop."""
+        self.kick()
 
     def _hand_over(self) -> None:
         self._scheduled = False
