@@ -9,19 +9,15 @@ import os
 import platform
 import statistics
 import sys
-import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import msgspec
-
-from benchmarks.routing.policies import POLICIES, Ours
+from benchmarks.routing.decisions import COUNT as MODELS
+from benchmarks.routing.decisions import decision_times, times_table
+from benchmarks.routing.policies import POLICIES
 from benchmarks.routing.world import COUNT, World
-from car_rpc.router.ask import Ask
-from car_rpc.router.router import route
-from car_rpc.router.scores import Candidate
-from car_rpc.wire.routing import RoutingConfig
 
 HERE = Path(__file__).parent
 
@@ -69,7 +65,11 @@ idea of worth; the other columns are there so that another one can be applied.
 
 ## How long a decision takes
 
-Time of the processor for {decisions} decisions over 200 models with profiles:
+Time of the processor for {decisions} decisions as the engine makes them, over {answering} models
+that can answer (a third each: files, servers with keys and prices, models of the app) and those of
+the curated catalog, which are not on this machine: the request's needs, tokens and complexity,
+whether each model is there, what it has shown, its breaker, memory and cost, and the choice. Every
+file is looked at and every store is asked each time.
 
 {times}
 """
@@ -186,40 +186,6 @@ def plot(curves: dict[str, list[list[float]]], path: Path, length: int) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def decision_times(rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of the processor that decisions over 200 models took, by workload."""
-    world = World(0, 1)
-    known = Ours(world)
-    request = world.requests[0]
-    for number in range(20 * COUNT):
-        known.learn(request, number % COUNT, world.outcome(request, number % COUNT))
-    candidates = [
-        Candidate(
-            msgspec.structs.replace(world.models[n % COUNT], id=f"sim/m{n}:1", param_count=f"{n}B"),
-            profile=known.profile(n % COUNT),
-        )
-        for n in range(200)
-    ]
-    times: dict[str, list[float]] = {}
-    for workload in ("interactive", "background"):
-        ask = Ask(input_tokens=600, output_tokens=300, workload=workload)
-        times[workload] = []
-        for seed in range(rounds):
-            started = time.thread_time()
-            route(candidates, ask, RoutingConfig(), seed)
-            times[workload].append((time.thread_time() - started) * 1000)
-    return times
-
-
-def times_table(times: dict[str, list[float]]) -> str:
-    """How long decisions took."""
-    lines = ["| workload | median, ms | 99 % within, ms |", "|---|---|---|"]
-    for workload, values in times.items():
-        within = sorted(values)[int(0.99 * len(values))]
-        lines.append(f"| {workload} | {statistics.median(values):.2f} | {within:.2f} |")
-    return "\n".join(lines)
-
-
 def write(
     results: dict[str, list[dict[str, float]]],
     curves: dict[str, list[list[float]]],
@@ -227,7 +193,8 @@ def write(
     length: int,
 ) -> None:
     """Write RESULTS.md and the plot for people, and results.json with every figure."""
-    times = decision_times(1000)
+    with TemporaryDirectory() as scratch:
+        times = decision_times(Path(scratch), 1000)
     plot(curves, folder / "regret.svg", length)
     text = TEXT.format(
         date=datetime.now(UTC).date(),
@@ -241,6 +208,7 @@ def write(
         count=COUNT,
         litellm=version("litellm"),
         decisions=len(times["interactive"]),
+        answering=MODELS,
         times=times_table(times),
     )
     (folder / "RESULTS.md").write_text(text, encoding="utf-8")

@@ -30,6 +30,9 @@ DEFAULT_DEADLINE_MS = 300_000
 #: Kinds that a runner may fail with: all that a model can, and its own cancellation.
 RUNNER_KINDS = frozenset(name for name, row in KINDS.items() if row.code > 0) | {"cancelled"}
 
+_READY = Availability(available=True, weights_ready=True)
+_ALONE = Availability(available=False, weights_ready=True)
+
 #: What a run yields: the runner's events in order, then its one answer.
 RunItem: TypeAlias = RunnerEvent | RunnerResult
 
@@ -69,7 +72,7 @@ class DelegatedBackend(GenerateOnly):
 
     def availability(self, model: ModelSchema) -> Availability:
         """Available while a runner is registered; there are no weights to wait for."""
-        return Availability(available=self._channel.registered, weights_ready=True)
+        return _READY if self._channel.registered else _ALONE
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Let the app run one attempt."""

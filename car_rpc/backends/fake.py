@@ -24,6 +24,8 @@ from car_rpc.wire.models import FakeSource, ModelSchema, ScriptedFailure, Script
 #: never holds up a cancel or a ping.
 EVENTS_PER_TURN = 64
 
+_THERE = Availability(available=True, weights_ready=True)
+
 
 def needs_worker(script: Sequence[ScriptStep]) -> bool:
     """Whether a script does what must not happen inside the core."""
@@ -38,7 +40,7 @@ class FakeBackend(GenerateOnly):
 
     def availability(self, model: ModelSchema) -> Availability:
         """A script is always there."""
-        return Availability(available=True, weights_ready=True)
+        return _THERE
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Play the model's script for one request."""

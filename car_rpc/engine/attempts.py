@@ -135,8 +135,7 @@ class Attempts:
         Raises:
             CarError: How the last one failed that was asked at all.
         """
-        now_ms = self._parts.clock.now_ms()
-        failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
+        failure: CarError | None = None
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
             permit = self._permit(model)
@@ -155,6 +154,9 @@ class Attempts:
                     self._reason = f"fallback: {error.kind}"
             else:
                 return model
+        if failure is None:
+            now_ms = self._parts.clock.now_ms()
+            failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
         raise failure
 
     def can_continue(self, text: str, model: ModelSchema) -> bool:

@@ -143,6 +143,14 @@ class Breakers:
             breaker = self._breakers[model_id] = Breaker(self._policy)
         return breaker
 
+    def shut_off(self, now_ms: float) -> set[str]:
+        """Ids of the models that no request may go to now."""
+        return {
+            model_id
+            for model_id, breaker in self._breakers.items()
+            if breaker.state != "closed" and not breaker.available(now_ms)
+        }
+
     def unavailable(self, model_ids: Iterable[str], now_ms: float) -> CarError:
         """What a request fails with when none of the models may be asked."""
         wait_ms = min(self.of(model_id).wait_ms(now_ms) for model_id in model_ids)

@@ -277,4 +277,4 @@ class Engine:
         Raises:
             CarError: No model can answer it.
         """
-        return self.routing.generate(request, self._ids.new("tr_")).decision
+        return self.routing.generate(request, self._ids.new("tr_"), shown=None).decision

@@ -29,8 +29,15 @@ from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema
 _PDF = "application/pdf"
 
 
-class _Need(NamedTuple):
-    """What a block of content needs of its model."""
+class Content(NamedTuple):
+    """A block of a request that not every model understands.
+
+    Attributes:
+        kind: What it is, for people.
+        capability: What its model must be able to do.
+        path: Where it stands in the request.
+        source: Where it comes from.
+    """
 
     kind: str
     capability: Capability
@@ -38,57 +45,66 @@ class _Need(NamedTuple):
     source: Source
 
 
-def unsupported_content(model: ModelSchema, request: GenerateRequest) -> CarError | None:
-    """The refusal of the first content that a model does not understand, if there is any.
+def contents_of(request: GenerateRequest) -> list[Content]:
+    """All that a request holds beside text.
 
     Images, and documents that are no plain text, need the capability ``vision`` (or ``grounding``,
-    which is that and more), sound needs
-    ``audio_understanding``, videos need ``video_understanding``. A model on this machine takes
-    nothing that would have to be fetched.
+    which is that and more), sound needs ``audio_understanding``, videos need
+    ``video_understanding``.
+    """
+    return [*_contents(request)]
+
+
+def unsupported(model: ModelSchema, contents: Sequence[Content]) -> CarError | None:
+    """The refusal of the first content that a model does not understand, if there is any.
+
+    A model on this machine takes nothing that would have to be fetched.
 
     Returns:
         An ``invalid_request`` (``unsupported_mode`` for what is not fetched) whose ``path`` names
         the block, or ``None``.
     """
+    if not contents:
+        return None
     is_local = isinstance(model.source, LocalSource | MlxSource)
     capabilities = {*model.capabilities}
     if "grounding" in capabilities:
         capabilities.add("vision")  # who finds things in an image sees it
-    for need in _needs(request):
-        if is_local and isinstance(need.source, UrlSource):
-            reason = f"nothing is fetched; send {need.path} as `base64` or `path`"
-            return unsupported_mode(f"{need.kind}-url", "local", reason)
-        if need.capability not in capabilities:
-            detail = f"model '{model.id}' does not support {need.kind} input at {need.path}"
-            return CarError("invalid_request", detail, path=f"$.{need.path}", model=model.id)
+    for kind, capability, path, source in contents:
+        if is_local and isinstance(source, UrlSource):
+            reason = f"nothing is fetched; send {path} as `base64` or `path`"
+            return unsupported_mode(f"{kind}-url", "local", reason)
+        if capability not in capabilities:
+            detail = f"model '{model.id}' does not support {kind} input at {path}"
+            return CarError("invalid_request", detail, path=f"$.{path}", model=model.id)
     return None
 
 
-def _needs(request: GenerateRequest) -> Iterator[_Need]:
+def _contents(request: GenerateRequest) -> Iterator[Content]:
     messages = request.messages if isinstance(request.messages, list) else []
     for index, message in enumerate(messages):
         if not isinstance(message.content, str):
-            yield from _needs_of(message.content, f"messages[{index}].content")
+            yield from _contents_of(message.content, f"messages[{index}].content")
     if isinstance(request.images, list):
-        yield from _needs_of(request.images, "images")
+        yield from _contents_of(request.images, "images")
 
 
-def _needs_of(blocks: Sequence[ContentBlock], path: str) -> Iterator[_Need]:
+def _contents_of(blocks: Sequence[ContentBlock], path: str) -> Iterator[Content]:
     for position, block in enumerate(blocks):
         where = f"{path}[{position}]"
         match block:
             case ToolResultBlock() if not isinstance(block.content, str):
-                yield from _needs_of(block.content, f"{where}.content")
+                yield from _contents_of(block.content, f"{where}.content")
             case ImageBlock() | DocumentBlock() if _is_pdf(block.source):
-                yield _Need("pdf", "vision", where, block.source)
+                yield Content("pdf", "vision", where, block.source)
             case ImageBlock():
-                yield _Need("image", "vision", where, block.source)
+                yield Content("image", "vision", where, block.source)
             case DocumentBlock() if not _is_text(block.source):
-                yield _Need("document", "vision", where, block.source)
+                yield Content("document", "vision", where, block.source)
             case AudioBlock():
-                yield _Need("audio", "audio_understanding", where, block.source)
+                yield Content("audio", "audio_understanding", where, block.source)
             case VideoBlock():
-                yield _Need("video", "video_understanding", where, block.source)
+                yield Content("video", "video_understanding", where, block.source)
             case _:
                 pass
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
 from car_rpc.engine.breaker import Breakers
-from car_rpc.engine.modality import unsupported_content
+from car_rpc.engine.candidates import Candidates, Profiles
+from car_rpc.engine.modality import Content, contents_of, unsupported
 from car_rpc.engine.ports import Backend, Clock
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.catalog import require_capability
@@ -18,12 +19,11 @@ from car_rpc.router.complexity import assess
 from car_rpc.router.filters import unfit
 from car_rpc.router.pool import POOL_PREFIX, Key, Pool
 from car_rpc.router.router import chosen_by_client, nobody, route
-from car_rpc.router.scores import Candidate
+from car_rpc.router.scores import Candidate, Known
 from car_rpc.router.splitmix import fnv1a64
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import Capability, ModelSchema
-from car_rpc.wire.outcomes import ModelProfile
-from car_rpc.wire.routing import IntentHint, RouteDecision, RoutingConfig
+from car_rpc.wire.routing import RouteDecision, RoutingConfig
 from car_rpc.wire.script import last_user_text
 
 #: Most candidates that the event log keeps of a decision; `models.route` tells all.
@@ -54,9 +54,6 @@ class PreferredModels(Struct, frozen=True, kw_only=True):
                 return self.classification
             case _:
                 return None
-
-
-Profiles: TypeAlias = Mapping[str, ModelProfile]
 
 
 def nothing_known() -> Profiles:
@@ -138,14 +135,22 @@ class Routing:
         inputs: RoutingInputs,
     ) -> None:
         self._registry = registry
-        self._backend_of = backend_of
+        self._candidates = Candidates(backend_of, breakers, clock, inputs.profiles, inputs.fits)
+        self._known = Known()
         self._breakers = breakers
         self._clock = clock
         self._inputs = inputs
         self._pools: dict[str, Pool] = {}
 
-    def generate(self, request: GenerateRequest, trace_id: str) -> Route:
+    def generate(
+        self, request: GenerateRequest, trace_id: str, shown: int | None = MAX_LOGGED_CANDIDATES
+    ) -> Route:
         """Choose for a ``generate`` request.
+
+        Args:
+            request: The request.
+            trace_id: Its trace, from which come the random numbers.
+            shown: Most candidates that the decision tells of; ``None`` for all.
 
         Raises:
             CarError: No model can answer, or the request says nothing to be answered.
@@ -154,31 +159,24 @@ class Routing:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
         config = self._inputs.config()
         ask = ask_of(request, assess(_asked_text(request)))
+        contents = contents_of(request)
         wanted, reason = self._inputs.preferred.generation, "preferred generation model override"
         if isinstance(request.model, str):
             wanted, reason = request.model, "explicit model"
         if wanted is None:
-            models = self._registry.ranked("generate")
-            seed = fnv1a64(trace_id.encode())
-            try:
-                decision = route(self._best_forms(models, request), ask, config, seed)
-            except CarError as error:
-                raise self._content_refused(models, request) or error from None
-            known = {model.id: model for model in models}
-            ids = [decision.model_id, *decision.fallbacks]
-            return Route([known[each] for each in ids], decision)
+            return self._routed(ask, config, contents, trace_id, shown)
         pool = self._pool(wanted, config)
         if pool is not None:
             conversation_id = request.conversation_id or None
             key = pool.key(conversation_id, trace_id)
-            return self._pooled(pool, key, ask, request)
+            return self._pooled(pool, key, ask, contents)
         model = require_capability(
             self._named(wanted, preferred=request.model is UNSET), "generate"
         )
-        refusal = unsupported_content(model, request)
+        refusal = unsupported(model, contents)
         if refusal is not None:
             raise refusal
-        (chosen,) = self._now([model], request)
+        (chosen,) = self._candidates.now([model], contents)
         return Route([model], chosen_by_client(ask, config, chosen, reason))
 
     def choice(self, wanted: str | UnsetType, capability: Capability) -> Choice:
@@ -194,7 +192,7 @@ class Routing:
             model = self._named(named, preferred=wanted is UNSET)
             reason = f"preferred model for {capability}" if wanted is UNSET else "explicit model"
             return Choice(require_capability(model, capability), reason)
-        able = self._registry.available_for(capability, self._is_available)
+        able = self._registry.available_for(capability, self._candidates.is_available)
         if len(able) == 1:
             return Choice(able[0], f"the only available model for {capability}")
         return Choice(able[0], f"the first of {len(able)} available models for {capability}")
@@ -231,60 +229,26 @@ class Routing:
             detail = f"{error.detail} (it is named under `preferred` in the configuration)"
             raise CarError(error.kind, detail, **error.extra) from None
 
-    def _now(self, models: Iterable[ModelSchema], request: GenerateRequest) -> list[Candidate]:
-        profiles = self._inputs.profiles()
-        candidates: list[Candidate] = []
-        for model in models:
-            refusal = unsupported_content(model, request)
-            candidates.append(
-                Candidate(
-                    model,
-                    self._is_available(model),
-                    self._inputs.fits(model),
-                    self._shut_off(model.id),
-                    profiles.get(model.id),
-                    refusal.detail if refusal is not None else None,
-                )
-            )
-        return candidates
-
-    def _best_forms(
-        self, models: Iterable[ModelSchema], request: GenerateRequest
-    ) -> list[Candidate]:
-        """The models as they are now, of which each answers in the form that runs best here.
-
-        The other form of a model that can answer is left out, so that one slow answer, such as
-        the first one, which loads the weights, never moves its requests to the slower engine.
-        """
-        candidates = self._now(models, request)
-        intent = request.intent
-        excluded = intent.exclude_models if isinstance(intent, IntentHint) else []
-        able = [
-            c.model
-            for c in candidates
-            if c.available
-            and not (c.breaker_open or c.refusal)
-            and c.model.id not in excluded
-            and c.model.name not in excluded
-        ]
-
-        def judged(candidate: Candidate) -> Candidate:
-            better = self._registry.best_form(candidate.model, able)
-            if not candidate.available or better is None or better.id == candidate.model.id:
-                return candidate
-            return candidate._replace(refusal=f"runs better on this machine as {better.id}")
-
-        return [judged(candidate) for candidate in candidates]
-
-    def _content_refused(
-        self, models: Iterable[ModelSchema], request: GenerateRequest
-    ) -> CarError | None:
-        """What of the request's content the first available model does not understand."""
-        refusals = (unsupported_content(m, request) for m in models if self._is_available(m))
-        return next((refusal for refusal in refusals if refusal is not None), None)
-
-    def _is_available(self, model: ModelSchema) -> bool:
-        return self._backend_of(model).availability(model).available
+    def _routed(
+        self,
+        ask: Ask,
+        config: RoutingConfig,
+        contents: list[Content],
+        trace_id: str,
+        shown: int | None,
+    ) -> Route:
+        view = self._registry.now()
+        candidates = self._candidates.best_forms(view, contents, ask)
+        seed = fnv1a64(trace_id.encode())
+        try:
+            decision = route(candidates, ask, config, seed, known=self._known, shown=shown)
+        except CarError as error:
+            # What of the content the first available model does not understand.
+            able = (each.model for each in candidates if each.available)
+            refusals = (unsupported(model, contents) for model in able)
+            raise next(filter(None, refusals), error) from None
+        models = [view.by_id[each] for each in (decision.model_id, *decision.fallbacks)]
+        return Route(models, decision)
 
     def _shut_off(self, model_id: str) -> bool:
         return not self._breakers.of(model_id).available(self._clock.now_ms())
@@ -311,21 +275,20 @@ class Routing:
             pool = self._pools[name] = Pool(name, spec)
         return pool
 
-    def _pooled(self, pool: Pool, key: Key, ask: Ask, request: GenerateRequest) -> Route:
+    def _pooled(self, pool: Pool, key: Key, ask: Ask, contents: list[Content]) -> Route:
         members = sorted(member.model_id for member in pool.spec.members)
-        needs = sorted(ask.needs)
         able: dict[str, Candidate] = {}
         refused = dict.fromkeys(members, "not registered")
         named = [model for model in self._registry.all() if model.id in refused]
-        for candidate in self._now(named, request):
-            reason = unfit(candidate, needs)
+        for candidate in self._candidates.now(named, contents):
+            reason = unfit(candidate, ask.needs)
             if reason is None:
                 able[candidate.model.id] = candidate
             refused[candidate.model.id] = reason or "in quarantine"
         shut_off = {each for each, candidate in able.items() if candidate.breaker_open}
         order = [each for each in pool.order(key, shut_off.__contains__) if each in able]
         if not order:
-            raise nobody(needs, refused)
+            raise nobody(ask.needs, refused)
         chosen, *failover = asked = [able[each] for each in order]
         config, reason = self._inputs.config(), f"home in the pool {pool.name}"
         decision = chosen_by_client(ask, config, chosen, reason, failover)

@@ -38,7 +38,7 @@ from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.curated import curated
-from car_rpc.registry.fit import with_fit
+from car_rpc.registry.fit import Fitting
 from car_rpc.registry.hardware import detect, memory_total_bytes
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
@@ -48,16 +48,16 @@ from car_rpc.spend.store import SpendStore
 from car_rpc.wire.models import (
     DelegatedSource,
     FakeSource,
-    Fit,
     LocalSource,
     MlxSource,
     ModelSchema,
+    ModelSource,
     OllamaSource,
     OpenAICompatSource,
+    RemoteApiSource,
     SystemSource,
     VllmMlxSource,
 )
-from car_rpc.wire.search import Machine
 
 #: The one database of a state directory.
 DATABASE_NAME = "car.db"
@@ -68,6 +68,19 @@ _ENGINES = {
     "mlx": ("mlx", "mlx_lm"),
     "system": ("pocketsphinx", "pocketsphinx"),
     "fake_worker": ("fake", None),
+}
+
+
+#: Which backend serves a source.
+_SERVED_BY: dict[type[ModelSource], str] = {
+    LocalSource: "local",
+    MlxSource: "mlx",
+    SystemSource: "system",
+    DelegatedSource: "delegated",
+    OpenAICompatSource: "openai_compat",
+    RemoteApiSource: "openai_compat",
+    OllamaSource: "openai_compat",
+    VllmMlxSource: "openai_compat",
 }
 
 
@@ -124,7 +137,7 @@ class App:
         self.log = EventLog.open(database, session_id, _now, configuration.privacy.secrets())
         self._upkeep = Upkeep(database, self.log, configuration.eventlog, _now)
         self._upkeep_task: asyncio.Task[None] | None = None
-        self._machine: Machine | None = None
+        self._fits = Fitting()
         self._registry = Registry(
             [*builtin_models(), *curated().models],
             ModelStore(database),
@@ -210,29 +223,13 @@ class App:
         )
 
     def _look_at_machine(self) -> None:
-        self._machine = detect()
-
-    def _fits(self, model: ModelSchema) -> bool:
-        """Whether a model fits in memory; what is not known is no reason against it."""
-        if self._machine is None:
-            return True
-        fit = with_fit(model, self._machine).fit
-        return not isinstance(fit, Fit) or fit.fits
+        self._fits.machine = detect()
 
     def _backend_of(self, model: ModelSchema) -> Backend:
-        match model.source:
-            case LocalSource():
-                return self._backends["local"]
-            case SystemSource():
-                return self._backends["system"]
-            case DelegatedSource():
-                return self._backends["delegated"]
-            case OpenAICompatSource() | OllamaSource() | VllmMlxSource():
-                return self._backends["openai_compat"]
-            case FakeSource(script=script):
-                return self._backends["fake_worker" if needs_worker(script) else "fake"]
-            case MlxSource():
-                return self._backends["mlx"]
+        source = model.source
+        if isinstance(source, FakeSource):
+            return self._backends["fake_worker" if needs_worker(source.script) else "fake"]
+        return self._backends[_SERVED_BY[type(source)]]
 
 
 def _now() -> datetime:

@@ -5,13 +5,14 @@ Pure: where models come from and whether they are available is told from outside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from car_rpc.errors import CarError
-from car_rpc.registry.equivalents import base_name
+from car_rpc.registry.equivalents import base_name, equivalents
 from car_rpc.wire.models import (
     DEMO_PROVIDER,
     Capability,
@@ -25,7 +26,27 @@ from car_rpc.wire.models import (
 DISCOVERED_TAG = "discovered"
 
 
-Located: TypeAlias = Callable[[Iterable[ModelSchema]], list[ModelSchema]]
+class Look(Protocol):
+    """Models with what was found of their weights."""
+
+    @property
+    def models(self) -> Sequence[ModelSchema]:
+        """The models, in the order in which they were given."""
+        ...
+
+    def holds(self) -> bool:
+        """Whether that is still so."""
+        ...
+
+
+class Unlocated(NamedTuple):
+    """Models as they are, whose weights nobody looks for."""
+
+    models: list[ModelSchema]
+
+    def holds(self) -> bool:
+        """Always."""
+        return True
 
 
 class Catalog:
@@ -35,23 +56,24 @@ class Catalog:
 
     Args:
         builtin: Models that ship with car-rpc.
-        located: Gives models the path of their weights where those are on this machine.
+        look: Looks for the weights of models.
         mlx_first: Whether MLX weights are better than a GGUF file of the same model.
     """
 
     def __init__(
         self,
         builtin: Iterable[ModelSchema] = (),
-        located: Located = list,
+        look: Callable[[list[ModelSchema]], Look] = Unlocated,
         *,
         mlx_first: bool = False,
     ) -> None:
-        self._located = located
+        self._look = look
         self._mlx_first = mlx_first
         self._builtin = {model.id: normalised(model) for model in builtin}
         self._users: dict[str, ModelSchema] = {}
         self._discovered: dict[str, ModelSchema] = {}
-        self._models = dict(self._builtin)
+        self._view: View | None = None
+        self._merge()
 
     def replace_user_models(self, models: Iterable[ModelSchema]) -> None:
         """The user's models are now exactly these."""
@@ -71,10 +93,19 @@ class Catalog:
 
     def _merge(self) -> None:
         self._models = self._discovered | self._users | self._builtin
+        self._view = None
+
+    def now(self) -> View:
+        """The models as they are now; the same view until that changes."""
+        view = self._view
+        if view is None or not view.look.holds():
+            models = [self._models[model_id] for model_id in sorted(self._models)]
+            view = self._view = View(self._look(models), mlx_first=self._mlx_first)
+        return view
 
     def all(self) -> list[ModelSchema]:
         """Every model, by id."""
-        return self._located(self._models[model_id] for model_id in sorted(self._models))
+        return [*self.now().look.models]
 
     def is_builtin(self, model_id: str) -> bool:
         """Whether the id belongs to a model that ships with car-rpc."""
@@ -90,11 +121,12 @@ class Catalog:
             CarError: ``model_not_found`` when there is none, ``invalid_params`` when a name
                 matches several; the message lists the ids to choose from.
         """
-        model = self._models.get(wanted)
+        view = self.now()
+        model = view.by_id.get(wanted)
         if model is not None:
-            return self._located([model])[0]
+            return model
         name = wanted.casefold()
-        named = [model for model in self.all() if model.name.casefold() == name]
+        named = [model for model in view.look.models if model.name.casefold() == name]
         named = [model for model in named if not self.is_builtin(model.id)] or named
         if len(named) == 1:
             return named[0]
@@ -125,7 +157,7 @@ class Catalog:
         Raises:
             CarError: ``model_not_found`` when no available model has the capability.
         """
-        candidates = [model for model in self.ranked(capability) if available(model)]
+        candidates = [model for model in self.now().ranked(capability) if available(model)]
         if not candidates:
             raise CarError(
                 "model_not_found",
@@ -136,9 +168,38 @@ class Catalog:
         real = [model for model in candidates if model.provider != DEMO_PROVIDER]
         return real or candidates
 
-    def ranked(self, capability: Capability) -> list[ModelSchema]:
+
+class View:
+    """The models as they are at one time, in the orders in which they are asked for.
+
+    Args:
+        look: The models, by id.
+        mlx_first: Whether MLX weights are better than a GGUF file of the same model.
+
+    Attributes:
+        look: The models, by id.
+        by_id: The same, to look one up.
+    """
+
+    def __init__(self, look: Look, *, mlx_first: bool = False) -> None:
+        self.look = look
+        self.by_id = {model.id: model for model in look.models}
+        self._mlx_first = mlx_first
+        self._ranked: dict[str, tuple[ModelSchema, ...]] = {}
+
+    def ranked(self, capability: Capability) -> tuple[ModelSchema, ...]:
         """The models with a capability, in the order in which they are preferred among equals."""
-        return sorted((m for m in self.all() if capability in m.capabilities), key=self._rank)
+        found = self._ranked.get(capability)
+        if found is None:
+            able = (model for model in self.look.models if capability in model.capabilities)
+            found = self._ranked[capability] = tuple(sorted(able, key=self._rank))
+        return found
+
+    @cached_property
+    def better_forms(self) -> dict[str, list[ModelSchema]]:
+        """By id, for each model that this machine runs better in another format: it in that one."""
+        models = self.look.models
+        return equivalents(models, "mlx" if self._mlx_first else "local", models)
 
     def _rank(self, model: ModelSchema) -> tuple[bool, bool, str, str, bool, str]:
         is_last = isinstance(model.source, SystemSource)

@@ -21,6 +21,33 @@ def base_name(name: str) -> str:
     return name.lower()
 
 
+def equivalents(
+    asked: Iterable[ModelSchema], kind: Literal["local", "mlx"], models: Iterable[ModelSchema]
+) -> dict[str, list[ModelSchema]]:
+    """By id, for each model that there is in another format as well: it in that format.
+
+    Args:
+        asked: Models of any source.
+        kind: The format that is wanted, by the source that runs it. What has it already is left
+            out.
+        models: Where they are looked for. Of several, one whose weights are here goes before the
+            others, then the first id.
+    """
+    wanted = LocalSource if kind == "local" else MlxSource
+    by_name: dict[str, list[ModelSchema]] = {}
+    for model in sorted(models, key=lambda model: (not _is_here(model), model.id)):
+        if isinstance(model.source, wanted):
+            by_name.setdefault(base_name(model.name), []).append(model)
+    found: dict[str, list[ModelSchema]] = {}
+    for model in asked:
+        if type(model.source) is wanted or not isinstance(model.source, LocalSource | MlxSource):
+            continue
+        able, named = {*model.capabilities}, by_name.get(base_name(model.name), ())
+        if same := [other for other in named if able <= {*other.capabilities}]:
+            found[model.id] = same
+    return found
+
+
 def equivalent(
     model: ModelSchema, kind: Literal["local", "mlx"], models: Iterable[ModelSchema]
 ) -> ModelSchema | None:
@@ -28,24 +55,14 @@ def equivalent(
 
     Args:
         model: Of any source; one that has the format already is its own equivalent.
-        kind: The format that is wanted, by the source that runs it.
-        models: Where it is looked for. Of several, one whose weights are here goes before the
-            others, then the first id.
+        kind: The format that is wanted, as for :func:`equivalents`, which also says which one is
+            taken of several.
+        models: Where it is looked for.
     """
-    wanted = LocalSource if kind == "local" else MlxSource
-    if isinstance(model.source, wanted):
+    if isinstance(model.source, LocalSource if kind == "local" else MlxSource):
         return model
-    if not isinstance(model.source, LocalSource | MlxSource):
-        return None
-    name = base_name(model.name)
-    same = [
-        other
-        for other in models
-        if isinstance(other.source, wanted)
-        and base_name(other.name) == name
-        and set(model.capabilities) <= set(other.capabilities)
-    ]
-    return min(same, key=lambda other: (not _is_here(other), other.id), default=None)
+    same = equivalents([model], kind, models).get(model.id)
+    return same[0] if same else None
 
 
 def _is_here(model: ModelSchema) -> bool:

@@ -72,6 +72,9 @@ BITS_OF_WEIGHT = {
     "3BIT": 3.5,
 }
 
+#: Models whose fit is remembered; many times what anyone registers.
+MAX_JUDGED = 4096
+
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([MB])(?:-A(\d+(?:\.\d+)?)([MB]))?")
 _UNITS = {"M": 1e6, "B": 1e9}
 
@@ -137,6 +140,30 @@ def fits(model: ModelSchema) -> bool:
     if isinstance(model.fit, Fit):
         return model.fit.fits
     return not isinstance(model.source, LocalSource | MlxSource)
+
+
+class Fitting:
+    """Whether models fit the machine, worked out once for each; what is not known does.
+
+    Attributes:
+        machine: The machine, once it is known.
+    """
+
+    def __init__(self) -> None:
+        self.machine: Machine | None = None
+        self._judged: dict[str, tuple[ModelSchema, Machine | None, bool]] = {}
+
+    def __call__(self, model: ModelSchema) -> bool:
+        """Whether a model fits."""
+        judged, machine, answer = self._judged.get(model.id, (None, None, True))
+        if judged is not model or machine is not self.machine:
+            machine = self.machine
+            fit = UNSET if machine is None else with_fit(model, machine).fit
+            answer = not isinstance(fit, Fit) or fit.fits
+            if len(self._judged) > MAX_JUDGED:
+                self._judged.clear()
+            self._judged[model.id] = (model, machine, answer)
+        return answer
 
 
 def recommended(models: Iterable[ModelSchema], machine: Machine) -> ModelSchema | None:

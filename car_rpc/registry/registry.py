@@ -10,8 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
-from car_rpc.registry.catalog import DISCOVERED_TAG, Catalog, normalised
-from car_rpc.registry.equivalents import equivalent
+from car_rpc.registry.catalog import DISCOVERED_TAG, Catalog, View, normalised
 from car_rpc.registry.facts import with_facts
 from car_rpc.registry.store import ModelStore
 from car_rpc.registry.weights import WeightFiles
@@ -39,8 +38,7 @@ class Registry:
         mlx_first: bool = False,
     ) -> None:
         self._weights = WeightFiles(models_dir, hub_dir)
-        self._mlx_first = mlx_first
-        self._catalog = Catalog(builtin, self._weights.located, mlx_first=mlx_first)
+        self._catalog = Catalog(builtin, self._weights.look, mlx_first=mlx_first)
         self._store = store
         # Registrations come in threads of their own.
         self._refreshing = threading.Lock()
@@ -53,18 +51,9 @@ class Registry:
         """A model by id or name; see :meth:`Catalog.find` for the errors."""
         return self._fresh().find(wanted)
 
-    def ranked(self, capability: Capability) -> list[ModelSchema]:
-        """The models with a capability, in the order in which they are preferred among equals."""
-        return self._fresh().ranked(capability)
-
-    def best_form(self, model: ModelSchema, models: Iterable[ModelSchema]) -> ModelSchema | None:
-        """The same model in the format that this machine runs best, or ``None`` without such.
-
-        Args:
-            model: A model; for one that has no formats, ``None``.
-            models: Where it is looked for.
-        """
-        return equivalent(model, "mlx" if self._mlx_first else "local", models)
+    def now(self) -> View:
+        """The models as they are now; the same view until one of them changes."""
+        return self._fresh().now()
 
     def available_for(
         self, capability: Capability, available: Callable[[ModelSchema], bool]
@@ -96,7 +85,7 @@ class Registry:
             downloads_weights=False,
             fit=UNSET,
         )
-        model = with_facts(self._weights.located([given])[0])
+        model = with_facts(self._weights.look([given]).models[0])
         replaced = any(known.id == model.id for known in catalog.all())
         # Where its weights were found is not kept: they may move.
         self._store.put(msgspec.structs.replace(model, source=given.source))

@@ -1,15 +1,17 @@
 """Where the weights of models lie that name a hub's repository instead of a path.
 
-Nothing here downloads: whatever brings the files, they are found at the next look.
+Nothing here downloads: whatever brings the files, they are found at the next look. A look is kept
+until one of the folders that it went through has changed, which the system says of each at once.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -22,6 +24,29 @@ from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
 _REPO = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
 
 _INDEX = "model.safetensors.index.json"
+
+#: How exact the time is at which a folder was changed, in nanoseconds: FAT counts two seconds. What
+#: was looked at sooner after its last change may have been changed again within the same tick.
+_TICK_NS = 2_000_000_000
+
+
+class Look(NamedTuple):
+    """Models with the weights that were found for them.
+
+    Attributes:
+        models: The models, with the path of their weights where those are on this machine.
+        changed_ns: All that was looked through, and when each was last changed, in nanoseconds;
+            ``None`` when that was just now.
+    """
+
+    models: list[ModelSchema]
+    changed_ns: Mapping[str, int] | None
+
+    def holds(self) -> bool:
+        """Whether another look would find the same."""
+        if self.changed_ns is None:
+            return False
+        return all(_changed_ns(path) == before for path, before in self.changed_ns.items())
 
 
 class WeightFiles:
@@ -59,35 +84,11 @@ class WeightFiles:
         _check_names(source)
         return source
 
-    def located(self, models: Iterable[ModelSchema]) -> list[ModelSchema]:
-        """The models, with the path of their weights where those are on this machine."""
-        ours, cached = _names(self._models_dir), _names(self._hub_dir)
-        return [self._with_path(model, ours, cached) for model in models]
-
-    def _with_path(self, model: ModelSchema, ours: set[str], cached: set[str]) -> ModelSchema:
-        source = model.source
-        if (
-            not isinstance(source, LocalSource | MlxSource)
-            or source.path is not UNSET
-            or not isinstance(source.hf_repo, str)
-        ):
-            return model
-        for folder in self._folders(model.name, source, ours, cached):
-            found = _in_folder(source, folder)
-            if found is not None:
-                return msgspec.structs.replace(model, source=found)
-        return model
-
-    def _folders(
-        self, name: str, source: LocalSource | MlxSource, ours: set[str], cached: set[str]
-    ) -> Iterator[Path]:
-        if name in ours:
-            yield self._models_dir / name
-        if isinstance(source, LocalSource) and str(source.hf_filename).partition("/")[0] in ours:
-            yield self._models_dir
-        cache_name = "models--" + str(source.hf_repo).replace("/", "--")
-        if cache_name in cached:
-            yield from _snapshots(self._hub_dir / cache_name)
+    def look(self, models: Iterable[ModelSchema]) -> Look:
+        """Look for the weights of models."""
+        search = _Search(self._models_dir, self._hub_dir)
+        found = [search.located(model) for model in models]
+        return Look(found, search.changed_ns if search.is_settled else None)
 
     def _with_absolute(
         self, source: LocalSource | MlxSource, field: str
@@ -139,40 +140,97 @@ def missing_weights(model: ModelSchema) -> CarError:
     )
 
 
-def _in_folder(source: LocalSource | MlxSource, folder: Path) -> LocalSource | MlxSource | None:
-    """The source with its path in this folder, if all of it is there."""
-    if isinstance(source, MlxSource):
-        ready = folder_ready(folder)
-        return msgspec.structs.replace(source, path=str(folder)) if ready else None
-    path = folder / str(source.hf_filename)
-    if not path.is_file():
-        return None
-    found = msgspec.structs.replace(source, path=str(path))
-    if not isinstance(source.mmproj_filename, str):
-        return found
-    projector = folder / source.mmproj_filename
-    if not projector.is_file():
-        return None
-    return msgspec.structs.replace(found, mmproj_path=str(projector))
+class _Search:
+    """One look, which notes what it goes through before it does."""
+
+    def __init__(self, models_dir: Path, hub_dir: Path) -> None:
+        self.changed_ns: dict[str, int] = {}
+        self._started_ns = time.time_ns()
+        self._models_dir, self._hub_dir = models_dir, hub_dir
+        self._ours, self._cached = self._names(models_dir), self._names(hub_dir)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all of it was changed long enough ago to be told from the next change."""
+        return max(self.changed_ns.values()) < self._started_ns - _TICK_NS
+
+    def located(self, model: ModelSchema) -> ModelSchema:
+        """The model, with the path of its weights if they are here."""
+        source = model.source
+        if (
+            not isinstance(source, LocalSource | MlxSource)
+            or source.path is not UNSET
+            or not isinstance(source.hf_repo, str)
+        ):
+            return model
+        for folder in self._folders(model.name, source):
+            found = self._in_folder(source, folder)
+            if found is not None:
+                return msgspec.structs.replace(model, source=found)
+        return model
+
+    def _folders(self, name: str, source: LocalSource | MlxSource) -> Iterator[Path]:
+        if name in self._ours:
+            yield self._models_dir / name
+        if isinstance(source, LocalSource):
+            top = str(source.hf_filename).partition("/")[0]
+            if top in self._ours:
+                yield self._models_dir
+        cache_name = "models--" + str(source.hf_repo).replace("/", "--")
+        if cache_name in self._cached:
+            yield from self._snapshots(self._hub_dir / cache_name)
+
+    def _snapshots(self, repo: Path) -> Iterator[Path]:
+        """Versions of a cached repository, the one that was asked for last first."""
+        snapshots, main = repo / "snapshots", repo / "refs" / "main"
+        names = sorted(self._names(snapshots), reverse=True)
+        self._note(main)
+        try:
+            current = main.read_text(encoding="utf-8")[:64].strip()
+        except (OSError, ValueError):
+            current = ""
+        for name in sorted(names, key=lambda name: name != current):
+            yield snapshots / name
+
+    def _in_folder(
+        self, source: LocalSource | MlxSource, folder: Path
+    ) -> LocalSource | MlxSource | None:
+        """The source with its path in this folder, if all of it is there."""
+        if isinstance(source, MlxSource):
+            self._note(folder, folder / _INDEX, *filter(Path.is_dir, folder.rglob("*")))
+            ready = folder_ready(folder)
+            return msgspec.structs.replace(source, path=str(folder)) if ready else None
+        path = folder / str(source.hf_filename)
+        self._note(path.parent)
+        if not path.is_file():
+            return None
+        found = msgspec.structs.replace(source, path=str(path))
+        if not isinstance(source.mmproj_filename, str):
+            return found
+        projector = folder / source.mmproj_filename
+        self._note(projector.parent)
+        if not projector.is_file():
+            return None
+        return msgspec.structs.replace(found, mmproj_path=str(projector))
+
+    def _names(self, folder: Path) -> set[str]:
+        self._note(folder)
+        try:
+            return set(os.listdir(folder))  # noqa: PTH208 - names are enough, and this is quicker
+        except OSError:
+            return set()
+
+    def _note(self, *paths: Path) -> None:
+        for path in paths:
+            self.changed_ns.setdefault(str(path), _changed_ns(str(path)))
 
 
-def _snapshots(repo: Path) -> Iterator[Path]:
-    """Versions of a cached repository, the one that was asked for last first."""
-    snapshots = repo / "snapshots"
-    names = sorted(_names(snapshots), reverse=True)
+def _changed_ns(path: str) -> int:
+    """When a folder or a file was last changed, in nanoseconds; -1 when there is none."""
     try:
-        current = (repo / "refs" / "main").read_text(encoding="utf-8")[:64].strip()
-    except (OSError, ValueError):
-        current = ""
-    for name in sorted(names, key=lambda name: name != current):
-        yield snapshots / name
-
-
-def _names(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))  # noqa: PTH208 - names are enough, and this is quicker
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - once per folder at every decision
     except OSError:
-        return set()
+        return -1
 
 
 def _check_names(source: LocalSource | MlxSource) -> None:

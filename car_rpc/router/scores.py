@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from car_rpc.router.ask import Ask
 from car_rpc.router.belief import Belief, belief_of, reliability
-from car_rpc.spend.prices import estimated_usd
+from car_rpc.spend.prices import estimated_usd, is_priced
 from car_rpc.wire.models import ModelSchema, Performance
 from car_rpc.wire.outcomes import ModelProfile, TaskStats
-from car_rpc.wire.routing import RoutingConfig, RoutingMode
+from car_rpc.wire.routing import RoutingConfig, RoutingMode, Task
 from car_rpc.wire.sources import is_local
 
 #: Latency at which its score is a half, in milliseconds; the other one is to the first token.
@@ -21,6 +22,9 @@ HALF_COST_USD = 0.01
 
 #: Score of what is not known.
 UNKNOWN = 0.5
+
+#: Models that are remembered for requests of one kind; many times what anyone registers.
+MAX_KNOWN = 4096
 
 _LOCAL_BONUS = 0.05
 _LOCAL_WANTED_BONUS = 0.25
@@ -63,40 +67,128 @@ class Candidate(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A candidate with what speaks for it, before the parts are weighed."""
+    """A model with what speaks for it, before the parts are weighed.
 
-    model_id: str
-    candidate: Candidate
+    Attributes:
+        model: The model.
+        profile: What was observed of it.
+        belief: How good it is believed to be.
+        quality: The expected quality.
+        spread: The standard deviation of the quality.
+        reliability: Share of its requests that are expected to succeed.
+        local: Whether it runs on this machine.
+        speed: What its latency depends on, where that depends on the length of the answer.
+        priced: Whether its cost depends on the number of tokens.
+        latency_ms: How long it takes, in milliseconds, if that is known.
+        latency: The score of that.
+        cost_usd: What it costs, in USD, if that is known.
+        cost: The score of that.
+    """
+
+    model: ModelSchema
+    profile: ModelProfile | None
     belief: Belief
     quality: float
+    spread: float
     reliability: float
+    local: bool
+    speed: Performance | None
+    priced: bool
     latency_ms: float | None
     latency: float
     cost_usd: float | None
     cost: float
-    local: bool
 
 
-def scored(candidate: Candidate, ask: Ask, config: RoutingConfig) -> Scored:
-    """The parts of a candidate's score."""
+#: How many of its parts stay the same whatever the lengths of prompt and answer.
+_LENGTHS = Scored._fields.index("latency_ms")
+
+
+class Known:
+    """What speaks for each model, kept from one request to the next while nothing changes it.
+
+    What depends on the lengths of prompt and answer is worked out for each request. A cache, so it
+    never changes a decision.
+    """
+
+    def __init__(self) -> None:
+        self._config: RoutingConfig | None = None
+        self._tables: dict[tuple[Task, bool], dict[str, Scored]] = {}
+
+    def table(self, ask: Ask, config: RoutingConfig) -> dict[str, Scored]:
+        """What is known for requests like this one, by id; for :func:`scored`."""
+        if config != self._config:
+            self._config, self._tables = config, {}
+        table = self._tables.setdefault((ask.task, ask.workload == "fast"), {})
+        if len(table) > MAX_KNOWN:
+            table.clear()
+        return table
+
+
+def scored(
+    candidate: Candidate, ask: Ask, config: RoutingConfig, known: dict[str, Scored] | None = None
+) -> Scored:
+    """The parts of a candidate's score.
+
+    Args:
+        candidate: The model as it is now.
+        ask: What is asked of it.
+        config: How to choose.
+        known: A table of :class:`Known`, to look it up in and to put it into.
+    """
     model, profile = candidate.model, candidate.profile
+    parts = None if known is None else known.get(model.id)
+    if parts is None or parts.model is not model or parts.profile is not profile:
+        parts = _scored(model, profile, ask, config)
+        if known is not None:
+            known[model.id] = parts
+    elif parts.priced or parts.speed is not None:
+        parts = _sized(parts, ask)
+    return parts
+
+
+def _scored(
+    model: ModelSchema, profile: ModelProfile | None, ask: Ask, config: RoutingConfig
+) -> Scored:
     strength = config.prior_strength
     stats = profile.task_stats.get(ask.task) if profile is not None else None
     belief = belief_of(model, profile, ask.task, strength)
-    latency_ms = _latency_ms(candidate, stats, ask, config)
-    half_ms = HALF_TTFT_MS if ask.workload == "fast" else HALF_LATENCY_MS
-    cost_usd = estimated_usd(model, ask.input_tokens, ask.output_tokens)
-    return Scored(
-        model.id,
-        candidate,
+    latency_ms, speed = _latency_ms(model, profile, stats, ask, config)
+    parts = Scored(
+        model,
+        profile,
         belief,
         belief.quality,
+        belief.spread,
         reliability(belief, stats, strength),
-        latency_ms,
-        UNKNOWN if latency_ms is None else half_ms / (half_ms + latency_ms),
-        cost_usd,
-        UNKNOWN if cost_usd is None else HALF_COST_USD / (HALF_COST_USD + cost_usd),
         is_local(model.source),
+        speed,
+        is_priced(model),
+        latency_ms,
+        UNKNOWN,
+        estimated_usd(model, ask.input_tokens, ask.output_tokens),
+        UNKNOWN,
+    )
+    return _sized(parts, ask)
+
+
+def _sized(parts: Scored, ask: Ask) -> Scored:
+    """The parts for a request of this length."""
+    latency_ms, cost_usd = parts.latency_ms, parts.cost_usd
+    if parts.speed is not None:
+        generating_ms = 1000 * ask.output_tokens / (parts.speed.tokens_per_second or 1)
+        latency_ms = (parts.speed.ttft_p50_ms or 0.0) + generating_ms
+    if parts.priced:
+        cost_usd = estimated_usd(parts.model, ask.input_tokens, ask.output_tokens)
+    half_ms = HALF_TTFT_MS if ask.workload == "fast" else HALF_LATENCY_MS
+    return Scored._make(
+        (
+            *parts[:_LENGTHS],
+            latency_ms,
+            UNKNOWN if latency_ms is None else half_ms / (half_ms + latency_ms),
+            cost_usd,
+            UNKNOWN if cost_usd is None else HALF_COST_USD / (HALF_COST_USD + cost_usd),
+        )
     )
 
 
@@ -133,14 +225,16 @@ def local_bonus(ask: Ask, config: RoutingConfig) -> float:
     return bonus + _LOCAL_WANTED_BONUS if wanted else bonus
 
 
-def weighed(parts: Scored, weights: Weights, bonus: float) -> float:
-    """The score of a candidate."""
-    score = (
-        weights.quality * parts.quality
-        + weights.latency * parts.latency
-        + weights.cost * parts.cost
-    )
-    return score + bonus if parts.local else score
+def weighed(candidates: Iterable[Scored], weights: Weights, bonus: float) -> list[float]:
+    """The score of each candidate."""
+    of_quality, of_latency, of_cost = weights
+    return [
+        of_quality * parts.quality
+        + of_latency * parts.latency
+        + of_cost * parts.cost
+        + (bonus if parts.local else 0.0)
+        for parts in candidates
+    ]
 
 
 def _configured(config: RoutingConfig) -> Weights:
@@ -151,34 +245,32 @@ def _configured(config: RoutingConfig) -> Weights:
 
 
 def _latency_ms(
-    candidate: Candidate, stats: TaskStats | None, ask: Ask, config: RoutingConfig
-) -> float | None:
-    performance = candidate.model.performance
-    declared = None
+    model: ModelSchema,
+    profile: ModelProfile | None,
+    stats: TaskStats | None,
+    ask: Ask,
+    config: RoutingConfig,
+) -> tuple[float | None, Performance | None]:
+    """How long it takes if that is known for any answer, else what says so for one of a length."""
+    performance = model.performance
+    declared_ms, speed = None, None
     if isinstance(performance, Performance):
         if ask.workload == "fast" and isinstance(performance.ttft_p50_ms, float):
-            return performance.ttft_p50_ms
-        declared = _declared_ms(performance, ask.output_tokens)
-    profile = candidate.profile
+            return performance.ttft_p50_ms, None
+        if isinstance(performance.latency_p50_ms, float):
+            declared_ms = performance.latency_p50_ms
+        elif performance.tokens_per_second:
+            speed = performance
     if profile is None:
-        return declared
+        return declared_ms, speed
     if stats is not None and stats.success_count >= config.min_observations:
-        return _mean_ms(stats)
+        return _mean_ms(stats), None
     if profile.success_count >= config.min_observations:
-        return _mean_ms(profile)
-    if declared is not None:
-        return declared
+        return _mean_ms(profile), None
+    if declared_ms is not None or speed is not None:
+        return declared_ms, speed
     of_task = _mean_ms(stats)
-    return _mean_ms(profile) if of_task is None else of_task
-
-
-def _declared_ms(performance: Performance, output_tokens: int) -> float | None:
-    if isinstance(performance.latency_p50_ms, float):
-        return performance.latency_p50_ms
-    if isinstance(performance.tokens_per_second, float) and performance.tokens_per_second > 0:
-        generating_ms = 1000 * output_tokens / performance.tokens_per_second
-        return (performance.ttft_p50_ms or 0.0) + generating_ms
-    return None
+    return (_mean_ms(profile) if of_task is None else of_task), None
 
 
 def _mean_ms(seen: TaskStats | ModelProfile | None) -> float | None:

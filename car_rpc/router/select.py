@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import nsmallest
+from heapq import nlargest
 from typing import NamedTuple
 
 from car_rpc.router.ask import Ask
@@ -26,20 +26,24 @@ class Selection(NamedTuple):
     """What was chosen, and all that could have been.
 
     Attributes:
-        ranking: Every candidate with its score, the best first.
+        passed: Every candidate.
+        scores: The score of each.
+        ranking: Positions of all, the best first.
+        in_band: How many of the ranking are above the floor of quality; these come first.
         weights: How much each part of a score counts.
         bonus: What local models get.
-        chosen: The one chosen.
-        band: Ids of those whose quality is above the floor.
+        chosen: Position of the one chosen.
         propensity: Probability with which it was chosen.
         contenders: How many the choice was among, when it was made by chance; else 0.
     """
 
-    ranking: list[tuple[Scored, float]]
+    passed: Sequence[Scored]
+    scores: list[float]
+    ranking: list[int]
+    in_band: int
     weights: Weights
     bonus: float
-    chosen: Scored
-    band: frozenset[str]
+    chosen: int
     propensity: float
     contenders: int
 
@@ -50,22 +54,23 @@ def select(passed: Sequence[Scored], ask: Ask, config: RoutingConfig, seed: int)
     weights = weights_of(ask, config, quality_first=quality_first)
     bonus = local_bonus(ask, config)
     explores = weights.quality > 0 and _explores(ask, config)
-    spreads = {p.model_id: p.belief.spread if explores else 0.0 for p in passed}
     floor = config.bootstrap_quality_floor if quality_first else config.quality_floor
-    band = _band(passed, spreads, floor, best_only=ask.intent.high_stakes)
-    scores = [(parts, weighed(parts, weights, bonus)) for parts in passed]
-    ranking = sorted(scores, key=lambda one: (one[0].model_id not in band, -one[1]))
-    chosen, propensity, count = ranking[0][0], 1.0, 0
+    scores = weighed(passed, weights, bonus)
+    band, others = _band(passed, floor, explores=explores, best_only=ask.intent.high_stakes)
+    ranking = _best_first(band, scores) + _best_first(others, scores)
+    chosen, propensity, count = ranking[0], 1.0, 0
     if explores:
-        hopes = [
-            (-(score + weights.quality * spreads[parts.model_id]), index)
-            for index, (parts, score) in enumerate(scores)
-            if parts.model_id in band
-        ]
-        contenders = [scores[index] for _, index in nsmallest(MAX_CONTENDERS, hopes)]
-        chosen, propensity = _thompson(contenders, weights, SplitMix64(seed))
+        hopes = {n: scores[n] + weights.quality * passed[n].spread for n in band}
+        contenders = nlargest(MAX_CONTENDERS, band, key=hopes.__getitem__)
         count = len(contenders)
-    return Selection(ranking, weights, bonus, chosen, band, propensity, count)
+        rivals = [(passed[n], scores[n]) for n in contenders]
+        index, propensity = _thompson(rivals, weights, SplitMix64(seed))
+        chosen = contenders[index]
+    return Selection(passed, scores, ranking, len(band), weights, bonus, chosen, propensity, count)
+
+
+def _best_first(positions: list[int], scores: list[float]) -> list[int]:
+    return sorted(positions, key=scores.__getitem__, reverse=True)  # equals keep their order
 
 
 def _quality_first(passed: Sequence[Scored], ask: Ask, config: RoutingConfig) -> bool:
@@ -83,19 +88,28 @@ def _explores(ask: Ask, config: RoutingConfig) -> bool:
 
 
 def _band(
-    passed: Sequence[Scored], spreads: dict[str, float], floor: float, *, best_only: bool
-) -> frozenset[str]:
-    qualities = {p.model_id: min(1.0, p.quality + spreads[p.model_id]) for p in passed}
-    best = max(qualities.values())
+    passed: Sequence[Scored], floor: float, *, explores: bool, best_only: bool
+) -> tuple[list[int], list[int]]:
+    """Positions of those above the floor, and of the others."""
+    qualities = [parts.quality for parts in passed]
+    if explores:
+        qualities = [min(1.0, parts.quality + parts.spread) for parts in passed]
+    best = max(qualities)
     if best_only or best < floor:
         floor = best - BAND_WIDTH
-    return frozenset(model_id for model_id, quality in qualities.items() if quality >= floor)
+    band = [index for index, quality in enumerate(qualities) if quality >= floor]
+    others = [index for index, quality in enumerate(qualities) if quality < floor]
+    return band, others
 
 
 def _thompson(
     contenders: list[tuple[Scored, float]], weights: Weights, random: SplitMix64
-) -> tuple[Scored, float]:
-    """Thompson sampling: every contender has the chance of being the best one that it has."""
+) -> tuple[int, float]:
+    """Thompson sampling: every contender has the chance of being the best one that it has.
+
+    Returns:
+        The position of the one chosen, and the probability of that.
+    """
     draws = [draws_of(parts.belief) for parts, _ in contenders]
     #: What is sure of each score; its drawn quality comes on top.
     sure = [score - weights.quality * parts.quality for parts, score in contenders]
@@ -114,4 +128,4 @@ def _thompson(
             handicap = (sure[chosen] - sure[other] + slack) / weights.quality
             loses = of.not_above(handicap)
             chances = [chance * lost for chance, lost in zip(chances, loses, strict=True)]
-    return contenders[chosen][0], sum(chances)
+    return chosen, sum(chances)

@@ -109,14 +109,25 @@ def estimated_usd(model: ModelSchema, prompt_tokens: int, completion_tokens: int
     """About what a request would cost, in dollars; a local model without a price costs nothing."""
     cost = model.cost
     if isinstance(cost, Cost):
-        tier = _tier(cost, prompt_tokens)
-        into = _price(tier, cost, "input_per_mtok_usd")
-        out = _price(tier, cost, "output_per_mtok_usd")
-        if into is not None and out is not None:
+        into, out = cost.input_per_mtok_usd, cost.output_per_mtok_usd
+        if cost.pricing_tiers and (tier := _tier(cost, prompt_tokens)) is not None:
+            into = into if tier.input_per_mtok_usd is UNSET else tier.input_per_mtok_usd
+            out = out if tier.output_per_mtok_usd is UNSET else tier.output_per_mtok_usd
+        if into is not UNSET and out is not UNSET:
             return (prompt_tokens * into + completion_tokens * out) / 1_000_000
-        if into is not None or out is not None:
+        if into is not UNSET or out is not UNSET:
             return None
     return 0.0 if is_local(model.source) else None
+
+
+def is_priced(model: ModelSchema) -> bool:
+    """Whether tokens of a model have a price, be it 0."""
+    cost = model.cost
+    return isinstance(cost, Cost) and not (
+        cost.input_per_mtok_usd is UNSET
+        and cost.output_per_mtok_usd is UNSET
+        and not cost.pricing_tiers
+    )
 
 
 def is_free(model: ModelSchema) -> bool:
@@ -126,11 +137,7 @@ def is_free(model: ModelSchema) -> bool:
     """
     if isinstance(model.source, LocalSource | MlxSource | SystemSource):
         return True
-    cost = model.cost
-    has_price = isinstance(cost, Cost) and (
-        cost.input_per_mtok_usd is not UNSET or cost.output_per_mtok_usd is not UNSET
-    )
-    return is_local(model.source) and not has_price
+    return is_local(model.source) and not is_priced(model)
 
 
 def to_nano(usd: float) -> int:

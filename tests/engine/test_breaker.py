@@ -217,3 +217,13 @@ def test_whatever_happens_one_probes_at_a_time_and_somebody_gets_through_in_the_
         one.failed(CarError("cancelled"), now)
 
     assert breaker.available(now + POLICY.cooldown_ms)
+
+
+def test_of_all_models_only_those_are_shut_off_that_would_not_be_asked() -> None:
+    breakers = Breakers(POLICY)
+    breakers.of("a/well:1")
+    fail(breakers.of("a/ill:1"), 5)
+    assert breakers.shut_off(0) == {"a/ill:1"}
+    assert breakers.shut_off(POLICY.cooldown_ms) == set()
+    breakers.of("a/ill:1").admit(POLICY.cooldown_ms)
+    assert breakers.shut_off(POLICY.cooldown_ms) == {"a/ill:1"}, "its probe is under way"

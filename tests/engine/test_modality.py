@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from car_rpc.engine.modality import unsupported_content
+from car_rpc.engine.modality import contents_of, unsupported
 from car_rpc.testing import scripted_model
 from car_rpc.wire.events import Attempt, TextDelta
 from car_rpc.wire.inference import GenerateRequest
@@ -35,7 +35,7 @@ def turn(*blocks: Any, role: str = "user") -> dict[str, Any]:
 
 def refusal(*capabilities: Any, **request: Any) -> str | None:
     model = scripted_model("a/b:c", [], ["generate", *capabilities])
-    found = unsupported_content(model, msgspec.convert(request, GenerateRequest))
+    found = unsupported(model, contents_of(msgspec.convert(request, GenerateRequest)))
     if found is None:
         return None
     assert found.kind == "invalid_request"
@@ -106,7 +106,7 @@ def test_a_model_on_this_machine_takes_nothing_that_must_be_fetched() -> None:
     )
     for block, kind in ((PDF_URL, "unsupported_mode"), (IMAGE, None)):
         request = msgspec.convert({"messages": [turn(TEXT, block)]}, GenerateRequest)
-        found = unsupported_content(model, request)
+        found = unsupported(model, contents_of(request))
         assert (found and found.kind) == kind
 
 

@@ -3,10 +3,10 @@ import pytest
 
 from car_rpc.errors import CarError
 from car_rpc.registry.builtin import builtin_models
-from car_rpc.registry.catalog import Catalog, normalised, require_capability
+from car_rpc.registry.catalog import Catalog, Unlocated, normalised, require_capability
 from car_rpc.registry.curated import curated
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import SystemSource
+from car_rpc.wire.models import ModelSchema, SystemSource
 
 
 def catalog(*ids: str) -> Catalog:
@@ -138,3 +138,26 @@ def test_both_formats_of_a_curated_model_are_one_model(mlx_first: bool, variant:
     wanted = {"qwen/qwen3-4b:mlx-4bit", "qwen/qwen3-4b:q4_k_m"}
     best = models.available_for("generate", lambda model: model.id in wanted)[0]
     assert best.id == f"qwen/qwen3-4b:{variant}"
+
+
+def test_the_models_are_looked_at_again_once_a_look_no_longer_holds() -> None:
+    looks: list[Unlocated] = []
+    stale: set[int] = set()
+
+    class Passing(Unlocated):
+        def holds(self) -> bool:
+            return id(self) not in stale
+
+    def look(models: list[ModelSchema]) -> Unlocated:
+        looks.append(Passing(models))
+        return looks[-1]
+
+    models = Catalog([scripted_model("a/b:c", [])], look)
+    assert models.now() is models.now()
+    models.find("a/b:c")
+    assert len(looks) == 1
+    stale.add(id(looks[0]))
+    models.all()
+    models.replace_discovered([scripted_model("d/e:f", [])])
+    assert [model.id for model in models.all()] == ["a/b:c", "d/e:f"]
+    assert len(looks) == 3

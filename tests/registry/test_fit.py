@@ -8,6 +8,7 @@ from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import (
     CACHES_BYTES,
     PROCESS_BYTES,
+    Fitting,
     fits,
     memory_bytes,
     parameters,
@@ -90,6 +91,18 @@ def test_a_model_fits_when_the_machine_keeps_a_quarter_for_the_rest() -> None:
     assert not fits(with_fit(needs_three, machine(3.9)))
     assert not fits(with_fit(needs_three, machine(4, "metal"))), "it shares its memory"
     assert fits(with_fit(needs_three, machine(4.6, "metal")))
+
+
+def test_whether_a_model_fits_follows_what_is_known_of_it_and_of_the_machine() -> None:
+    fits = Fitting()
+    large = local(cost=Cost(size_bytes=12 * 1024**3))
+    assert fits(large), "nothing is known yet"
+    fits.machine = machine(16)
+    assert not fits(large)
+    assert fits(local(cost=Cost(size_bytes=1024**3)))
+    fits.machine = machine(64)
+    assert fits(large)
+    assert fits(local())
 
 
 def test_nothing_is_said_where_nothing_is_known() -> None:

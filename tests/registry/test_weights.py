@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def model(source: Any) -> ModelSchema:
 
 
 def path_of(files: WeightFiles, source: Any) -> str | None:
-    (found,) = files.located([model(source)])
+    (found,) = files.look([model(source)]).models
     path = found.source.path
     return None if path is UNSET else path
 
@@ -59,6 +60,53 @@ def test_weights_are_found_wherever_they_come_to_lie(files: WeightFiles, tmp_pat
     for path in (named, flat, newer, old):
         Path(path).unlink()
     assert path_of(files, FILE) is None
+
+
+def long_ago(folder: Path) -> None:
+    """As if nothing in it had changed for long."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (1, 1))
+
+
+def test_a_look_holds_until_a_folder_that_it_went_through_changes(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    repo = tmp_path / "hub" / "models--acme--Small-GGUF"
+    put(repo / "refs" / "main", "aaa")
+    old = put(repo / "snapshots" / "aaa" / "small-Q4.gguf")
+    changes = [
+        Path(old).unlink,
+        lambda: put(repo / "snapshots" / "bbb" / "small-Q4.gguf"),
+        lambda: put(repo / "refs" / "main", "bbb"),
+        lambda: put(tmp_path / "models" / "small-Q4.gguf"),
+        lambda: put(tmp_path / "models" / "Small" / "small-Q4.gguf"),
+    ]
+    for change in changes:
+        long_ago(tmp_path)
+        look = files.look([model(FILE)])
+        assert look.holds()
+        change()
+        assert not look.holds()
+
+
+def test_a_look_at_what_changed_just_now_does_not_hold(files: WeightFiles, tmp_path: Path) -> None:
+    long_ago(tmp_path)
+    assert files.look([model(FILE)]).holds()
+    put(tmp_path / "models" / "a.gguf")
+    assert not files.look([model(FILE)]).holds(), "the same tick of the clock may bring more"
+
+
+def test_a_folder_that_is_not_complete_is_looked_at_again_when_a_part_of_it_comes(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    part = tmp_path / "models" / "Small" / "part"
+    part.mkdir(parents=True)
+    long_ago(tmp_path)
+    look = files.look([model(FOLDER)])
+    assert look.holds()
+    put(part / "model.safetensors")
+    assert not look.holds()
+    assert path_of(files, FOLDER) == str(tmp_path / "models" / "Small")
 
 
 def test_a_folder_of_weights_is_found_once_it_is_complete(
@@ -113,7 +161,7 @@ def test_a_model_that_sees_is_here_when_its_projector_is(
     put(tmp_path / "models" / "small-Q4.gguf")
     assert path_of(files, source) is None
     projector = put(tmp_path / "models" / "mmproj.gguf")
-    (found,) = files.located([model(source)])
+    (found,) = files.look([model(source)]).models
     assert isinstance(found.source, LocalSource)
     assert found.source.mmproj_path == projector
 
@@ -121,7 +169,7 @@ def test_a_model_that_sees_is_here_when_its_projector_is(
 def test_what_names_a_path_is_left_as_it_is(files: WeightFiles, tmp_path: Path) -> None:
     put(tmp_path / "models" / "small-Q4.gguf")
     for source in (msgspec.structs.replace(FILE, path="/elsewhere"), DelegatedSource()):
-        assert files.located([model(source)]) == [model(source)]
+        assert files.look([model(source)]).models == [model(source)]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car_rpc.router.complexity import LONG_CHARS, SHORT_CHARS, assess
+from car_rpc.router.complexity import (
+    CODE_SIGNALS,
+    LONG_CHARS,
+    REASONING_MARKERS,
+    SHORT_CHARS,
+    Signal,
+    assess,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,15 @@ def test_a_request_is_as_hard_as_its_words(text: str, complexity: str) -> None:
 def test_any_text_is_of_one_kind_and_always_the_same(text: str) -> None:
     assert assess(text) == assess(text)
     assert assess("```\n" + text) == "code"
+
+
+@pytest.mark.parametrize("signal", [*CODE_SIGNALS, *REASONING_MARKERS], ids=str)
+@given(data=st.data())
+def test_the_hints_of_a_signal_leave_out_nothing_that_it_finds(
+    signal: Signal, data: st.DataObject
+) -> None:
+    found = data.draw(st.from_regex(signal.pattern)).lower()
+    assert signal.is_in(found) == bool(signal.pattern.search(found))
 
 
 @pytest.mark.parametrize("piece", ["f(", "\n", " ", "return ", "SELECT ", "a.", "```"])

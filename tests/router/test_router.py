@@ -6,17 +6,25 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from car_rpc.errors import CarError
 from car_rpc.router.ask import Ask
 from car_rpc.router.belief import Belief, Draws, belief_of, declared_quality
 from car_rpc.router.estimate import estimated_tokens, input_tokens, text_tokens
 from car_rpc.router.router import chosen_by_client, route
-from car_rpc.router.scores import Candidate, scored
+from car_rpc.router.scores import Candidate, Known, scored
 from car_rpc.router.select import MAX_CONTENDERS
 from car_rpc.router.splitmix import SplitMix64, fnv1a64
 from car_rpc.wire.inference import GenerateRequest
-from car_rpc.wire.models import Capability, DelegatedSource, LocalSource, ModelSchema
+from car_rpc.wire.models import (
+    Capability,
+    Cost,
+    DelegatedSource,
+    LocalSource,
+    ModelSchema,
+    Performance,
+)
 from car_rpc.wire.outcomes import ModelProfile, TaskStats
 from car_rpc.wire.routing import IntentHint, RouteDecision, RoutingConfig
 
@@ -98,6 +106,30 @@ def test_of_those_that_can_one_is_chosen_and_every_other_one_has_a_reason(
     assert {decision.model_id, *decision.fallbacks} <= able
     assert decision.model_id not in decision.fallbacks
     assert 0 < decision.propensity <= 1 + 1e-9
+
+
+@given(st.lists(candidates, min_size=2, max_size=6), st.lists(asks, min_size=2, max_size=6))
+def test_what_is_remembered_of_earlier_requests_changes_no_decision(
+    rows: list[Candidate], requests: list[Ask]
+) -> None:
+    priced = Cost(input_per_mtok_usd=1.0, output_per_mtok_usd=3.0)
+    declared = Performance(tokens_per_second=50.0)
+    models = [
+        model(f"m{n}", cost=(priced, UNSET)[n % 2], performance=(declared, UNSET)[n % 3 // 2])
+        for n in range(len(rows))
+    ]
+    rows = [
+        row._replace(model=each, available=True, fits=True)
+        for row, each in zip(rows, models, strict=True)
+    ]
+    known = Known()
+    for number, ask in enumerate(requests):
+        ask = ask._replace(output_tokens=100 * number, input_tokens=50 * number)  # noqa: PLW2901 - each of another length
+        decision = route(rows, ask, CONFIG, number, known=known)
+        assert decision == route(rows, ask, CONFIG, number)
+        few = route(rows, ask, CONFIG, number, known=known, shown=2)
+        assert few == msgspec.structs.replace(decision, candidates=decision.candidates[:2])
+        rows = [rows[-1]._replace(model=rows[0].model), *rows[1:]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 1)), min_size=2, max_size=6))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import stat
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,7 +53,14 @@ from car_rpc.wire.worker import (
 )
 
 #: What no engine for language models does, whatever weights it is given.
-_MEDIA = {"speech_to_text", "text_to_speech", "image_generation", "video_generation"}
+_MEDIA = frozenset({"speech_to_text", "text_to_speech", "image_generation", "video_generation"})
+
+#: Permissions of a file that everybody may read.
+_ALL_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+_PRESENT = Availability(available=True, weights_ready=True)
+_UNSERVED = Availability(available=False, weights_ready=True)
+_ABSENT = Availability(available=False, weights_ready=False)
 
 
 class LocalBackend:
@@ -86,9 +93,12 @@ class LocalBackend:
 
     def availability(self, model: ModelSchema) -> Availability:
         """Whether the library and the weights are on this machine, and go together."""
-        ready = _has_weights(model.source)
-        served = self._engine not in ("llama_cpp", "mlx") or not {*model.capabilities} <= _MEDIA
-        return Availability(available=ready and served and self.installed, weights_ready=ready)
+        if not _has_weights(model.source):
+            return _ABSENT
+        served = self._engine not in ("llama_cpp", "mlx") or not _MEDIA.issuperset(
+            model.capabilities
+        )
+        return _PRESENT if served and self.installed else _UNSERVED
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""
@@ -247,10 +257,10 @@ def _has_weights(source: ModelSource) -> bool:
         return True
     if not isinstance(source.path, str):
         return False
-    path = Path(source.path)
-    if isinstance(source, MlxSource):
-        path /= "config.json"
+    # Every decision looks at every file, so the system is asked as little as possible.
+    path = source.path if isinstance(source, LocalSource) else f"{source.path}/config.json"
     try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except OSError:  # such as a name that is too long
+        mode = os.stat(path).st_mode  # noqa: PTH116 - once per model at every decision
+        return stat.S_ISREG(mode) and (mode & _ALL_READ == _ALL_READ or os.access(path, os.R_OK))
+    except (OSError, ValueError):  # it is not there, or its name cannot be
         return False

@@ -39,6 +39,9 @@ from car_rpc.wire.models import ModelSchema, OpenAICompatSource
 
 DEFAULT_TIMEOUTS = Timeouts()
 
+_THERE = Availability(available=True, weights_ready=True)
+_AWAY = Availability(available=False, weights_ready=True)
+
 #: Models that think long before they go on, by their names.
 _THINKS_LONG = re.compile(r"thinking|reasoning|(^|/)o[134]", re.IGNORECASE)
 
@@ -74,9 +77,9 @@ class OpenAICompatBackend(GenerateOnly):
 
     def availability(self, model: ModelSchema) -> Availability:
         """Available when its key is there and its server has not gone. That one is not asked."""
-        source = upstream_of(model)
-        available = self._credentials.has_key(source) and self.presence.has(model, source.endpoint)
-        return Availability(available, weights_ready=True)
+        source = model.source
+        has_key = not isinstance(source, OpenAICompatSource) or self._credentials.has_key(source)
+        return _THERE if has_key and self.presence.has(model) else _AWAY
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Where the source says how, but in no form: servers hold only what they add to it."""

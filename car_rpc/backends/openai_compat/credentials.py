@@ -110,8 +110,12 @@ class Credentials:
 
     def has_key(self, source: OpenAICompatSource) -> bool:
         """Whether a key is there, or none is needed. The keychain is not asked: it may be there."""
-        names, entries = _key_names(source), _entries(source)
-        if any(name in self._environ for name in names) or not (names or entries):
+        first, others, entries = source.api_key_env, source.api_key_envs, source.api_key_keyrings
+        if first is UNSET and not others and not entries:
+            return True
+        if first is not UNSET and first in self._environ:
+            return True
+        if others and any(name in self._environ for name in others):
             return True
         return bool(entries) and importlib.util.find_spec("keyring") is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from car_rpc.backends.openai_compat.upstream import upstream_of
 from car_rpc.registry.catalog import DISCOVERED_TAG
 from car_rpc.wire.models import ModelSchema
 
@@ -54,11 +55,11 @@ class Presence:
         """A server answered a request."""
         self._away.discard(endpoint)
 
-    def has(self, model: ModelSchema, endpoint: str) -> bool:
+    def has(self, model: ModelSchema) -> bool:
         """Whether a model is there, as far as is known. The user's own are always tried."""
         if DISCOVERED_TAG not in model.tags:
             return True
-        return endpoint not in self._away and model.id not in self._dropped
+        return upstream_of(model).endpoint not in self._away and model.id not in self._dropped
 
     def models(self) -> list[ModelSchema]:
         """All models that are known."""

@@ -37,47 +37,47 @@ def test_a_server_that_is_away_takes_its_models_along_and_brings_them_back(
     presence: Presence,
 ) -> None:
     assert presence.unreachable(HERE) == Change([], [A.id, B.id])
-    assert [presence.has(m, m.source.endpoint) for m in (A, B, C)] == [False, False, True]
+    assert [presence.has(m) for m in (A, B, C)] == [False, False, True]
     assert presence.unreachable(HERE) == Change([], [])
     assert presence.models() == [A, B, C]
     presence.reachable(HERE)
-    assert presence.has(A, HERE)
+    assert presence.has(A)
     assert presence.listed(HERE, [A, B]) == Change([], [])
 
 
 def test_a_model_that_its_server_lists_no_more_is_known_for_one_look(presence: Presence) -> None:
     assert presence.listed(HERE, [A]) == Change([], [B.id])
-    assert (presence.has(A, HERE), presence.has(B, HERE)) == (True, False)
+    assert (presence.has(A), presence.has(B)) == (True, False)
     assert B in presence.models()
     assert presence.listed(HERE, [A]) == Change([], [])
     assert B not in presence.models()
     assert presence.listed(HERE, [A, B]) == Change([B.id], [])
-    assert presence.has(B, HERE)
+    assert presence.has(B)
 
 
 def test_a_model_may_come_back_at_the_next_look(presence: Presence) -> None:
     presence.listed(HERE, [A])
     assert presence.listed(HERE, [A, B]) == Change([], [])
-    assert presence.has(B, HERE)
+    assert presence.has(B)
 
 
 def test_a_model_that_went_stays_gone_when_its_server_answers(presence: Presence) -> None:
     presence.listed(HERE, [A])
     presence.unreachable(HERE)
     presence.reachable(HERE)
-    assert not presence.has(B, HERE)
+    assert not presence.has(B)
 
 
 def test_the_users_own_models_are_always_tried(presence: Presence) -> None:
     presence.unreachable(HERE)
-    assert presence.has(model("own", tags=()), HERE)
+    assert presence.has(model("own", tags=()))
 
 
 def test_addresses_that_nobody_discovered_are_not_kept() -> None:
     presence = Presence()
     assert presence.unreachable(HERE) == Change([], [])
     assert presence.listed(HERE, [A]) == Change([A.id], [])
-    assert presence.has(A, HERE)
+    assert presence.has(A)
 
 
 def test_what_is_kept_has_a_bound() -> None:
