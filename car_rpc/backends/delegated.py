@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from itertools import count
 from typing import Any, Protocol, TypeAlias
 
 from msgspec import UNSET, Raw
@@ -85,8 +86,13 @@ class DelegatedBackend(GenerateOnly):
         # What the runner says at its end is only passed on where its other events lacked it.
         last_words: list[Done] = []
         stopped = False
-        async with aclosing(self._channel.run(self._params(call))) as run:
+        params = self._params(call)
+        async with (
+            _noted(call, params) as count,
+            aclosing(self._channel.run(params)) as run,
+        ):
             async for item in run:
+                next(count)
                 match item:
                     case RunnerResult():
                         for event in _events_of(item, last_words, stopped=stopped):
@@ -114,6 +120,24 @@ class DelegatedBackend(GenerateOnly):
             request=Raw(call.raw_request),
             deadline_ms=call.deadline_ms or DEFAULT_DEADLINE_MS,
         )
+
+
+@asynccontextmanager
+async def _noted(call: GenerateCall, params: RunnerRunParams) -> AsyncGenerator[Iterator[int]]:
+    """Record a run; what it yields counts the items that came."""
+    items = count()
+    call.note("runner_request", call_id=params.call_id, hint=params.hint)
+    outcome = "success"
+    try:
+        yield items
+    except CarError as error:
+        outcome = error.kind
+        raise
+    except BaseException:
+        outcome = "cancelled"
+        raise
+    finally:
+        call.note("runner_return", call_id=params.call_id, outcome=outcome, items=next(items))
 
 
 def runner_error(

@@ -18,7 +18,7 @@ LINE_CHARS = 160
 def line(event: LogEvent) -> str:
     """An event in a list of all kinds."""
     data = msgspec.json.encode(event.data).decode()
-    return shortened(f"{event.seq:>6} {event.ts} {event.trace_id or '-':19} {event.type:14} {data}")
+    return shortened(f"{event.seq:>6} {event.ts} {event.trace_id or '-':19} {event.type:16} {data}")
 
 
 def timeline(story: Sequence[LogEvent]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def timeline(story: Sequence[LogEvent]) -> Iterator[str]:
     for event in story:
         since_ms = (datetime.fromisoformat(event.ts) - began).total_seconds() * 1000
         attempt = f"#{event.attempt}" if event.attempt is not UNSET else ""
-        yield shortened(f"{since_ms:>9.0f} ms {attempt:>3} {event.type:13} {_told(event)}")
+        yield shortened(f"{since_ms:>9.0f} ms {attempt:>3} {event.type:16} {_told(event)}".rstrip())
     if story[-1].type != "completion":
         yield "          it runs still, or its process was killed"
 
@@ -97,6 +97,14 @@ def _said(events: Any) -> str:
     return ", ".join([*parts, *others])
 
 
+def _called(call: Any) -> str:
+    match call:
+        case {"name": str(name), "arguments": arguments}:
+            return f"{name} {_as_json(arguments)}"
+        case _:
+            return _as_json(call)
+
+
 def _ended(data: dict[str, Any]) -> str:
     if data.get("outcome") == "failed":
         error = data.get("error")
@@ -112,10 +120,23 @@ def _ended(data: dict[str, Any]) -> str:
 _TELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "request": lambda data: _asked(data.get("params")),
     "route": _routed,
-    "attempt": lambda data: str(data.get("model")),
+    "attempt": lambda data: " because of ".join(
+        str(data[name]) for name in ("model", "reason") if name in data
+    ),
+    "breaker": lambda data: f"{data.get('model')} is {data.get('state')}",
+    "spend_reserved": lambda data: f"${data.get('usd')} for {data.get('model')}",
+    "key_selected": lambda data: f"{data.get('name')} ({data.get('hash')})",
+    "runner_request": lambda data: str(data.get("hint") or data.get("call_id")),
+    "first_token": lambda data: f"after {data.get('after_ms'):.0f} ms",
+    "runner_return": lambda data: f"{data.get('outcome')}, {data.get('items')} items",
+    "usage": lambda data: ", ".join(f"{name} {count}" for name, count in data.items()),
+    "spend_settled": lambda data: f"${data.get('charged_usd')} for {data.get('model')}",
     "deltas": lambda data: _said(data.get("events")),
     "interruption": lambda data: f"{data.get('cause')} after {data.get('bytes_received')} bytes",
     "recovery": lambda data: f"{data.get('plan')} because of {data.get('cause')}",
     "fallback": lambda data: f"{data.get('model')} failed: {data.get('kind')}",
+    "tool_call": lambda data: _called(data.get("call")),
+    "cancel_requested": lambda _: "",
+    "cancel_observed": lambda _: "the work has stopped",
     "completion": _ended,
 }

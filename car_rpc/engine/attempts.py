@@ -178,7 +178,9 @@ class Attempts:
 
     def _permit(self, model: ModelSchema) -> Permit | None:
         breaker = self._parts.breakers.of(model.id)
+        before = breaker.state
         permit = breaker.admit(self._parts.clock.now_ms())
+        self._note_breaker(model, before)
         # Who wants no recovery asks this very model, whatever is known of it.
         return permit or (breaker.bypass() if self._patience.level == "none" else None)
 
@@ -189,13 +191,13 @@ class Attempts:
             try:
                 await self._attempt(model)
             except CarError as error:
-                permit.failed(error, self._parts.clock.now_ms())
+                self._judge(model, permit, error)
                 failure = error
             except BaseException:
-                permit.failed(self._stop(), self._parts.clock.now_ms())
+                self._judge(model, permit, self._stop())
                 raise
             else:
-                permit.succeeded()
+                self._judge(model, permit, None)
                 return
             if self._broken(failure):
                 retries = 0
@@ -207,6 +209,20 @@ class Attempts:
             if renewed is None:
                 raise failure
             permit = renewed
+
+    def _judge(self, model: ModelSchema, permit: Permit, failure: CarError | None) -> None:
+        """Tell a model's breaker how an attempt ended, and the log what came of it."""
+        before = self._parts.breakers.of(model.id).state
+        if failure is None:
+            permit.succeeded()
+        else:
+            permit.failed(failure, self._parts.clock.now_ms())
+        self._note_breaker(model, before)
+
+    def _note_breaker(self, model: ModelSchema, before: str) -> None:
+        state = self._parts.breakers.of(model.id).state
+        if state != before:
+            self._recorder.aside("breaker", model=model.id, state=state)
 
     def _stop(self) -> CarError:
         """What it means that an attempt was stopped from outside.
@@ -321,7 +337,9 @@ class Attempts:
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
             async with (
-                self._parts.metering.attempt(work_of(call, self._asked), self.bill) as meter,
+                self._parts.metering.attempt(
+                    work_of(call, self._asked), self.bill, self._recorder
+                ) as meter,
                 aclosing(backend.generate(call)) as events,
             ):
                 self._meter = meter
@@ -363,6 +381,7 @@ class Attempts:
             attempt=number,
             deadline_ms=self._asked.time_left_ms(self._parts.clock.now_ms()),
             continuation=continuation,
+            note=self._recorder.aside,
         )
 
     async def _wait(self, delay_ms: float, failure: CarError) -> None:

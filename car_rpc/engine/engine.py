@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -44,7 +45,7 @@ from car_rpc.registry.weights import downloads_weights
 from car_rpc.router.estimate import text_tokens
 from car_rpc.spend.budget import Budget
 from car_rpc.spend.prices import Tokens
-from car_rpc.wire.base import decode_object
+from car_rpc.wire.base import RequestId, decode_object
 from car_rpc.wire.events import UsageEvent
 from car_rpc.wire.inference import (
     EmbedParams,
@@ -111,6 +112,8 @@ class Engine:
         self.metering = Metering(clock, outcomes, Spending(budget), self.admission)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
+        #: The logs of all requests that are under way.
+        self._recorders: dict[RequestId, list[Recorder]] = {}
         self._registry = registry
         self._sink = sink
         self._ids = ids
@@ -163,9 +166,28 @@ class Engine:
         )
         self._running.add(recorder.trace_id)
         try:
-            return await Generation(self, request, origin, listener, recorder, checkpoint).result()
+            with self._under_way(origin, recorder):
+                generation = Generation(self, request, origin, listener, recorder, checkpoint)
+                return await generation.result()
         finally:
             self._running.discard(recorder.trace_id)
+
+    def cancel_requested(self, request_id: RequestId) -> None:
+        """Record that a request is to end, which it does in its own time."""
+        for recorder in self._recorders.get(request_id, ()):
+            recorder.aside("cancel_requested")
+
+    @contextmanager
+    def _under_way(self, origin: Origin, recorder: Recorder) -> Generator[None]:
+        # A request may be answered by others of the core's own, which bear its id.
+        recorders = self._recorders.setdefault(origin.request_id, [])
+        recorders.append(recorder)
+        try:
+            yield
+        finally:
+            recorders.remove(recorder)
+            if not recorders:
+                del self._recorders[origin.request_id]
 
     async def embed(self, params: EmbedParams, origin: Origin) -> EmbedResult:
         """Embed texts.
@@ -185,7 +207,7 @@ class Engine:
             model = choice.model
             expected = Tokens(sum(map(text_tokens, texts)), 0)
             attempt = Work(model, "embed", recorder.trace_id, expected)
-            async with self.metering.attempt(attempt, Bill()) as meter:
+            async with self.metering.attempt(attempt, Bill(), recorder) as meter:
                 batch = await self.backend_of(model).embed(model, texts)
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
             return embed_result(model, batch, as_base64=params.encoding == "base64")
@@ -216,7 +238,7 @@ class Engine:
             recorder.note("route", **choice.logged("transcribe"))
             model = choice.model
             attempt = Work(model, "transcribe", recorder.trace_id)
-            async with self.metering.attempt(attempt, Bill()):
+            async with self.metering.attempt(attempt, Bill(), recorder):
                 said = await self.backend_of(model).transcribe(model, recording)
             return TranscribeResult(
                 text=said.text, model_used=model.id, language=said.language, words=said.words
@@ -239,9 +261,12 @@ class Engine:
         recorder.request(**request_data(origin))
         await recorder.written()
         try:
-            result = await work(recorder)
+            with self._under_way(origin, recorder):
+                result = await work(recorder)
         except (Exception, asyncio.CancelledError) as error:
             failure = failure_of(error).with_data(trace_id=recorder.trace_id)
+            if isinstance(error, asyncio.CancelledError):
+                recorder.aside("cancel_observed")
             await record_failure(recorder, failure, self.clock.now_ms() - started)
             raise failure from error
         latency_ms = round(self.clock.now_ms() - started, 3)

@@ -92,6 +92,9 @@ class Generation:
         self._recorder.request(**request_data(self._origin))
         try:
             result = await self._run()
+            self._recorder.end_deltas()
+            for call in result.tool_calls:
+                self._recorder.aside("tool_call", call=call)
             await self._recorder.commit_final("completion", outcome="success", result=result)
         except (Exception, asyncio.CancelledError) as error:
             raise await self._failed(error) from error
@@ -137,6 +140,8 @@ class Generation:
         data = {"trace_id": self._recorder.trace_id}
         if self._reports:
             data["model"] = self._reports[-1].model
+        if isinstance(error, asyncio.CancelledError):
+            self._recorder.aside("cancel_observed")
         if failure.kind == "cancelled":
             failure = failure.with_data(partial=self._partial())
         failure = failure.with_data(**data)

@@ -74,7 +74,7 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
             raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
         if judges and params.method != "generate":
             attempt = Work(model, "classify", recorder.trace_id)
-            async with engine.metering.attempt(attempt, Bill()):
+            async with engine.metering.attempt(attempt, Bill(), recorder):
                 return await _by_likelihood(engine, model, params)
         answer = await _ask(
             engine,
@@ -135,7 +135,7 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
         backend = engine.backend_of(model)
         if backend.judges(model):
             attempt = Work(model, "rerank", recorder.trace_id)
-            async with engine.metering.attempt(attempt, Bill()):
+            async with engine.metering.attempt(attempt, Bill(), recorder):
                 scores = await backend.rank(
                     model, params.query, params.documents, params.instruction
                 )

@@ -16,6 +16,7 @@ from msgspec import UNSET
 from car_rpc.engine.asked import Asked
 from car_rpc.engine.permits import Admission, Permit
 from car_rpc.engine.ports import Clock, GenerateCall, Outcomes
+from car_rpc.engine.recording import Recorder
 from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
@@ -103,6 +104,11 @@ class Meter:
         read, written = self.count("cache_read_tokens"), self.count("cache_creation_tokens")
         return Tokens(prompt, completion, read or 0, written or 0)
 
+    @property
+    def usage(self) -> dict[str, int]:
+        """What the backend has said of it, by the names of :class:`UsageEvent`."""
+        return dict(self._usage)
+
     def count(self, name: str) -> int | None:
         """A count of :class:`UsageEvent`, or ``None`` when the backend has not said."""
         return self._usage.get(name)
@@ -144,12 +150,13 @@ class Metering:
         self._admission = admission
 
     @asynccontextmanager
-    async def attempt(self, work: Work, bill: Bill) -> AsyncGenerator[Meter]:
+    async def attempt(self, work: Work, bill: Bill, recorder: Recorder) -> AsyncGenerator[Meter]:
         """Meter what happens inside; the meter wants to be told of the backend's events.
 
         Args:
             work: The attempt.
             bill: The request's, where its cost is put down.
+            recorder: The request's event log.
 
         Raises:
             CarError: ``overloaded``, ``spend_limit_exceeded`` or ``io_error`` before anything
@@ -157,7 +164,7 @@ class Metering:
         """
         async with self._admission.permit(work.model, work.workload) as permit:
             reservation = await self._spending.reserve(
-                work.model, work.expected, bill, self._time_ms(work)
+                work.model, work.expected, bill, self._time_ms(work), recorder
             )
             meter = Meter(self._clock, permit)
             outcome, is_the_models = SUCCESS, True
@@ -173,7 +180,9 @@ class Metering:
                 cost = self._spending.cost(work.model, reservation, ended)
                 if is_the_models:
                     self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
-                await self._spending.settle(reservation, cost, bill)
+                if meter.usage:
+                    recorder.aside("usage", **meter.usage)
+                await self._spending.settle(reservation, cost, bill, recorder)
 
     def _time_ms(self, work: Work) -> float | None:
         return None if work.deadline_ms is None else work.deadline_ms - self._clock.now_ms()

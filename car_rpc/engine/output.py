@@ -52,6 +52,7 @@ class Output:
         self._recorder = recorder
         self._listener = listener
         self._clock = clock
+        self._started_ms = clock.now_ms()
         self._recovery: Recovery | None = None
 
     async def begin_attempt(self, attempt: Attempt) -> None:
@@ -100,6 +101,8 @@ class Output:
                 event, TextDelta | ReasoningDelta | ToolCallStart
             ):
                 self.first_token_at_ms = self._clock.now_ms()
+                after_ms = round(self.first_token_at_ms - self._started_ms, 3)
+                self._recorder.aside("first_token", after_ms=after_ms)
             await self._tell(event)
 
     def finish(self, event: StreamEvent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from car_rpc.engine.continuation import Continuation
@@ -92,6 +92,10 @@ class Availability(NamedTuple):
     weights_ready: bool
 
 
+def unnoted(event_type: str, **data: Any) -> None:
+    """The :attr:`GenerateCall.note` of who keeps no log."""
+
+
 class GenerateCall(NamedTuple):
     """One attempt of a ``generate`` request on one model.
 
@@ -105,6 +109,8 @@ class GenerateCall(NamedTuple):
         deadline_ms: Milliseconds left for it, or ``None``.
         continuation: The beginning of the answer, which the model goes on from; only for
             backends that can (:meth:`Backend.continues_turns`).
+        note: Records in the request's log what the backend does besides its events: the type and
+            the data of an entry. Never waits.
     """
 
     model: ModelSchema
@@ -115,6 +121,7 @@ class GenerateCall(NamedTuple):
     attempt: int
     deadline_ms: int | None
     continuation: Continuation | None = None
+    note: Callable[..., None] = unnoted
 
 
 class EmbeddingBatch(NamedTuple):

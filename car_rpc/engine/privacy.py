@@ -13,7 +13,7 @@ from car_rpc.eventlog.shapes import KNOWN, Secrets
 from car_rpc.wire.inference import PrivacyLevel
 
 #: Members of an event that hold what the client or a model said.
-_CONTENT = frozenset({"params", "events", "result", "error"})
+_CONTENT = frozenset({"call", "params", "events", "result", "error"})
 
 
 class Privacy(NamedTuple):

@@ -75,15 +75,17 @@ class Recorder:
         self._cut()
         self._sink.append(self._entry(event_type, data))
 
+    def aside(self, event_type: str, **data: Any) -> None:
+        """Record an event soon that has no place among the deltas: these may come later."""
+        self._sink.append(self._entry(event_type, data))
+
     async def written(self) -> None:
         """Return when everything so far is durable."""
         await self._sink.commit()
 
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""
-        self.flush()
-        if self._redactor is not None:
-            self._write(self._redactor.end(), changed=self._redactor.changed)
+        self.end_deltas()
         commit = asyncio.ensure_future(self._sink.commit(self._entry(event_type, data)))
         while not commit.done():
             try:
@@ -91,6 +93,12 @@ class Recorder:
             except asyncio.CancelledError:
                 absorb_cancel()
         commit.result()
+
+    def end_deltas(self) -> None:
+        """No stream event follows: let none of them wait."""
+        self.flush()
+        if self._redactor is not None:
+            self._write(self._redactor.end(), changed=self._redactor.changed)
 
     def delta(self, event: StreamEvent) -> None:
         """Record a stream event, grouped with its neighbours.

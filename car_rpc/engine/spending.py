@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET, UnsetType
 
+from car_rpc.engine.recording import Recorder
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS
 from car_rpc.spend.budget import Budget
@@ -87,7 +88,12 @@ class Spending:
         self._budget = budget
 
     async def reserve(
-        self, model: ModelSchema, expected: Tokens, bill: Bill, time_ms: float | None
+        self,
+        model: ModelSchema,
+        expected: Tokens,
+        bill: Bill,
+        time_ms: float | None,
+        recorder: Recorder,
     ) -> Reservation | None:
         """Put aside what an attempt may cost; ``None`` when it costs nothing.
 
@@ -96,6 +102,7 @@ class Spending:
             expected: The tokens that it may take.
             bill: What the request has cost before.
             time_ms: The attempt's time limit in milliseconds, if it has one.
+            recorder: The request's event log, which has it before this returns.
 
         Raises:
             CarError: ``spend_limit_exceeded``, or ``io_error``.
@@ -104,7 +111,17 @@ class Spending:
             return None
         spender = Spender(model.id, model.provider)
         needed = _cost(model, expected)
-        return await self._budget.reserve(spender, needed, earlier=bill.charges, time_ms=time_ms)
+        reservation = await self._budget.reserve(
+            spender, needed, earlier=bill.charges, time_ms=time_ms
+        )
+        if needed is not None:
+            recorder.aside("spend_reserved", model=model.id, usd=to_usd(needed))
+            try:
+                await recorder.written()
+            except BaseException:
+                await self._budget.give_back(reservation)
+                raise
+        return reservation
 
     def cost(self, model: ModelSchema, reservation: Reservation | None, ended: Ended) -> int | None:
         """What an attempt has cost, in billionths of a dollar; ``None`` when nobody knows."""
@@ -112,7 +129,9 @@ class Spending:
             return 0 if is_free(model) else None
         return None if reservation.id is None else _known_cost(model, ended)
 
-    async def settle(self, reservation: Reservation | None, cost: int | None, bill: Bill) -> None:
+    async def settle(
+        self, reservation: Reservation | None, cost: int | None, bill: Bill, recorder: Recorder
+    ) -> None:
         """Charge an attempt that has ended.
 
         What has a price and may have cost something nobody knows is charged as it was reserved.
@@ -121,16 +140,23 @@ class Spending:
             reservation: What was put aside, if anything.
             cost: What is known to have been its cost.
             bill: The request's, where it is put down.
+            recorder: Its event log.
         """
         if self._budget is None or reservation is None:
             return
         spender, reserved = reservation.charge
         charged = reserved if cost is None else cost
         bill.add(Charge(spender, charged), cost)
+        settled_usd: float | None = to_usd(charged)
         try:
             await self._budget.settle(reservation, charged)
         except CarError as error:
             logger.warning("what %s has cost is charged later: %s", spender.model_id, error)
+            settled_usd = None
+        if reservation.id is not None:
+            cost_usd = None if cost is None else to_usd(cost)
+            usd = {"charged_usd": settled_usd, "cost_usd": cost_usd}
+            recorder.aside("spend_settled", model=spender.model_id, **usd)
 
 
 def _known_cost(model: ModelSchema, ended: Ended) -> int | None:

@@ -6,6 +6,7 @@ A story is all events of one request, in order. Its vocabulary is described in
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,20 +21,48 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "session_end": ("reason",),
     "log_truncated": ("lost",),
     "model_load": ("model", "pid", "engine"),
+    "model_unload": ("model", "pid"),
     "worker_crash": ("model", "reason"),
     "request": ("request_id", "method", "params", "privacy"),
     "route": ("model", "reason", "fallbacks"),
     "resumed": ("resumed_trace_id",),
     "attempt": ("model",),
+    "breaker": ("model", "state"),
+    "spend_reserved": ("model", "usd"),
+    "key_selected": ("name", "index", "hash"),
+    "runner_request": ("call_id", "hint"),
+    "first_token": ("after_ms",),
     "deltas": ("events", "at_ms"),
+    "runner_return": ("call_id", "outcome", "items"),
+    "usage": (),
+    "spend_settled": ("model", "charged_usd", "cost_usd"),
     "interruption": ("cause", "bytes_received"),
     "recovery": ("cause", "plan"),
     "fallback": ("model", "kind"),
+    "tool_call": ("call",),
+    "cancel_requested": (),
+    "cancel_observed": (),
     "completion": ("outcome",),
 }
 
 #: What tells of the attempt before it.
-_OF_AN_ATTEMPT = frozenset({"interruption", "recovery"})
+_OF_AN_ATTEMPT = frozenset(
+    {
+        "first_token",
+        "interruption",
+        "key_selected",
+        "recovery",
+        "runner_request",
+        "runner_return",
+        "tool_call",
+    }
+)
+
+#: What is told once at most.
+_ONCE = frozenset({"cancel_observed", "cancel_requested", "first_token", "route"})
+
+#: What opens something, what closes it, and by which member they know each other.
+_PAIRS = (("runner_request", "runner_return", "call_id"), ("spend_reserved", "spend_settled", ""))
 
 
 def problems(story: Sequence[LogEvent]) -> Iterator[str]:
@@ -50,6 +79,7 @@ def problems(story: Sequence[LogEvent]) -> Iterator[str]:
                 yield f"event {event.seq}: `{event.type}` has no `{name}`"
     yield from _order(story)
     yield from _attempts(story)
+    yield from _counts(story)
     if not any(event.type == "log_truncated" for event in story):
         yield from _text(story)
 
@@ -103,13 +133,34 @@ def _attempts(story: Sequence[LogEvent]) -> Iterator[str]:
             yield f"event {event.seq} is of attempt {attempt}, which is {current} by now"
 
 
+def _counts(story: Sequence[LogEvent]) -> Iterator[str]:
+    """What happens once happens once, and what was opened is closed."""
+    is_whole = story[-1].type == "completion" if story else False
+    counts = Counter(event.type for event in story)
+    for name in sorted(_ONCE):
+        if counts[name] > 1:
+            yield f"there are {counts[name]} `{name}`"
+    if counts["cancel_observed"] and is_whole and story[-1].data.get("kind") != "cancelled":
+        yield "a cancel was observed, and the outcome is another"
+    for opening, closing, member in _PAIRS:
+        opened = Counter(e.data.get(member) for e in story if e.type == opening)
+        closed = Counter(e.data.get(member) for e in story if e.type == closing)
+        if closed - opened:
+            yield f"there is a `{closing}` without `{opening}`"
+        if is_whole and opened - closed:
+            yield f"there is a `{opening}` without `{closing}`"
+
+
 def _text(story: Sequence[LogEvent]) -> Iterator[str]:
     """The deltas are the text of the result."""
     completion = story[-1].data if story else {}
     result = completion.get("result")
     if completion.get("outcome") != "success" or not isinstance(result, dict):
         return
-    text = cast("dict[str, Any]", result).get("text")
+    result = cast("dict[str, Any]", result)
+    text = result.get("text")
+    if isinstance(text, str):
+        yield from _calls(story, result.get("tool_calls") or [])
     if not isinstance(text, str) or "[redacted:" in text:
         return  # left out for privacy, or replaced in parts that do not end where deltas do
     told = ""
@@ -123,6 +174,13 @@ def _text(story: Sequence[LogEvent]) -> Iterator[str]:
                 pass
     if told != text:
         yield f"the deltas say {told[-80:]!r} at the end, the result {text[-80:]!r}"
+
+
+def _calls(story: Sequence[LogEvent], called: Sequence[Any]) -> Iterator[str]:
+    """The tool calls are those of the result."""
+    told = [event.data.get("call") for event in story if event.type == "tool_call"]
+    if told != called:
+        yield f"there are {len(told)} tool calls, and the result has others: {len(called)}"
 
 
 def _deltas(story: Sequence[LogEvent]) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from car_rpc.host.library import (
 )
 from car_rpc.host.params import decode_params
 from car_rpc.host.services import Handler, Scope, Services
+from car_rpc.wire.base import RequestId
 from car_rpc.wire.methods import METHODS, Method
 from car_rpc.wire.runner import RunnerEventParams
 
@@ -85,6 +86,10 @@ class Dispatcher:
             logger.debug("a runner event is ignored: %s", error)
         except Exception:
             logger.exception("a runner event failed unexpectedly")
+
+    def cancel_requested(self, request_id: RequestId) -> None:
+        """A request will be cancelled; it is recorded when that was."""
+        self._services.engine.cancel_requested(request_id)
 
     async def call(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
         """Call any method, also one that takes time. An unknown one is ``method_not_found``."""

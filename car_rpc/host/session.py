@@ -290,6 +290,8 @@ class Session:
             # One cancel is enough; a second would interrupt the tidying up after the first.
             if request_id not in self._cancelled:
                 self._cancelled.add(request_id)
+                if self._dispatcher is not None:
+                    self._dispatcher.cancel_requested(request_id)
                 # Behind its first step: a task that never began could not end its stream.
                 asyncio.get_running_loop().call_soon(task.cancel)
             return

@@ -64,10 +64,11 @@ class Budget:
             return await _finished(made)
         except asyncio.CancelledError:
             if not made.cancelled() and made.exception() is None:
-                await self._give_back(made.result())
+                await self.give_back(made.result())
             raise
 
-    async def _give_back(self, reservation: Reservation) -> None:
+    async def give_back(self, reservation: Reservation) -> None:
+        """Undo a reservation: the attempt is not made. A cancel waits until that is done."""
         with suppress(CarError):  # then it stands until it expires, and the cancel goes on
             await _finished(asyncio.to_thread(self._store.give_back, reservation))
 

@@ -10,6 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.engine.ports import GenerateCall, LogEntry
+from car_rpc.eventlog.redact import redact_json
+from car_rpc.eventlog.shapes import KNOWN, NONE
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import Capability, FakeSource, ModelSchema, ScriptStep
@@ -48,12 +50,14 @@ class MemorySink:
         entries: Everything recorded, in order.
         committed: How many of them are durable.
         failure: When set, every commit fails with it.
+        secrets: What is replaced in what is read.
     """
 
     def __init__(self) -> None:
         self.entries: list[LogEntry] = []
         self.committed = 0
         self.failure: Exception | None = None
+        self.secrets = KNOWN
 
     def append(self, entry: LogEntry) -> None:
         """Record an event that is not durable yet."""
@@ -77,13 +81,18 @@ class MemorySink:
                 ts="2026-01-01T00:00:00.000Z",
                 session_id="ses_test",
                 trace_id=trace_id,
-                type=entry.type,
-                data=msgspec.json.decode(msgspec.json.encode(entry.data)),
                 attempt=UNSET if entry.attempt is None else entry.attempt,
+                type=entry.type,
+                data=self._kept(entry),
             )
             for number, entry in enumerate(self.entries[: self.committed], 1)
             if entry.trace_id == trace_id
         ]
+
+    def _kept(self, entry: LogEntry) -> dict[str, Any]:
+        secrets = NONE if entry.names_only else self.secrets
+        text = redact_json(msgspec.json.encode(entry.data), secrets)
+        return msgspec.json.decode(text, type=dict[str, Any])
 
     @property
     def types(self) -> list[str]:

@@ -57,14 +57,14 @@ STORY = [
 def test_a_request_reads_from_its_beginning_to_its_end() -> None:
     assert list(timeline(STORY)) == [
         "tr_1  generate  ses_1  conversation talk  2026-01-31T08:30:00.000Z",
-        '        0 ms     request       "tell me"',
-        "        1 ms     route         a/b:1 (best), else c/d:1",
-        "        2 ms  #1 attempt       a/b:1",
-        '       40 ms  #1 deltas        reasons "hm", "Hello\\n", usage',
-        "       50 ms  #1 interruption  idle_stall after 5 bytes",
-        "       60 ms  #1 recovery      continue because of idle_stall",
-        "       70 ms  #1 fallback      a/b:1 failed: timeout",
-        "      100 ms  #2 completion    success, end_turn, c/d:1, 100 ms",
+        '        0 ms     request          "tell me"',
+        "        1 ms     route            a/b:1 (best), else c/d:1",
+        "        2 ms  #1 attempt          a/b:1",
+        '       40 ms  #1 deltas           reasons "hm", "Hello\\n", usage',
+        "       50 ms  #1 interruption     idle_stall after 5 bytes",
+        "       60 ms  #1 recovery         continue because of idle_stall",
+        "       70 ms  #1 fallback         a/b:1 failed: timeout",
+        "      100 ms  #2 completion       success, end_turn, c/d:1, 100 ms",
     ]
 
 

@@ -24,6 +24,7 @@ from car_rpc.wire.content import Message
 from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
 from car_rpc.wire.models import ModelSchema
+from tests.stories import check_stories
 
 Play = Callable[[GenerateCall], AsyncGenerator[StreamEvent, None]]
 
@@ -159,9 +160,11 @@ def play() -> Callable[..., Play]:
 
 
 @pytest.fixture
-def world(tmp_path: Any) -> Any:
+async def world(tmp_path: Any) -> Any:
     store = ModelStore(tmp_path / "car.db")
     models = [scripted_model("test/one:a", []), scripted_model("test/two:a", [], ["embed"])]
     registry = Registry(models, store, tmp_path)
-    yield World(store, registry)
+    world = World(store, registry)
+    yield world
     registry.close()
+    await check_stories(world.sink)

@@ -16,7 +16,8 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
     assert (result.model_used, result.dimensions) == ("test/two:a", 2)
     assert result.usage.prompt_tokens == 2
     assert world.backend.embedded == ["a", "b"]
-    request, route, completion = world.sink.entries
+    request, route, usage, completion = world.sink.entries
+    assert usage.data == {"prompt_tokens": 2, "completion_tokens": 0}
     assert request.data == {
         "request_id": 9,
         "method": "embed",
@@ -37,7 +38,7 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
         "latency_ms": 0.0,
         "result": msgspec.Raw(msgspec.json.encode(result)),
     }
-    assert world.sink.committed == 3
+    assert world.sink.committed == 4
 
 
 async def test_queries_carry_their_instruction_and_documents_do_not(world: Any) -> None:
@@ -90,10 +91,11 @@ async def test_recorded_work_that_is_cancelled_is_recorded_so(world: Any) -> Non
     async with asyncio.timeout(5):
         await started.wait()
         task.cancel()
+        world.engine.cancel_requested("nobody")
         with pytest.raises(CarError) as caught:
             await task
     assert caught.value.kind == "cancelled"
-    assert world.sink.committed_types == ["request", "completion"]
+    assert world.sink.committed_types == ["request", "cancel_observed", "completion"]
 
 
 async def test_a_log_that_fails_does_not_hide_why_recorded_work_failed(world: Any) -> None:

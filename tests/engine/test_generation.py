@@ -27,6 +27,7 @@ from car_rpc.wire.events import (
 )
 from car_rpc.wire.inference import GenerateRequest
 
+STORY = ["request", "route", "attempt", "first_token", "usage", "deltas", "completion"]
 HELLO = [TextDelta(text="hel"), TextDelta(text="lo"), UsageEvent(prompt_tokens=2)]
 
 
@@ -70,10 +71,12 @@ async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(
 ) -> None:
     world.backend.play = play(*HELLO)
     result = await world.generate(conversation_id="talk")
-    assert world.sink.types == ["request", "route", "attempt", "deltas", "completion"]
+    assert world.sink.types == STORY
     assert world.backend.story_at_call == ["request", "route"]
     assert world.listener.story_at_end == world.sink.types
-    request, route, attempt, deltas, completion = world.sink.entries
+    request, route, attempt, first_token, usage, deltas, completion = world.sink.entries
+    assert first_token.data == {"after_ms": 0.0}
+    assert usage.data == {"prompt_tokens": 2}
     assert request.data["params"] == msgspec.Raw(b'{"prompt":"hi","conversation_id":"talk"}')
     assert (request.data["request_id"], request.data["method"]) == (7, "generate")
     assert (route.data["model"], route.data["fallbacks"]) == ("test/one:a", [])
@@ -154,7 +157,7 @@ async def test_without_a_listener_nothing_but_the_events_is_missing(world: Any, 
     world.backend.play = play(*HELLO)
     world.listener = None
     assert (await world.generate()).text == "hello"
-    assert world.sink.types == ["request", "route", "attempt", "deltas", "completion"]
+    assert world.sink.types == STORY
 
 
 async def test_of_a_private_request_only_sizes_and_outcomes_are_kept(world: Any, play: Any) -> None:
@@ -162,7 +165,7 @@ async def test_of_a_private_request_only_sizes_and_outcomes_are_kept(world: Any,
     failure = await world.failure(prompt="secret question", privacy="metadata")
     assert failure.message == "inference failed: secret fault"
     assert "secret" not in str(world.sink.entries)
-    assert world.sink.types == ["request", "route", "attempt", "deltas", "completion"]
+    assert world.sink.types == [each for each in STORY if each != "usage"]
     assert world.sink.entries[-1].data["kind"] == "inference_failed"
     assert world.sink.entries[0].data["params"]["bytes"] > 0
 

@@ -12,6 +12,8 @@ from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
 from car_rpc.engine.ports import GenerateCall
+from car_rpc.engine.privacy import Privacy
+from car_rpc.engine.recording import Recorder
 from car_rpc.engine.routing import Choice
 from car_rpc.engine.spending import Bill
 from car_rpc.errors import CarError
@@ -107,10 +109,11 @@ async def test_a_model_that_used_up_the_time_has_failed_and_one_that_nobody_read
         raise asyncio.CancelledError
 
     work = Work(world.registry.find("one"), "generate", "tr_1", deadline_ms=10)
+    recorder = Recorder(world.sink, world.clock, "tr_1", privacy=Privacy())
     for ms in (9, 1, 0):
         world.clock.advance(ms)
         with pytest.raises(asyncio.CancelledError):
-            async with world.engine.metering.attempt(work, Bill()) as meter:
+            async with world.engine.metering.attempt(work, Bill(), recorder) as meter:
                 await (stopped() if ms else meter.sent(stopped()))
     assert [end.outcome for end in ends.seen] == ["cancelled", "timeout", "cancelled"]
 

@@ -115,7 +115,8 @@ async def test_whole_tool_calls_of_redacted_rows_are_complete(world: Any) -> Non
 
 
 async def test_configured_patterns_are_replaced_in_answers(world: Any, play: Any) -> None:
-    world.engine._privacy = Privacy(secrets=Secrets(patterns=[re.compile(r"ACME-\d+")]))
+    world.sink.secrets = Secrets(patterns=[re.compile(r"ACME-\d+")])
+    world.engine._privacy = Privacy(secrets=world.sink.secrets)
     world.backend.play = play(TextDelta(text="it is ACM"), TextDelta(text="E-12, no"))
     await world.generate()
     assert logged_text(world) == "it is [redacted:pattern], no"

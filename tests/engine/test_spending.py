@@ -291,3 +291,44 @@ async def test_a_database_that_cannot_be_written_refuses_what_costs_money(
         patched.setattr(SpendStore, "settle", broken)
         assert (await accounts.ask(model)).cost_usd == 0.0006
     assert (await accounts.total()).reserved_usd == RESERVED  # until it expires
+
+
+async def test_the_log_has_a_reservation_before_the_model_is_asked_and_the_charge_before_the_answer(
+    accounts: Accounts, play: Any
+) -> None:
+    world = accounts.world
+    world.backend.play = play(*ANSWER)
+    model = accounts.model("one", REMOTE)
+    await accounts.ask(model)
+
+    assert world.backend.story_at_call == ["request", "route", "attempt", "spend_reserved"]
+    assert "spend_settled" in world.listener.story_at_end
+    usd = {e.type: e.data for e in world.sink.entries if e.type.startswith("spend_")}
+    assert usd == {
+        "spend_reserved": {"model": model, "usd": RESERVED},
+        "spend_settled": {"model": model, "charged_usd": 0.0006, "cost_usd": 0.0006},
+    }
+
+
+async def test_what_the_log_does_not_get_is_not_reserved(
+    accounts: Accounts, play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = accounts.world
+    world.backend.play = play(*ANSWER)
+    commit = world.sink.commit
+
+    async def refuse(*entries: Any) -> None:
+        if world.sink.types[-1] == "spend_reserved":
+            raise CarError("io_error", "full")
+        await commit(*entries)
+
+    monkeypatch.setattr(world.sink, "commit", refuse)
+    assert (await accounts.fail(accounts.model("one", REMOTE))).kind == "io_error"
+    assert world.backend.calls == []
+    assert (await accounts.total()).reserved_usd == 0
+
+
+async def test_what_has_no_price_is_not_in_the_log_either(accounts: Accounts, play: Any) -> None:
+    accounts.world.backend.play = play(*ANSWER)
+    await accounts.ask(accounts.model("one", REMOTE, cost=None))
+    assert not [e for e in accounts.world.sink.entries if e.type.startswith("spend_")]

@@ -187,9 +187,17 @@ async def test_the_log_tells_a_run_like_any_other_attempt(app: Any) -> None:
     assert [a["outcome"] for a in result["attempts"]] == ["provider_error", "success"]
     story = [entry for entry in app.sink.entries if entry.trace_id == result["trace_id"]]
     kinds = [entry.type for entry in story if entry.type != "deltas"]
+    run = ["runner_request", "first_token", "runner_return", "usage"]
+    again = [each for each in run if each != "first_token"]
     assert kinds == [
-        "request", "route", "attempt", "interruption", "recovery", "attempt", "completion",
+        "request", "route", "attempt", *run, "interruption", "recovery", "attempt", *again,
+        "completion",
     ]  # fmt: skip
+    returns = [entry.data for entry in story if entry.type == "runner_return"]
+    assert [(each["outcome"], each["items"]) for each in returns] == [
+        ("provider_error", 2),
+        ("success", 1),
+    ]
     completion = msgspec.to_builtins(story[-1].data)
     assert (completion["outcome"], completion["result"]["usage"]) == ("success", result["usage"])
     assert completion["result"]["attempts"] == result["attempts"]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from car_rpc.cli import run_command
 from car_rpc.errors import KINDS
+from car_rpc.eventlog.story import MEMBERS
 from car_rpc.spec import documents, literals
 from car_rpc.spec.docstrings import describe
 from car_rpc.wire import announced, lifecycle
@@ -114,3 +116,16 @@ def test_a_type_without_attributes_is_still_described() -> None:
 
     assert describe(Sample) == ("One line.", {})
     assert describe(object())[1] == {}
+
+
+def test_the_table_of_the_log_has_the_events_that_the_checker_knows() -> None:
+    text = (ROOT / "spec" / "PROTOCOL.md").read_text(encoding="utf-8")
+    table = text[text.index("| type | when | data |") :].split("\n\n")[0]
+    told: dict[str, str] = {}
+    for row in table.splitlines()[2:]:
+        _, types, _, members, _ = row.split("|")
+        told |= dict.fromkeys(re.findall(r"`(\w+)`", types), members)
+    assert set(told) == set(MEMBERS)
+    for event_type, members in MEMBERS.items():
+        for member in members:
+            assert f"`{member}`" in told[event_type], (event_type, member)

@@ -175,7 +175,12 @@ class LocalBackend:
     async def close(self) -> None:
         """Kill all workers; returns when they are gone."""
         slots, self._workers = list(self._workers.values()), {}
-        await asyncio.gather(*(slot.close() for slot in slots), return_exceptions=True)
+        await asyncio.gather(*map(self._unload, slots), return_exceptions=True)
+
+    async def _unload(self, slot: _Slot) -> None:
+        pid = await slot.close()
+        if pid is not None:
+            self._note("model_unload", slot.model, pid=pid)
 
     async def _worker(self, model: ModelSchema) -> WorkerProcess:
         """The live worker that has the model loaded; starts one if there is none.
@@ -194,7 +199,8 @@ class LocalBackend:
         key = msgspec.msgpack.encode(load)
         slot = self._workers.get(key)
         if slot is None or slot.dead:
-            slot = self._workers[key] = _Slot(asyncio.create_task(self._start(model, load)))
+            starting = asyncio.create_task(self._start(model, load))
+            slot = self._workers[key] = _Slot(model, starting)
         # A caller that gives up must not take the load away from the others.
         return await asyncio.shield(slot.starting)
 
@@ -216,7 +222,8 @@ class LocalBackend:
 class _Slot:
     """A worker that is starting or running."""
 
-    def __init__(self, starting: asyncio.Task[WorkerProcess]) -> None:
+    def __init__(self, model: ModelSchema, starting: asyncio.Task[WorkerProcess]) -> None:
+        self.model = model
         self.starting = starting
         # Somebody may have given up waiting; the failure still reaches whoever waits.
         starting.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -228,11 +235,16 @@ class _Slot:
             return False
         return task.cancelled() or task.exception() is not None or not task.result().alive
 
-    async def close(self) -> None:
+    async def close(self) -> int | None:
+        """Stop the worker; returns the pid of one that had the model loaded until now."""
         self.starting.cancel()
         await asyncio.wait([self.starting])
-        if not self.starting.cancelled() and self.starting.exception() is None:
-            await self.starting.result().stop()
+        if self.starting.cancelled() or self.starting.exception() is not None:
+            return None
+        worker = self.starting.result()
+        was_alive = worker.alive
+        await worker.stop()
+        return worker.pid if was_alive else None
 
 
 def _load_frame(model: ModelSchema) -> Load:

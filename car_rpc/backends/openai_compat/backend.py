@@ -96,7 +96,8 @@ class OpenAICompatBackend(GenerateOnly):
         reader = ChunkReader(call.model.context_length)
         promises = _Promises(call, reader)
         deadline = _deadline(timeouts)
-        async with self.keys.headers(source, call.request.conversation_id or None) as headers:
+        conversation_id = call.request.conversation_id or None
+        async with self.keys.headers(source, conversation_id, call.note) as headers:
             answer = Answer(reader, deadline, timeouts, headers.secrets)
             async with (
                 self._sent(source, "chat/completions", headers, body, deadline) as response,

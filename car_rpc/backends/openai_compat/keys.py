@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from itertools import groupby
 
 from msgspec import UNSET
@@ -15,6 +16,7 @@ from msgspec import UNSET
 from car_rpc.backends.openai_compat.credentials import Credentials, Headers
 from car_rpc.backends.openai_compat.key_pool import Counts, Key, KeyId, KeyPool
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
+from car_rpc.engine.ports import unnoted
 from car_rpc.errors import CarError
 from car_rpc.wire.keys import EndpointKeys, KeysStatsResult, KeyStats
 from car_rpc.wire.models import OpenAICompatSource
@@ -51,9 +53,17 @@ class Keys:
 
     @asynccontextmanager
     async def headers(
-        self, source: OpenAICompatSource, conversation_id: str | None = None
+        self,
+        source: OpenAICompatSource,
+        conversation_id: str | None = None,
+        note: Callable[..., None] = unnoted,
     ) -> AsyncGenerator[Headers, None]:
         """The headers of one request, which the block sends.
+
+        Args:
+            source: The server.
+            conversation_id: The conversation, if there is one.
+            note: Records which key it is: see :attr:`GenerateCall.note`.
 
         Raises:
             CarError: As :class:`Credentials`, or the block's own, with ``another_key`` added when
@@ -62,6 +72,8 @@ class Keys:
         keys = await self._credentials.keys(source)
         endpoint = source.endpoint
         key = self._pool.lease(endpoint, keys, conversation_id, self._now_ms()) if keys else None
+        if key is not None:
+            note("key_selected", name=key.name, index=keys.index(key), hash=_hash_prefix(key))
         try:
             yield await self._credentials.headers(source, key)
         except CarError as failure:
@@ -147,3 +159,8 @@ class Keys:
                 logger.warning("how keys fared is not written down: %s", error.message)
                 self._pool.add_counts(counts)
                 return
+
+
+def _hash_prefix(key: Key) -> str:
+    """Tells one key from another, also after it was replaced, and nothing of what it is."""
+    return sha256(key.value.encode()).hexdigest()[:8]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,22 @@ async def test_nothing_of_a_key_is_ever_shown(
     for canary in canaries:
         assert canary[:10] not in shown
         assert canary[:10].encode() not in kept
+
+
+async def test_the_log_names_the_key_of_a_request_and_never_tells_it(
+    upstream: Any, server: Any
+) -> None:
+    server.reply(HELLO)
+    upstream.environ["A"] = "one,two"
+    model = upstream.model(server.url, api_key_env="A")
+    noted: list[tuple[str, dict[str, Any]]] = []
+    for _ in range(2):
+        call = scripted_call(model)._replace(note=lambda kind, **data: noted.append((kind, data)))
+        assert [event async for event in upstream.backend.generate(call)]
+    assert [(kind, data["name"], data["index"]) for kind, data in noted] == [
+        ("key_selected", "A[0]", 0),
+        ("key_selected", "A[1]", 1),
+    ]
+    assert [data["hash"] for _, data in noted] == [
+        sha256(key).hexdigest()[:8] for key in (b"one", b"two")
+    ]
