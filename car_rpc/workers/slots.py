@@ -11,6 +11,9 @@ DEFAULT_CONTEXT_LENGTH = 8192
 #: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
 KV_BUDGET_BYTES = 1024**3
 
+#: The same for what is kept of prompts whose slot another needed: copies beside the slots.
+SAVED_BUDGET_BYTES = 1024**3
+
 #: More answers at once than this make each too slow on a desktop's processor.
 MAX_SLOTS = 4
 
@@ -36,6 +39,11 @@ def slot_count(slot_bytes: int) -> int:
     if slot_bytes > physical_memory():
         raise MemoryError
     return max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // max(slot_bytes, 1)))
+
+
+def saved_budget() -> int:
+    """Memory for the caches of prompts that had to make room, in bytes."""
+    return min(SAVED_BUDGET_BYTES, physical_memory() // 16)
 
 
 def physical_memory() -> int:

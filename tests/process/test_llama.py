@@ -194,6 +194,16 @@ def test_requests_at_once_are_all_answered(core: Core) -> None:
         check_stream(core.stream(stream))
 
 
+def test_a_prompt_is_read_once_unless_that_is_not_wanted(core: Core) -> None:
+    params = {"temperature": 0, "max_tokens": 3}
+    request = {"model": CHAT, "prompt": "What is the capital of Austria?", "params": params}
+    core.call("generate", request)
+    usage = core.call("generate", request)["usage"]
+    assert usage["cache_read_tokens"] == usage["prompt_tokens"] - 1
+    alone = core.call("generate", {**request, "prefix_cache": False})["usage"]
+    assert not alone.get("cache_read_tokens")
+
+
 def test_a_prompt_that_is_too_long_is_refused_with_the_counts(core: Core) -> None:
     error = core.fail("generate", {"model": CHAT, "prompt": "one two three " * 3000})
     assert error["data"]["kind"] == "context_overflow"

@@ -209,6 +209,31 @@ def byte_tokens() -> list[str]:
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
 
 
+def add_vocabulary(writer: Any, *, bos: bool = False, chatml: bool = True) -> int:
+    """Give a GGUF model a byte vocabulary with ChatML's markers; returns its size."""
+    import gguf
+
+    control, own = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
+    special = {
+        "<|endoftext|>": control,
+        ("<|im_start|>" if chatml else "[turn]"): control,
+        ("<|im_end|>" if chatml else "[end]"): control,
+        "<think>": own, "</think>": own, "<tool_call>": own, "</tool_call>": own,
+    }  # fmt: skip
+    tokens = [*byte_tokens(), "he", *special]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + list(special.values()))
+    writer.add_token_merges(["h e"])
+    writer.add_eos_token_id(tokens.index("<|im_end|>" if chatml else "[end]"))
+    writer.add_pad_token_id(tokens.index("<|endoftext|>"))
+    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
+    writer.add_add_bos_token(bos)
+    return len(tokens)
+
+
 def write_model(
     path: Path,
     template: str | None = CHAT_TEMPLATE,
@@ -225,15 +250,6 @@ def write_model(
     import gguf
     import numpy as np
 
-    control, own = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
-    special = {
-        "<|endoftext|>": control,
-        ("<|im_start|>" if chatml else "[turn]"): control,
-        ("<|im_end|>" if chatml else "[end]"): control,
-        "<think>": own, "</think>": own, "<tool_call>": own, "</tool_call>": own,
-    }  # fmt: skip
-    tokens = [*byte_tokens(), "he", *special]
-    types = [gguf.TokenType.NORMAL] * 257 + list(special.values())
     writer = gguf.GGUFWriter(path, "llama")
     layers, heads, kv_heads, width, hidden = 2, 4, 2, 64, 128
     writer.add_name("random")
@@ -245,16 +261,7 @@ def write_model(
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(width // heads)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(["h e"])
-    writer.add_eos_token_id(tokens.index("<|im_end|>" if chatml else "[end]"))
-    writer.add_pad_token_id(tokens.index("<|endoftext|>"))
-    writer.add_bos_token_id(tokens.index("<|endoftext|>"))
-    writer.add_add_bos_token(bos)
+    vocabulary = add_vocabulary(writer, bos=bos, chatml=chatml)
     if template is not None:
         writer.add_chat_template(template)
 
@@ -266,7 +273,7 @@ def write_model(
     def norm(name: str) -> None:
         writer.add_tensor(name, np.ones(width, np.float32))
 
-    weight("token_embd.weight", len(tokens), width)
+    weight("token_embd.weight", vocabulary, width)
     norm("output_norm.weight")
     kv_width = width // heads * kv_heads
     for layer in range(layers):
@@ -279,7 +286,7 @@ def write_model(
         weight(f"blk.{layer}.ffn_gate.weight", hidden, width)
         weight(f"blk.{layer}.ffn_up.weight", hidden, width)
         weight(f"blk.{layer}.ffn_down.weight", width, hidden)
-    weight("output.weight", len(tokens), width)
+    weight("output.weight", vocabulary, width)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -23,9 +23,10 @@ from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaG
 from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, lib, version
+from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
-from car_rpc.workers.slots import context_length, slot_count
+from car_rpc.workers.slots import context_length, saved_budget, slot_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +125,7 @@ class LlamaEngine:
         )
         room: int = lib.llama_n_ctx_seq(context.handle)
         self._context_length = min(self._context_length, room)
-        return Generator(context, slots)
+        return Generator(context, Sequences(context, slots, saved_budget()))
 
 
 def make_engine() -> LlamaEngine:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 from car_rpc.errors import CarError
 from car_rpc.workers.generation import Generation
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
+from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sampler import Sampler
+from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence as SequenceOf
 
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
+    from car_rpc.workers.llama_cpp.sequences import Sequence, Sequences
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
 #: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
@@ -41,14 +44,20 @@ class LlamaGeneration(Generation):
         self, job: Job, request: Generate, prompt: Prompt, vocab: Vocab, context_length: int
     ) -> None:
         super().__init__(job, request, prompt, vocab, context_length)
+        self.sequence: Sequence
         self.sampler = Sampler(request.params, vocab.size, context_length)
-        self.evaluated = 0  # tokens in the context's memory
+        self.shares_prefix = request.prefix_cache
         self.pending: int | None = None  # sampled, not evaluated yet
+
+    def begin(self, sequence: Sequence) -> None:
+        """Go on from what a sequence holds."""
+        self.sequence = sequence
+        self.cached_tokens = min(len(sequence.tokens), self.asked_tokens)
 
     @property
     def unread(self) -> int:
         """Tokens of the prompt that are not evaluated yet."""
-        return max(0, len(self.prompt) - self.evaluated)
+        return max(0, len(self.prompt) - len(self.sequence.tokens))
 
 
 class Generator:
@@ -59,13 +68,13 @@ class Generator:
     model computes depend on it, so a request gets the same answer on a busy machine.
 
     Args:
-        context: The context, with a sequence per slot.
-        slots: How many generations run at once.
+        context: The context.
+        sequences: Its sequences; as many generations run at once.
     """
 
-    def __init__(self, context: Context, slots: int) -> None:
+    def __init__(self, context: Context, sequences: Sequences) -> None:
         self._context = context
-        self._slots = slots
+        self._sequences = sequences
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
 
@@ -79,81 +88,117 @@ class Generator:
         self._admit()
         self._advance_running()
         self._read_prompt()
-        next_can_start = bool(self._waiting) and len(self._active) < self._slots
+        next_can_start = bool(self._waiting) and self._sequences.any_free
         runs = any(generation.job.running.is_set() for generation in self._active.values())
         return next_can_start or runs
 
     def reset(self) -> None:
-        """Forget all generations."""
+        """Forget all generations, and what is kept of their prompts."""
         self._waiting.clear()
         self._active.clear()
-        self._context.clear()
+        self._sequences.clear()
 
     def _drop_cancelled(self) -> None:
         cancelled = [each for each in self._waiting if each.job.cancelled.is_set()]
         for generation in cancelled:
             self._waiting.remove(generation)
             generation.sampler.close()
-        for slot, generation in list(self._active.items()):
+        for generation in list(self._active.values()):
             if generation.job.cancelled.is_set():
-                self._release(slot)
+                self._release(generation)
 
     def _admit(self) -> None:
-        for slot in range(self._slots):
-            if self._waiting and slot not in self._active:
-                self._active[slot] = self._waiting.popleft()
+        for generation in list(self._waiting):
+            if not self._sequences.any_free:
+                return
+            if self._is_being_read(generation):
+                continue
+            sequence = self._sequences.take(generation.prompt, shared=generation.shares_prefix)
+            self._waiting.remove(generation)
+            self._active[sequence.number] = generation
+            generation.begin(sequence)
+            log_debug(
+                f"request {generation.job.id}: {generation.cached_tokens} of"
+                f" {len(generation.prompt)} prompt tokens were read before, the others are read"
+                f" {PREFILL_CHUNK} at once"
+            )
+
+    def _is_being_read(self, generation: LlamaGeneration) -> bool:
+        """Whether another is about to read much of the same prompt, which is worth a wait."""
+        return generation.shares_prefix and any(
+            other.shares_prefix
+            and other.unread
+            and other.job.running.is_set()
+            and common(other.prompt, generation.prompt)
+            >= len(other.sequence.tokens) + PREFILL_CHUNK
+            for other in self._active.values()
+        )
 
     def _advance_running(self) -> None:
-        rows: list[Row] = []
-        for slot, generation in self._active.items():
-            if generation.pending is not None and generation.job.running.is_set():
-                rows.append(Row(generation.pending, generation.evaluated, slot, output=True))
-        self._evaluate(rows)
+        self._evaluate(
+            [
+                Row(generation.pending, len(generation.sequence.tokens), number, output=True)
+                for number, generation in self._active.items()
+                if generation.pending is not None and generation.job.running.is_set()
+            ]
+        )
 
     def _read_prompt(self) -> None:
         unread = [
-            (generation.unread, slot)
-            for slot, generation in self._active.items()
+            (generation.unread, number)
+            for number, generation in self._active.items()
             if generation.unread and generation.job.running.is_set()
         ]
         if not unread:
             return
         # The shortest first: a short request answers soon even behind a long one.
-        count, slot = min(unread)
-        generation = self._active[slot]
-        start = generation.evaluated
+        count, number = min(unread)
+        generation = self._active[number]
+        start = len(generation.sequence.tokens)
         chunk = generation.prompt[start : start + PREFILL_CHUNK]
         last = len(chunk) - 1 if count <= PREFILL_CHUNK else None
+        if last is not None:
+            self._sequences.checkpoint(generation.sequence)
         self._evaluate(
             [
-                Row(token, start + index, slot, output=index == last)
+                Row(token, start + index, number, output=index == last)
                 for index, token in enumerate(chunk)
             ],
             generation.job,
         )
 
-    def _evaluate(self, rows: Sequence[Row], owner: Job | None = None) -> None:
+    def _evaluate(self, rows: SequenceOf[Row], owner: Job | None = None) -> None:
         if not rows:
             return
         try:
             self._context.decode(rows, owner)
         except DecodeError as error:
-            failure = CarError("inference_failed", f"llama.cpp could not decode (code {error})")
-            for slot in {row.sequence for row in rows}:
-                job = self._active[slot].job
-                self._release(slot)
-                job.fail(failure)
+            self._fail({row.sequence for row in rows}, error)
             return
         for index, row in enumerate(rows):
             generation = self._active[row.sequence]
-            generation.evaluated += 1
+            generation.sequence.tokens.append(row.token)
             if not row.output:
                 continue
             generation.pending = generation.sampler.sample(self._context, index)
             if generation.accept(generation.pending):
-                self._release(row.sequence)
+                self._release(generation)
                 generation.job.reply()
 
-    def _release(self, slot: int) -> None:
-        self._active.pop(slot).sampler.close()
-        self._context.drop(slot)
+    def _fail(self, numbers: set[int], error: DecodeError) -> None:
+        """End what a broken batch belonged to; one that was interrupted keeps what was read."""
+        for number in numbers:
+            generation = self._active[number]
+            if error.interrupted:
+                self._sequences.repair(generation.sequence)
+            else:
+                self._sequences.forget(generation.sequence)
+            self._release(generation)
+            generation.job.fail(
+                CarError("inference_failed", f"llama.cpp could not decode (code {error})")
+            )
+
+    def _release(self, generation: LlamaGeneration) -> None:
+        del self._active[generation.sequence.number]
+        generation.sampler.close()
+        self._sequences.give_back(generation.sequence)

@@ -68,6 +68,11 @@ lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
 lib.llama_backend_init()
 
 
+def log_debug(text: str) -> None:
+    """Write a line of our own among the native messages."""
+    os.write(2, _DEBUG_PREFIX + text.encode() + b"\n")
+
+
 def recent_errors() -> str:
     """The last errors that the library logged, as one line."""
     return "; ".join(_errors)

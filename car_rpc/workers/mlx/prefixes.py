@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
+
+from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,8 +95,3 @@ def cut(prefix: Prefix, length: int) -> Prefix:
         for layer in layers:
             layer.trim(surplus)
     return Prefix(prefix.tokens[:length], layers)
-
-
-def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with together."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -1,0 +1,1 @@
+"""How fast local models run: the process beside a bare loop over llama.cpp and other programs."""

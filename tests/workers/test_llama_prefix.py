@@ -1,0 +1,235 @@
+"""What llama.cpp models keep of earlier prompts, beside a bare loop over the same file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from car_rpc.wire.worker import Failed, Generate, Load, Reply
+from tests.workers.test_engines import Asked, chat, run
+
+pytest.importorskip("llama_cpp")
+
+from benchmarks.local.bare import FLASH_OFF, BareLoop
+from car_rpc.workers.llama_cpp.engine import LlamaEngine
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator
+from tests.workers.recurrent import write_recurrent_model
+
+pytestmark = pytest.mark.llama
+
+CONTEXT = 2048
+
+#: A prefix hit changes the sizes in which a prompt is read, and with them the last digits.
+MAX_LOGIT_CHANGE = 0.2
+
+
+def load(path: Path) -> LlamaEngine:
+    engine = LlamaEngine()
+    engine.load(Load(path=str(path), context_length=CONTEXT), lambda _: None)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def path(model_file: Callable[..., Path]) -> Path:
+    return model_file(context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def loaded(path: Path) -> LlamaEngine:
+    return load(path)
+
+
+@pytest.fixture
+def engine(loaded: LlamaEngine) -> LlamaEngine:
+    """An engine that knows no prompt yet."""
+    loaded.reset()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def bare(path: Path) -> BareLoop:
+    return BareLoop(
+        path, threads=1, context=CONTEXT, chunk=PREFILL_CHUNK, flash_attn_type=FLASH_OFF
+    )
+
+
+def shared(content: str, **params: Any) -> Generate:
+    """A request that may use what others left, and leave something to others."""
+    request = chat(content, ignore_eos=True, **params)
+    return msgspec.structs.replace(request, prefix_cache=True)
+
+
+def cached(asked: Asked) -> int:
+    return asked.usage.cache_read_tokens or 0
+
+
+def generator_of(engine: LlamaEngine) -> Generator:
+    assert engine._generator is not None
+    return engine._generator
+
+
+class Tokens:
+    """The tokens that answers sampled, by the number of their request."""
+
+    def __init__(self, engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by_request: dict[int, list[int]] = {}
+        from car_rpc.workers.llama_cpp.generator import LlamaGeneration
+
+        accept = LlamaGeneration.accept
+
+        def note(generation: LlamaGeneration, token: int) -> bool:
+            self.by_request.setdefault(generation.job.id, []).append(token)
+            return accept(generation, token)
+
+        monkeypatch.setattr(LlamaGeneration, "accept", note)
+
+
+@pytest.mark.parametrize("company", [0, 3])
+def test_greedy_answers_are_those_of_a_bare_loop(
+    engine: LlamaEngine, bare: BareLoop, monkeypatch: pytest.MonkeyPatch, company: int
+) -> None:
+    tokens = Tokens(engine, monkeypatch)
+    texts = ["word " * 250, "other", "a longer one " * 60, "b" * 900][: 1 + company]
+    requests = [
+        msgspec.structs.replace(chat(text, max_tokens=60, ignore_eos=True), id=number)
+        for number, text in enumerate(texts)
+    ]
+    run(engine, *requests)
+    assert engine._prompter is not None
+    for request in requests:
+        prompt = engine._prompter.prompt(request).tokens
+        assert tokens.by_request[request.id] == bare.generate(prompt, 60)
+
+
+def test_a_conversation_is_read_once(engine: LlamaEngine) -> None:
+    (first,) = run(engine, shared("a" * 600))
+    assert not cached(first)
+    (second,) = run(engine, shared("a" * 600))
+    assert cached(second) == second.prompt_tokens - 1
+    (third,) = run(engine, shared("a" * 500 + "b"))
+    assert 500 <= cached(third) <= 520
+
+
+def test_the_next_turn_goes_on_from_the_answer_before(engine: LlamaEngine) -> None:
+    (first,) = run(engine, shared("Tell me.", max_tokens=40, logit_bias={65: 1000.0}))
+    turns = [
+        *shared("Tell me.").messages,
+        msgspec.structs.replace(shared("").messages[0], role="assistant", content=first.text),
+        *shared("More.").messages,
+    ]
+    (second,) = run(engine, msgspec.structs.replace(shared("x"), messages=turns))
+    assert cached(second) == first.prompt_tokens + 40 - 1  # the last token was never read
+
+
+def test_without_the_cache_nothing_is_taken_and_nothing_left(engine: LlamaEngine) -> None:
+    run(engine, shared("a" * 600))
+    (alone,) = run(engine, chat("a" * 600))
+    assert not cached(alone)
+    run(engine, chat("b" * 600))
+    (after,) = run(engine, shared("b" * 600))
+    assert cached(after) < 30  # what its beginning shares with the first prompt
+
+
+def test_more_conversations_than_slots_are_all_kept(engine: LlamaEngine) -> None:
+    texts = [letter * 700 for letter in "abcdefghijkl"]
+    for text in texts:
+        run(engine, shared(text))
+    for text in texts:
+        (again,) = run(engine, shared(text))
+        assert cached(again) == again.prompt_tokens - 1
+
+
+def test_answers_from_a_copy_are_those_of_its_original(engine: LlamaEngine) -> None:
+    run(engine, shared("a" * 600))
+    (original,) = run(engine, shared("a" * 600, max_tokens=40))
+    for text in "bcdefghijkl":
+        run(engine, shared(text * 700))
+    (copy,) = run(engine, shared("a" * 600, max_tokens=40))
+    assert copy.events == original.events
+
+
+def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: LlamaEngine) -> None:
+    asked = run(engine, *(shared("s" * 900 + text) for text in ("one", "two", "three")))
+    assert [cached(each) for each in asked] == [0, 3 * PREFILL_CHUNK, 3 * PREFILL_CHUNK]
+
+
+def test_what_is_unlike_does_not_wait_for_a_long_prompt(engine: LlamaEngine) -> None:
+    long = Asked(engine, shared("a" * 1500))
+    short = Asked(engine, shared("b", max_tokens=1))
+    for _ in range(3):
+        engine.step()
+    assert isinstance(short.answer, Reply)
+    assert long.answer is None
+    run(engine)
+
+
+def test_a_prefix_changes_logits_by_little(path: Path) -> None:
+    bare = BareLoop(
+        path, threads=1, context=CONTEXT, sequences=2, chunk=256, flash_attn_type=FLASH_OFF
+    )
+    prompt = bare.tokens("the same words again and again " * 20)
+    whole = bare.read(prompt, 0).copy()
+    bare.read(prompt[:300], 1)
+    rest = bare.read(prompt[300:], 1, start=300)
+    assert np.abs(whole - rest).max() < MAX_LOGIT_CHANGE
+
+
+# ------------------------------------------------------------------------------ cancelling
+
+
+def test_what_was_read_before_a_cancel_is_not_read_again(engine: LlamaEngine) -> None:
+    asked = Asked(engine, shared("a" * 1500))
+    for _ in range(2):
+        engine.step()
+    asked.job.cancel()
+    engine.step()
+    assert asked.answer == Failed(id=1, kind="cancelled", detail="")
+    (again,) = run(engine, shared("a" * 1500))
+    assert cached(again) == 2 * PREFILL_CHUNK
+
+
+def test_a_chunk_that_is_broken_off_leaves_what_was_read_before(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = run(engine, chat("a" * 1500, ignore_eos=True))
+    asked = Asked(engine, shared("a" * 1500))
+    engine.step()
+    context = generator_of(engine)._context
+    decode = context.decode
+
+    def cancel_amid(rows: Any, owner: Any = None) -> None:
+        asked.job.cancel()
+        decode(rows, owner)
+
+    monkeypatch.setattr(context, "decode", cancel_amid)
+    engine.step()
+    monkeypatch.undo()
+    assert asked.answer == Failed(id=1, kind="cancelled", detail="")
+    assert not generator_of(engine)._active
+    (again,) = run(engine, shared("a" * 1500))
+    assert cached(again) == PREFILL_CHUNK
+    assert again.text == whole.text  # as it is read in the same chunks
+
+
+# ------------------------------------------------------------------ memory that cannot be cut
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> LlamaEngine:
+    return load(write_recurrent_model(tmp_path_factory.mktemp("recurrent") / "model.gguf"))
+
+
+def test_a_recurrent_model_goes_on_from_whole_prefixes_alone(recurrent: LlamaEngine) -> None:
+    recurrent.reset()
+    (first,) = run(recurrent, shared("a" * 600))
+    (alone,) = run(recurrent, chat("a" * 600, ignore_eos=True))
+    assert first.text == alone.text
+    (again,) = run(recurrent, shared("a" * 600))
+    assert cached(again) == 2 * PREFILL_CHUNK  # the checkpoint before the last chunk
+    assert again.text == alone.text
+    (other,) = run(recurrent, shared("a" * 300 + "b" * 300))
+    assert not cached(other)
+    assert other.text == run(recurrent, chat("a" * 300 + "b" * 300, ignore_eos=True))[0].text

@@ -1,0 +1,206 @@
+"""Which sequence a prompt goes to, with a memory that remembers tokens."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from car_rpc.workers.llama_cpp.sequences import MAX_STATES, Sequence, Sequences
+from car_rpc.workers.prefix import common
+
+
+class TokenMemory:
+    """Remembers the tokens themselves, so that what a sequence holds can be checked."""
+
+    def __init__(self, *, can_cut: bool = True) -> None:
+        self.can_cut = can_cut
+        self.tokens: dict[int, list[int]] = {}
+        self.saves = 0
+
+    def cut(self, sequence: int, length: int) -> bool:
+        held = self.tokens.get(sequence, [])
+        if not self.can_cut and length < len(held):
+            return False
+        del held[length:]
+        return True
+
+    def drop(self, sequence: int) -> None:
+        self.tokens[sequence] = []
+
+    def state_bytes(self, sequence: int) -> int:
+        return 4 * len(self.tokens.get(sequence, []))
+
+    def save(self, sequence: int) -> Any:
+        self.saves += 1
+        return np.array(self.tokens[sequence], dtype=np.int32)
+
+    def restore(self, sequence: int, state: Any) -> bool:
+        assert not self.tokens.get(sequence)
+        self.tokens[sequence] = state.tolist()
+        return True
+
+
+class Slots:
+    """Sequences, and a way to use them as the generator does."""
+
+    def __init__(self, count: int, tokens: int = 1000, *, can_cut: bool = True) -> None:
+        self.memory = TokenMemory(can_cut=can_cut)
+        self.sequences = Sequences(self.memory, count, 4 * tokens)
+
+    def start(self, prompt: list[int], *, shared: bool = True) -> tuple[Sequence, int]:
+        """Read a prompt; returns its sequence and how many tokens needed no reading."""
+        sequence = self.sequences.take(prompt, shared=shared)
+        begun = len(sequence.tokens)
+        assert sequence.tokens == prompt[:begun] == self.held(sequence)
+        assert begun < len(prompt)
+        assert shared or not begun
+        self.extend(sequence, prompt[begun:])
+        return sequence, begun
+
+    def extend(self, sequence: Sequence, tokens: list[int]) -> None:
+        sequence.tokens += tokens
+        self.memory.tokens.setdefault(sequence.number, []).extend(tokens)
+
+    def run(self, prompt: list[int], *, shared: bool = True) -> int:
+        sequence, begun = self.start(prompt, shared=shared)
+        self.sequences.give_back(sequence)
+        return begun
+
+    def held(self, sequence: Sequence) -> list[int]:
+        return self.memory.tokens.get(sequence.number, [])
+
+
+def text(start: int, length: int = 50) -> list[int]:
+    return list(range(start, start + length))
+
+
+def test_a_prompt_goes_on_from_what_begins_like_it() -> None:
+    slots = Slots(2)
+    assert slots.run(text(0)) == 0
+    assert slots.run([*text(0), 7]) == 50
+    assert slots.run(text(0)) == 49  # the last token is read for its logits
+    assert slots.memory.saves == 0
+
+
+def test_a_prompt_goes_on_from_a_sequence_in_use() -> None:
+    slots = Slots(2)
+    first, _ = slots.start(text(0))
+    second, begun = slots.start([*text(0, 40), 7])
+    assert begun == 40
+    assert first is not second
+    assert slots.held(first) == text(0)
+
+
+def test_a_long_conversation_is_not_given_up_for_its_first_words() -> None:
+    slots = Slots(2)
+    slots.run(text(0))
+    assert slots.run([*text(0, 10), 7]) == 10
+    assert slots.run([*text(0), 7]) == 50
+
+
+def test_what_must_make_room_comes_back() -> None:
+    slots = Slots(1)
+    slots.run(text(0))
+    slots.run(text(100))
+    assert slots.run([*text(0, 10), 7]) == 10
+    assert slots.run([*text(100), 7]) == 50
+    assert slots.run([*text(0), 7]) == 50
+
+
+def test_the_least_recently_used_sequence_makes_room() -> None:
+    slots = Slots(2, tokens=0)
+    slots.run(text(0))
+    slots.run(text(100))
+    slots.run([*text(0), 1])
+    slots.run(text(200))
+    assert slots.run([*text(0), 1, 2]) == 51
+    assert slots.run([*text(100), 1]) == 0
+
+
+def test_saved_states_keep_to_their_budget() -> None:
+    slots = Slots(1, tokens=120)
+    for start in range(0, 1000, 100):
+        slots.run(text(start))
+        assert slots.sequences.saved_bytes <= 4 * 120
+    assert slots.run([*text(800), 1]) == 50
+    assert slots.run([*text(100), 1]) == 0
+    for start in range(0, 500 * MAX_STATES, 100):
+        slots.run([start])
+    assert slots.sequences.saved_bytes <= 4 * MAX_STATES
+
+
+def test_a_request_that_shares_nothing_leaves_nothing() -> None:
+    slots = Slots(2)
+    slots.run(text(0))
+    assert slots.run(text(0), shared=False) == 0
+    assert slots.run([*text(0), 1], shared=False) == 0
+    sequence, _ = slots.start(text(100), shared=False)
+    assert slots.run([*text(100), 1]) == 0
+    slots.sequences.give_back(sequence)
+    assert slots.run([*text(0), 1]) == 50
+
+
+def test_a_broken_batch_leaves_what_was_read_before() -> None:
+    slots = Slots(1)
+    sequence, _ = slots.start(text(0))
+    slots.memory.tokens[0] += [7, 8]
+    slots.sequences.repair(sequence)
+    slots.sequences.give_back(sequence)
+    assert slots.run([*text(0), 1]) == 50
+
+
+def test_what_cannot_be_cut_serves_only_as_a_whole() -> None:
+    slots = Slots(1, can_cut=False)
+    slots.run(text(0))
+    assert slots.run([*text(0), 1]) == 50
+    assert slots.run([*text(0), 2]) == 0
+    assert slots.run([*text(0), 1, 2]) == 51
+
+
+def test_a_checkpoint_serves_what_cannot_be_cut() -> None:
+    slots = Slots(1, can_cut=False)
+    sequence, _ = slots.start(text(0))
+    slots.sequences.checkpoint(sequence)
+    slots.extend(sequence, [7, 8])
+    slots.sequences.give_back(sequence)
+    assert slots.run([*text(0), 1]) == 50
+    assert slots.run([*text(0), 2]) == 50
+
+
+def test_nothing_is_known_after_all_is_cleared() -> None:
+    slots = Slots(1)
+    slots.start(text(0))
+    slots.sequences.clear()
+    assert slots.run([*text(0), 1]) == 0
+
+
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
+uses = st.lists(st.tuples(prompts, st.booleans(), st.booleans()), max_size=12)
+
+
+@pytest.mark.parametrize("can_cut", [True, False])
+@given(uses=uses)
+def test_every_prompt_is_what_its_sequence_holds(
+    can_cut: bool, uses: list[tuple[list[int], bool, bool]]
+) -> None:
+    slots = Slots(3, tokens=20, can_cut=can_cut)
+    busy: list[tuple[Sequence, list[int]]] = []
+    for prompt, shared, stays in uses:
+        sequence, _ = slots.start(prompt, shared=shared)
+        busy.append((sequence, list(prompt)))
+        if not stays or len(busy) == 3:
+            for done, _ in busy:
+                slots.sequences.give_back(done)
+            busy = []
+        for other, wanted in busy:
+            assert slots.held(other) == other.tokens == wanted
+        assert slots.sequences.saved_bytes <= 4 * 20
+
+
+@given(prompts, prompts)
+def test_no_beginning_that_is_at_hand_is_read_again(first: list[int], second: list[int]) -> None:
+    slots = Slots(2)
+    slots.run(first)
+    assert slots.run(second) == min(common(first, second), len(second) - 1)
