@@ -174,6 +174,7 @@ class Generation:
             else round(first_token_at_ms - self._started_ms, 3),
             usage=accumulator.usage,
             stop_reason=accumulator.stop_reason,
+            schema_valid=accumulator.schema_valid,
             reasoning=accumulator.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
             recoveries=attempts.recoveries + extensions or UNSET,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.interruption import InterruptSnapshot
@@ -54,6 +54,8 @@ class Accumulator:
         self._used: dict[str, int] = {}  # by the attempts before
         self._room = MAX_ANSWER_CHARS
         self.provider_output_items: list[Any] = []
+        #: Whether the text has the form that was asked for, where the backend looked at that.
+        self.schema_valid: bool | UnsetType = UNSET
         self.streamed = False
         self._items_before = 0
         self.begin_attempt()
@@ -151,6 +153,7 @@ class Accumulator:
         self._reasoning.clear()
         self._calls.reset()
         self.provider_output_items.clear()
+        self.schema_valid = UNSET
         self.begin_attempt()
 
     def close(self) -> list[StreamEvent]:
@@ -210,6 +213,8 @@ class Accumulator:
                 return []
             case Stop():
                 self.stop_reason = event.reason
+                if event.schema_valid is not UNSET:
+                    self.schema_valid = event.schema_valid
                 text = self._push_text(self._overlap.close())
                 return [*text, *self._calls.finish(), event]
             case UsageEvent():

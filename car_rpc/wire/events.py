@@ -197,9 +197,12 @@ class Stop(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="stop"):
 
     Attributes:
         reason: The reason.
+        schema_valid: Whether the text has the form that ``response_format`` asked for, where that
+            was looked at.
     """
 
     reason: StopReason
+    schema_valid: bool | UnsetType = UNSET
 
 
 class Done(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="done"):

@@ -88,10 +88,11 @@ class JsonObjectFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", 
 
 
 class RegexFormat(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="regex"):
-    """The answer must match a regular expression.
+    """The answer as a whole must match a regular expression.
 
     Attributes:
-        pattern: The regular expression.
+        pattern: The regular expression. Digits and letters of words are those of ASCII;
+            look-around and references to groups are refused.
     """
 
     pattern: str
@@ -229,6 +230,9 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         time_to_first_token_ms: Milliseconds until the first text, reasoning or tool call.
         usage: Token counts.
         stop_reason: Why the model stopped.
+        schema_valid: Whether the text has the form that ``response_format`` asked for, where the
+            backend looked at that: every local model does. A text that was cut, such as by
+            ``max_tokens``, mostly has not.
         reasoning: The model's reasoning.
         attempts: All attempts, when there was more than one.
         recoveries: How often a stream that had broken, or an answer that had ended too early,
@@ -250,6 +254,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     time_to_first_token_ms: float | None
     usage: Usage | None
     stop_reason: StopReason | None = None
+    schema_valid: bool | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
     attempts: list[AttemptReport] | UnsetType = UNSET
     recoveries: NonNegative | UnsetType = UNSET

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import ResponseFormat
 from car_rpc.wire.models import Pooling, ScriptStep
 from car_rpc.wire.speech import Word
 
@@ -75,11 +76,18 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
     among them. Content holds only text, tool and thinking blocks. Without ``prefix_cache``
     nothing is taken from or kept for other requests.
+
+    What follows the reasoning has the form of ``response_format``, unless it is a call of a tool,
+    and ``stop`` says whether it has. With ``must_call`` it is a call of one of the tools named
+    there; without ``parallel_tool_calls`` no second call follows the first.
     """
 
     id: int
     messages: list[Message]
     tools: list[dict[str, Any]] = []
+    must_call: list[str] = []
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
     params: SamplingParams = SamplingParams()
     prefix: AnswerPrefix | None = None
     prefix_cache: bool = True

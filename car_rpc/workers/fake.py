@@ -22,7 +22,7 @@ from car_rpc.wire.script import (
     last_user_text,
 )
 from car_rpc.wire.worker import Generate, Load, Loaded
-from car_rpc.workers.runtime import request_failure
+from car_rpc.workers.job import request_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

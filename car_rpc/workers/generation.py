@@ -10,6 +10,7 @@ from car_rpc.workers.text.answer import Answer
 if TYPE_CHECKING:
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
+    from car_rpc.workers.constraint.constraint import Constraint, Plan
     from car_rpc.workers.job import Job
 
 
@@ -54,7 +55,14 @@ class Generation:
             in_reasoning=prompt.in_reasoning,
             reasoning_budget=params.budget_tokens,
             begun_tokens=prompt.answer_tokens,
+            begun_text="" if request.prefix is None else request.prefix.text,
         )
+        self.constraint: Constraint | None = None
+        #: Tokens of the answer that the model has not read yet: the last one that it chose, and
+        #: those that had to follow.
+        self.pending: list[int] = []
+        self._in_reasoning = prompt.in_reasoning
+        self._prefix = request.prefix
         self.cached_tokens = 0  # tokens of the prompt that an earlier request left behind
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
@@ -63,10 +71,38 @@ class Generation:
         self._limit = min(params.max_tokens or most, most)
         self._context_length = context_length
 
+    def constrain(self, plan: Plan) -> None:
+        """Give the answer a form.
+
+        Raises:
+            CarError: Its beginning has another one (``inference_failed``).
+        """
+        so_far = None if self._prefix is None else self._prefix.text
+        self.constraint = plan.constraint(in_reasoning=self._in_reasoning, so_far=so_far)
+        if self.constraint.lost:
+            raise _without_form("the beginning of the answer has another form")
+
     def accept(self, token: int) -> bool:
-        """Take the sampled token; returns whether the answer is complete."""
-        ended = self._vocab.ends(token) and not self._ignore_eos
+        """Take the sampled token, and those that must follow; tells whether it is complete."""
+        self.pending = [token]
+        complete = self._take(token)
+        if not complete and self.constraint is not None:
+            for forced in self.constraint.forced():
+                self.pending.append(forced)
+                complete = self._take(forced)
+                if complete:
+                    break
+        return complete
+
+    def _take(self, token: int) -> bool:
+        ended = self._vocab.ends(token) and (self.constraint is not None or not self._ignore_eos)
         events = self.answer.feed(b"" if ended else self._vocab.piece(token))
+        if self.constraint is not None and not ended:
+            self.constraint.accept(token, self.answer.segments)
+            if self.constraint.lost:
+                self.job.fail(_without_form("the answer got too complex for the form"))
+                return True
+            ended = self.constraint.complete
         limited = self.answer.tokens >= self._limit or self.answer.out_of_budget
         complete = ended or self.answer.stopped or limited
         if complete:
@@ -75,9 +111,14 @@ class Generation:
                 prompt_tokens=self.asked_tokens,
                 context_window=self._context_length,
                 cached_tokens=self.cached_tokens,
+                verdict=None if self.constraint is None else self.constraint.verdict,
             )
         self.job.emit(events)
         return complete
+
+
+def _without_form(reason: str) -> CarError:
+    return CarError("inference_failed", f"{reason}; ask for a simpler one, or for none")
 
 
 def context_overflow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Job:
         request: The frame that asked.
         send: Sends a frame to the core.
         on_answer: Called before the answer is sent, so that its id is free when it arrives.
+        wake: Has the engine take a step soon.
 
     Attributes:
         cancelled: Set when the core no longer wants an answer.
@@ -46,6 +48,7 @@ class Job:
         request: Request,
         send: Callable[[FromWorker], None],
         on_answer: Callable[[Job], None],
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.request = request
         self.cancelled = threading.Event()
@@ -53,6 +56,7 @@ class Job:
         self.running.set()
         self._send = send
         self._on_answer = on_answer
+        self._wake = wake
         self._answered = False
         self._interrupt: Callable[[], None] | None = None
         self._lock = threading.RLock()  # what is sent, and the interrupt
@@ -79,6 +83,10 @@ class Job:
     def resume(self) -> None:
         """Go on."""
         self.running.set()
+
+    def wake(self) -> None:
+        """Have the engine take a step soon; for what another thread did for the request."""
+        self._wake()
 
     @contextmanager
     def interruptible(self, interrupt: Callable[[], None]) -> Generator[None]:
@@ -130,3 +138,13 @@ class Job:
             self._on_answer(self)
             self._send(frame)
             self._answered = True
+
+
+def request_failure(error: Exception) -> CarError:
+    """The failure of a request; what is unexpected goes to standard error in full."""
+    if isinstance(error, CarError):
+        return error
+    traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        return CarError("out_of_memory", "the worker ran out of memory; use a shorter prompt")
+    return CarError("inference_failed", f"unexpected {type(error).__name__} in the worker")

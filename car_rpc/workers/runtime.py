@@ -27,7 +27,7 @@ from car_rpc.wire.worker import (
     Resume,
     ToWorker,
 )
-from car_rpc.workers.job import Job
+from car_rpc.workers.job import Job, request_failure
 from car_rpc.workers.pipe import FrameReader, FrameWriter
 from car_rpc.workers.watchdog import Watchdog
 
@@ -143,7 +143,9 @@ class Runtime:
             return
         if frame.id in self._jobs:
             self._bad_frame(f"request {frame.id} is not answered yet")
-        job = self._jobs[frame.id] = Job(frame, self._send, self._forget)
+        job = self._jobs[frame.id] = Job(
+            frame, self._send, self._forget, lambda: self._inbox.put(None)
+        )
         self._inbox.put(job)
 
     def _bad_frame(self, problem: str) -> NoReturn:
@@ -203,16 +205,6 @@ class Runtime:
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
-
-
-def request_failure(error: Exception) -> CarError:
-    """The failure of a request; what is unexpected goes to standard error in full."""
-    if isinstance(error, CarError):
-        return error
-    traceback.print_exception(error)
-    if isinstance(error, MemoryError):
-        return CarError("out_of_memory", "the worker ran out of memory; use a shorter prompt")
-    return CarError("inference_failed", f"unexpected {type(error).__name__} in the worker")
 
 
 def _load_failure(error: Exception, load: Load) -> CarError:

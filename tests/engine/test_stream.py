@@ -183,18 +183,28 @@ def test_arguments_that_do_not_parse_stay_as_text_with_a_parse_error(arguments: 
     assert accumulator.text == f"f({arguments})"
 
 
+def test_what_the_backend_says_of_the_form_stays_when_an_answer_is_not_extended() -> None:
+    accumulator = Accumulator()
+    stop = Stop(reason="max_tokens", schema_valid=False)
+    assert accumulator.push(stop) == [stop]
+    accumulator.begin_attempt()  # which fails
+    accumulator.push(Stop(reason="max_tokens"))
+    assert accumulator.schema_valid is False
+
+
 def test_a_reset_drops_all_that_belongs_to_the_dropped_attempt() -> None:
     accumulator = Accumulator()
     accumulator.push(TextDelta(text="a"))
     accumulator.push(ReasoningDelta(text="b"))
     accumulator.push(ToolCallStart(index=0, id="c", name="f"))
     accumulator.push(ProviderOutputItem(item={"of": "the first attempt"}))
-    accumulator.push(Stop(reason="max_tokens"))
+    accumulator.push(Stop(reason="max_tokens", schema_valid=False))
     accumulator.push(UsageEvent(prompt_tokens=5))
     assert accumulator.push(StreamReset(reason="retry")) == [StreamReset(reason="retry")]
     assert (accumulator.text, accumulator.reasoning, accumulator.tool_calls()) == ("", "", [])
     assert accumulator.provider_output_items == []
     assert accumulator.stop_reason is None
+    assert accumulator.schema_valid is msgspec.UNSET
     assert accumulator.usage == Usage(prompt_tokens=5), "what was used was used"
 
 

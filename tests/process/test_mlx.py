@@ -123,7 +123,6 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(core: Core) -> Non
 
 def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
     for extra in (
-        {"response_format": {"type": "json_object"}},
         {"params": {"tool_choice": "required"}, "tools": []},
         {"params": {"logprobs": 3}},
     ):

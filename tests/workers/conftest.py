@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,19 @@ from car_rpc.wire.worker import (
     Failed,
     FromWorker,
     Generate,
-    Load,
     LoadProgress,
     Reply,
     SamplingParams,
     ToWorker,
 )
+from car_rpc.wire.worker import Load as LoadFrame
 from car_rpc.workers.job import Request
+from car_rpc.workers.runtime import Engine
 
 Frame = TypeVar("Frame", bound=FromWorker)
+
+#: Loads a model into an engine of this process: ``load(path, **options_of_the_load)``.
+Load = Callable[..., Any]
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO_FOLDER = ROOT / "car_rpc" / "data" / "demo" / "mlx"
@@ -94,7 +99,7 @@ class Worker:
         return self._decoder.decode(self._stdout.read(int.from_bytes(length, "big")))
 
     def load(self, path: str | Path = "", **options: Any) -> FromWorker:
-        self.send(Load(path=str(path), **options))
+        self.send(LoadFrame(path=str(path), **options))
         while isinstance(frame := self.receive(), LoadProgress):
             pass
         return frame
@@ -174,6 +179,19 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def model(kind: Kind, request: pytest.FixtureRequest) -> Callable[..., Path]:
     """Makes models for the engine; the same options give the same path."""
     return request.getfixturevalue(kind.models)
+
+
+@pytest.fixture(scope="module")
+def load(kind: Kind) -> Load:
+    """Loads a model, with options for the load."""
+    make_engine = importlib.import_module(f"car_rpc.workers.{kind.engine}.engine").make_engine
+
+    def start(path: Path, **options: Any) -> Engine:
+        engine = make_engine()
+        engine.load(LoadFrame(path=str(path), **options), lambda _: None)
+        return engine
+
+    return start
 
 
 @pytest.fixture(scope="session")

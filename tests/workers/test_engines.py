@@ -1,7 +1,7 @@
 """What every engine for language models does, step by step inside this process."""
 
-import importlib
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,9 @@ from car_rpc.wire.worker import (
     Reply,
     SamplingParams,
 )
-from car_rpc.wire.worker import Load as LoadFrame
 from car_rpc.workers.job import Job
 from car_rpc.workers.runtime import Engine
-from tests.workers.conftest import Kind
+from tests.workers.conftest import Kind, Load
 
 #: More than an engine reads in one go.
 LONG = "a" * 276
@@ -38,7 +37,8 @@ class Asked:
 
     def __init__(self, engine: Engine, request: Generate) -> None:
         self.frames: list[FromWorker] = []
-        self.job = Job(request, self.frames.append, lambda _: None)
+        self.woken = threading.Event()
+        self.job = Job(request, self.frames.append, lambda _: None, self.woken.set)
         try:
             engine.start(self.job)
         except CarError as error:
@@ -86,25 +86,20 @@ def chat(content: str = "hello", **params: Any) -> Generate:
 
 def run(engine: Engine, *requests: Generate) -> list[Asked]:
     asked = [Asked(engine, request) for request in requests]
-    while engine.step():
-        pass
+    finish(engine, *asked)
     return asked
 
 
-Load = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def load(kind: Kind) -> Load:
-    """Loads a model, with options for the load."""
-    make_engine = importlib.import_module(f"car_rpc.workers.{kind.engine}.engine").make_engine
-
-    def start(path: Path, **options: Any) -> Engine:
-        engine = make_engine()
-        engine.load(LoadFrame(path=str(path), **options), lambda _: None)
-        return engine
-
-    return start
+def finish(engine: Engine, *asked: Asked) -> None:
+    """Let the engine step until all are answered and nothing is left to do."""
+    while True:
+        if engine.step():
+            continue
+        waiting = next((each for each in asked if each.answer is None), None)
+        if waiting is None:
+            return
+        waiting.woken.wait()  # as a worker sleeps
+        waiting.woken.clear()
 
 
 @pytest.fixture(scope="module")

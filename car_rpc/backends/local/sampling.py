@@ -17,6 +17,9 @@ from car_rpc.wire.worker import Generate, SamplingParams
 #: Content that a text model understands.
 _TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
 
+#: Engines that choose their tokens here, where a form can be enforced.
+ENFORCING = ("llama_cpp", "mlx")
+
 _SEED_BITS = 64
 
 _TOKEN_ID = re.compile("[0-9]{1,9}")
@@ -37,10 +40,12 @@ def to_worker(
         CarError: ``unsupported_mode`` for what this backend cannot enforce.
     """
     _refuse(request, backend)
+    form = request.response_format
     return Generate(
         id=request_id,
         messages=conversation(request, backend),
         tools=_tools(request),
+        response_format=None if form is UNSET else form,
         params=_params(model, request),
         prefix_cache=request.prefix_cache,
     )
@@ -71,9 +76,9 @@ def _with_context(messages: list[Message], context: str) -> list[Message]:
 
 def _refuse(request: GenerateRequest, backend: str) -> None:
     params = request.params
-    if request.response_format is not UNSET:
+    if request.response_format is not UNSET and backend not in ENFORCING:
         kind = msgspec.to_builtins(request.response_format)["type"].replace("_", "-")
-        reason = "the form of the answer cannot be enforced yet; leave `response_format` out"
+        reason = "nothing can change what it says; use a local model"
         raise unsupported_mode(f"structured-output-{kind}", backend, reason)
     if request.images:
         raise unsupported_mode("multimodal-content", backend, "this model reads text only")

@@ -16,6 +16,7 @@ from car_rpc.wire.worker import (
     Tokenize,
 )
 from car_rpc.workers.chat.prompter import Prompter
+from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
@@ -42,6 +43,7 @@ class LlamaEngine:
     _judge: Judge
     _prompter: Prompter | None = None
     _generator: Generator | None = None
+    _preparation: Preparation
     _context_length: int
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class LlamaEngine:
         model = Model(load.path, progress)
         ranks = pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
+        self._preparation = Preparation(self._vocab, BACKEND)
         self._context_length = context_length(load.context_length, model.context_train)
         if model.generates:
             try:
@@ -92,6 +95,7 @@ class LlamaEngine:
 
     def step(self) -> bool:
         """Advance all answers, one batch of texts and one thing to judge."""
+        self._preparation.step()
         generates = self._generator is not None and self._generator.step()
         embeds = self._embedder.step()
         judges = self._judging.step()
@@ -101,6 +105,7 @@ class LlamaEngine:
         """Forget all work."""
         if self._generator is not None:
             self._generator.reset()
+        self._preparation.reset()
         self._embedder.reset()
         self._judging.reset()
 
@@ -111,7 +116,8 @@ class LlamaEngine:
         prompt = self._prompter.prompt(request)
         generation = LlamaGeneration(job, request, prompt, self._vocab, self._context_length)
         job.rendered(len(prompt.tokens))
-        self._generator.add(generation)
+        add = self._generator.add
+        self._preparation.add(generation, request, lambda: add(generation))
 
     def _make_generator(self, model: Model) -> Generator:
         slots = slot_count(self._context_length * model.kv_bytes_per_token())

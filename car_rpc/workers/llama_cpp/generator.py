@@ -47,7 +47,13 @@ class LlamaGeneration(Generation):
         self.sequence: Sequence
         self.sampler = Sampler(request.params, vocab.size, context_length)
         self.shares_prefix = request.prefix_cache
-        self.pending: int | None = None  # sampled, not evaluated yet
+
+    def accept(self, token: int) -> bool:
+        """Take the sampled token, and those that must follow; tells whether it is complete."""
+        complete = super().accept(token)
+        for forced in self.pending[1:]:
+            self.sampler.accept(forced)
+        return complete
 
     def begin(self, sequence: Sequence) -> None:
         """Go on from what a sequence holds."""
@@ -135,13 +141,16 @@ class Generator:
         )
 
     def _advance_running(self) -> None:
-        self._evaluate(
-            [
-                Row(generation.pending, len(generation.sequence.tokens), number, output=True)
-                for number, generation in self._active.items()
-                if generation.pending is not None and generation.job.running.is_set()
+        rows: list[Row] = []
+        for number, generation in self._active.items():
+            if not generation.job.running.is_set():
+                continue
+            read, last = len(generation.sequence.tokens), len(generation.pending) - 1
+            rows += [
+                Row(token, read + index, number, output=index == last)
+                for index, token in enumerate(generation.pending)
             ]
-        )
+        self._evaluate(rows)
 
     def _read_prompt(self) -> None:
         unread = [
@@ -180,8 +189,9 @@ class Generator:
             generation.sequence.tokens.append(row.token)
             if not row.output:
                 continue
-            generation.pending = generation.sampler.sample(self._context, index)
-            if generation.accept(generation.pending):
+            allowed = None if generation.constraint is None else generation.constraint.allowed()
+            token = generation.sampler.sample(self._context, index, allowed)
+            if generation.accept(token):
                 self._release(generation)
                 generation.job.reply()
 

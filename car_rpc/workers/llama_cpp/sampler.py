@@ -6,10 +6,14 @@ import ctypes
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from car_rpc.errors import CarError
 from car_rpc.workers.llama_cpp.native import lib
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from car_rpc.wire.worker import SamplingParams
     from car_rpc.workers.llama_cpp.context import Context
 
@@ -43,11 +47,24 @@ class Sampler:
             for sampler in [*changes, *_choice(params)]:
                 lib.llama_sampler_chain_add(self._chain, sampler)
 
-    def sample(self, context: Context, index: int) -> int:
-        """The token that follows the batch's row ``index``."""
+    def sample(self, context: Context, index: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """The token that follows the batch's row ``index``.
+
+        Args:
+            context: Where the batch was evaluated.
+            index: The row.
+            allowed: For each token whether it may be chosen; ``None`` when all may.
+        """
+        if allowed is not None:
+            np.copyto(context.logits(index, self._vocab_size), -np.inf, where=~allowed)
         if self._chain is None:
             return int(context.logits(index, self._vocab_size).argmax())
         return int(lib.llama_sampler_sample(self._chain, context.handle, index))
+
+    def accept(self, token: int) -> None:
+        """Let the penalties know of a token that was not sampled."""
+        if self._chain is not None:
+            lib.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         """Free the native part."""

@@ -6,6 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
+from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.llama_cpp.native import lib
 from car_rpc.workers.text.segment import MARKERS
 
@@ -35,7 +36,6 @@ class Vocab:
         self.size: int = lib.llama_vocab_n_tokens(handle)
         self._bos: int = lib.llama_vocab_bos(handle)
         self._eos: int = lib.llama_vocab_eos(handle)
-        self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         # A vocabulary may call these control tokens, whose text is hidden by default.
         self._shown = {
             tokens[0]
@@ -66,17 +66,20 @@ class Vocab:
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""
-        hidden = _ATTR_CONTROL | _ATTR_UNKNOWN
-        attributes = lib.llama_vocab_get_attr
-        return [
-            self._spelling(token)
-            for token in range(self.size)
-            if attributes(self._handle, token) & hidden
-        ]
+        return [self._spelling(token) for token in range(self.size) if self._is_control(token)]
 
     def has_token(self, text: str) -> bool:
         """Whether the text is one token of its own."""
         return len(self.tokenize(text, special=True)) == 1
+
+    def spellings(self) -> Spellings:
+        """How it spells its tokens; may run beside everything else."""
+        tokens = range(self.size)
+        return Spellings(
+            tokens=[self._bytes(token, special=True) for token in tokens],
+            special={token for token in tokens if self._is_control(token) or token in self._shown},
+            ends=[token for token in tokens if self.ends(token)] or [self.end_of_turn],
+        )
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a generation."""
@@ -146,17 +149,20 @@ class Vocab:
         """Bytes that a generated token adds; none for control tokens."""
         return self._bytes(token, special=token in self._shown)
 
+    def _is_control(self, token: int) -> bool:
+        attributes: int = lib.llama_vocab_get_attr(self._handle, token)
+        return bool(attributes & (_ATTR_CONTROL | _ATTR_UNKNOWN))
+
     def _spelling(self, token: int) -> str:
         if token == _NO_TOKEN:
             return ""
         return self._bytes(token, special=True).decode("utf-8", "replace")
 
     def _bytes(self, token: int, *, special: bool) -> bytes:
+        size = _PIECE_BYTES
         while True:
-            size = len(self._buffer)
-            count: int = lib.llama_token_to_piece(
-                self._handle, token, self._buffer, size, 0, special
-            )
+            buffer = ctypes.create_string_buffer(size)
+            count: int = lib.llama_token_to_piece(self._handle, token, buffer, size, 0, special)
             if count >= 0:
-                return self._buffer.raw[:count]
-            self._buffer = ctypes.create_string_buffer(-count)
+                return buffer.raw[:count]
+            size = -count

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from car_rpc.errors import unsupported_mode
 from car_rpc.wire.worker import Detokenize, Embed, Generate, Load, Loaded, Tokenize
 from car_rpc.workers.chat.prompter import Prompter
+from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.mlx.encoder import MlxEncoder
 from car_rpc.workers.mlx.folder import open_folder
@@ -34,6 +35,7 @@ class MlxEngine:
     _model: Model
     _prompter: Prompter
     _generator: Generator
+    _preparation: Preparation
     _embedder: Embedder
     _context_length: int
 
@@ -41,6 +43,7 @@ class MlxEngine:
         """Load the folder and generate once."""
         folder = open_folder(load.path)
         self._vocab = Vocab(folder)
+        self._preparation = Preparation(self._vocab, BACKEND)
         self._prompter = Prompter(self._vocab, folder.chat_template, BACKEND)
         self._model = model = Model(folder, progress)
         self._context_length = context_length(load.context_length, folder.context_trained)
@@ -73,6 +76,7 @@ class MlxEngine:
 
     def step(self) -> bool:
         """Advance all answers and one batch of texts."""
+        self._preparation.step()
         try:
             generates, embeds = self._generator.step(), self._embedder.step()
         except RuntimeError as error:
@@ -83,6 +87,7 @@ class MlxEngine:
 
     def reset(self) -> None:
         """Forget all work."""
+        self._preparation.reset()
         self._generator.reset()
         self._embedder.reset()
 
@@ -93,7 +98,7 @@ class MlxEngine:
             job, request, prompt, self._vocab, self._model.vocab_size, self._context_length
         )
         job.rendered(len(prompt.tokens))
-        self._generator.add(generation)
+        self._preparation.add(generation, request, lambda: self._generator.add(generation))
 
 
 def make_engine() -> MlxEngine:

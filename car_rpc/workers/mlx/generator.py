@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from car_rpc.workers.generation import Generation
+from car_rpc.workers.mlx.native import mx
 from car_rpc.workers.mlx.prefixes import Prefix, Prefixes, cut
 from car_rpc.workers.mlx.sampler import Sampler
 
@@ -43,14 +46,43 @@ class MlxGeneration(Generation):
     ) -> None:
         super().__init__(job, request, prompt, vocab, context_length)
         self.sampler = Sampler(request.params, vocab_size, self.asked_tokens)
+        self.complete = False
         self.tokens = list(prompt.tokens)  # the whole sequence so far
         self.read = Prefix()  # the part of it that the model has read, outside of the batch
         self.uses_prefixes = request.prefix_cache
 
+    @property
+    def processors(self) -> list[Any]:
+        """What changes the logits before a token is chosen of them."""
+        constrain = [] if self.constraint is None else [self._constrain]
+        return [*self.sampler.processors, *constrain]
+
+    def take(self, token: int) -> None:
+        """Take the sampled token, unless the constraint had to know of it before."""
+        if self.constraint is None:
+            self.accept(token)
+
     def accept(self, token: int) -> bool:
-        """Take the sampled token; returns whether the answer is complete."""
-        self.tokens.append(token)
-        return super().accept(token)
+        """Take the sampled token, and those that must follow; tells whether it is complete."""
+        self.complete = super().accept(token)
+        self.tokens += self.pending
+        return self.complete
+
+    def _constrain(self, tokens: Any, logits: Any) -> Any:
+        """The logits of what may follow.
+
+        Args:
+            tokens: The whole sequence so far.
+            logits: One row.
+        """
+        if tokens.size > len(self.tokens):
+            self.accept(int(tokens[-1].item()))
+        if self.constraint is None or self.complete or len(self.pending) > 1:
+            return logits  # nothing will be made of these
+        allowed = np.zeros(logits.shape[-1], np.bool_)
+        mask = self.constraint.allowed()
+        allowed[: mask.size] = mask[: allowed.size]
+        return mx.where(mx.array(allowed), logits, -mx.inf)
 
 
 class Generator:
@@ -95,8 +127,13 @@ class Generator:
     def _advance(self) -> None:
         _, said = self._batch.next()
         for answer in said:
-            if self._running[answer.uid].accept(answer.token):
+            generation = self._running[answer.uid]
+            generation.take(answer.token)
+            if generation.complete:
                 self._finish(answer.uid)
+            elif len(generation.pending) > 1:  # what must follow is read in one go
+                generation.read = self._leave(answer.uid)
+                self._enter(generation)
 
     def _next_can_start(self) -> bool:
         return bool(self._waiting) and len(self._running) + len(self._paused) < self._slots
@@ -129,6 +166,7 @@ class Generator:
     def _enter(self, generation: MlxGeneration) -> None:
         """Let the batch read what is unread, which ends with the token to go on from."""
         read, generation.read = self._usable_read(generation), Prefix()
+        generation.pending.clear()
         sampler = generation.sampler
         sampler.position = len(generation.tokens) - generation.asked_tokens
         (uid,) = self._batch.insert(
@@ -136,7 +174,7 @@ class Generator:
             caches=[read.cache or None],
             all_tokens=[list(read.tokens)],  # which the batch lengthens
             samplers=[sampler.choose],
-            logits_processors=[sampler.processors],
+            logits_processors=[generation.processors],
         )
         self._running[uid] = generation
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from car_rpc.errors import CarError
+from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.mlx.folder import unusable
 from car_rpc.workers.text.segment import MARKERS
 
@@ -40,6 +42,7 @@ class Vocab:
             raise unusable(
                 folder.tokenizer, f"is no tokenizer ({error}); fetch it again"
             ) from error
+        self._setting = threading.Lock()  # what is no special token here must become none there
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocab = self._tokenizer.get_vocab()
@@ -56,6 +59,15 @@ class Vocab:
         eos = self._tokenizer.token_to_id(self.eos_text)
         self._ends = {*folder.end_tokens, *([] if eos is None else [eos])}
         self.size = len(self._spellings)
+
+    def spellings(self) -> Spellings:
+        """How it spells its tokens; may run beside everything else."""
+        special = self._control | {token for token, text in self._added.items() if text in MARKERS}
+        tokens = [
+            self._added[token].encode() if token in self._added else self.piece(token)
+            for token in range(max(self._spellings) + 1)
+        ]
+        return Spellings(tokens, special, sorted(self._ends))
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""
@@ -82,8 +94,9 @@ class Vocab:
             special: Whether spellings of control tokens become these tokens.
             framed: Whether the model's own first and last tokens are put around it.
         """
-        self._tokenizer.encode_special_tokens = not special
-        return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
+        with self._setting:
+            self._tokenizer.encode_special_tokens = not special
+            return list(self._tokenizer.encode(text, add_special_tokens=framed).ids)
 
     def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
         """Tokens of a rendered prompt; a missing first token is added, a second never."""

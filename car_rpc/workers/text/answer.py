@@ -19,7 +19,7 @@ from car_rpc.workers.text.segment import Segmenter
 from car_rpc.workers.text.stop import StopMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class Answer:
@@ -34,6 +34,7 @@ class Answer:
         in_reasoning: Whether the prompt already opened the reasoning block.
         reasoning_budget: Most reasoning tokens; 0 means no budget.
         begun_tokens: Tokens of it that are part of the prompt already.
+        begun_text: The text that these tokens are.
     """
 
     def __init__(
@@ -44,13 +45,15 @@ class Answer:
         in_reasoning: bool = False,
         reasoning_budget: int = 0,
         begun_tokens: int = 0,
+        begun_text: str = "",
     ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         in_text = begun_tokens > 0
-        self._segments = Segmenter(tools=tools, in_reasoning=in_reasoning, in_text=in_text)
+        self.segments = Segmenter(tools=tools, in_reasoning=in_reasoning, in_text=in_text)
         self._matcher = StopMatcher(stops)
         self._budget = reasoning_budget
         self._has_text = in_text
+        self._text_so_far = [begun_text]
         self._has_calls = False
         self.tokens = begun_tokens
         self.thinking_tokens = 0
@@ -61,22 +64,33 @@ class Answer:
         return self._matcher.matched is not None
 
     @property
+    def text(self) -> str:
+        """The text so far, as the client sees it."""
+        return "".join(self._text_so_far)
+
+    @property
     def out_of_budget(self) -> bool:
         """Whether the reasoning used up its budget and is still going on."""
         spent = 0 < self._budget <= self.thinking_tokens
-        return spent and self._segments.in_reasoning
+        return spent and self.segments.in_reasoning
 
     def feed(self, piece: bytes) -> list[StreamEvent]:
         """Add the bytes of one token; returns the events that are certain now."""
-        was_reasoning = self._segments.in_reasoning
-        events = self._visible(self._segments.feed(self._decoder.decode(piece)))
+        was_reasoning = self.segments.in_reasoning
+        events = self._visible(self.segments.feed(self._decoder.decode(piece)))
         self.tokens += 1
-        if was_reasoning or self._segments.in_reasoning:
+        if was_reasoning or self.segments.in_reasoning:
             self.thinking_tokens += 1
         return events
 
     def finish(
-        self, *, limited: bool, prompt_tokens: int, context_window: int, cached_tokens: int = 0
+        self,
+        *,
+        limited: bool,
+        prompt_tokens: int,
+        context_window: int,
+        cached_tokens: int = 0,
+        verdict: Callable[[str], bool] | None = None,
     ) -> list[StreamEvent]:
         """The last events: what was held back, ``usage`` and ``stop``.
 
@@ -85,10 +99,11 @@ class Answer:
             prompt_tokens: Tokens of the prompt.
             context_window: Tokens of context that the request could use.
             cached_tokens: Tokens of the prompt that were read for an earlier request.
+            verdict: Tells whether a text has the form that was asked for.
         """
-        events = self._visible(self._segments.feed(self._decoder.decode(b"", final=True)))
-        cut_reasoning = self._segments.in_reasoning
-        events += self._visible(self._segments.finish())
+        events = self._visible(self.segments.feed(self._decoder.decode(b"", final=True)))
+        cut_reasoning = self.segments.in_reasoning
+        events += self._visible(self.segments.finish())
         events += self._text(self._matcher.flush())
         usage = UsageEvent(
             prompt_tokens=prompt_tokens,
@@ -99,7 +114,8 @@ class Answer:
             thinking_tokens=self.thinking_tokens or UNSET,
         )
         reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)
-        return [*events, usage, Stop(reason=reason)]
+        valid = UNSET if verdict is None or self._has_calls else verdict(self.text)
+        return [*events, usage, Stop(reason=reason, schema_valid=valid)]
 
     def _reason(self, *, limited: bool, cut_reasoning: bool) -> StopReason:
         if self._has_calls:
@@ -128,4 +144,5 @@ class Answer:
         if not text:
             return []
         self._has_text = True
+        self._text_so_far.append(text)
         return [TextDelta(text=text)]

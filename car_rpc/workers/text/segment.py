@@ -57,6 +57,9 @@ class Segmenter:
         self._skip_newlines = in_reasoning
         self._body: list[str] = []
         self.calls = 0
+        #: What followed the last marker in the piece that it ended in; ``None`` for a piece in
+        #: which none ended.
+        self.entered: str | None = None
 
     @property
     def in_reasoning(self) -> bool:
@@ -66,11 +69,13 @@ class Segmenter:
     def feed(self, text: str) -> Iterator[StreamEvent]:
         """Add output; yields the events that are certain now."""
         self._pending += text
+        self.entered = None
         marker: str | None = ""
         while marker is not None:
             before, marker, self._pending = scan(self._pending, self._markers())
             yield from self._content(before)
             if marker is not None:
+                self.entered = self._pending
                 yield from self._enter(marker)
 
     def finish(self) -> Iterator[StreamEvent]:

@@ -12,13 +12,13 @@ from car_rpc.wire.worker import Generate, SamplingParams, ToWorker
 MODEL = scripted_model("a/b:c", [])
 
 
-def frame(**request: Any) -> Generate:
-    return to_worker(MODEL, scripted_call(MODEL, **request).request, "llama_cpp", 5)
+def frame(backend: str = "llama_cpp", **request: Any) -> Generate:
+    return to_worker(MODEL, scripted_call(MODEL, **request).request, backend, 5)
 
 
-def refusal(**request: Any) -> CarError:
+def refusal(backend: str = "llama_cpp", **request: Any) -> CarError:
     with pytest.raises(CarError) as caught:
-        frame(**request)
+        frame(backend, **request)
     return caught.value
 
 
@@ -108,8 +108,6 @@ NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
 @pytest.mark.parametrize(
     ("request_fields", "mode"),
     [
-        ({"response_format": {"type": "json_object"}}, "structured-output-json-object"),
-        ({"response_format": {"type": "regex", "pattern": "a"}}, "structured-output-regex"),
         ({"images": [IMAGE]}, "multimodal-content"),
         ({"overflow": "truncate"}, "overflow-truncate"),
         ({"params": {"tool_choice": "required"}}, "tool-choice"),
@@ -125,6 +123,19 @@ def test_what_cannot_be_enforced_is_refused_by_its_name(
     error = refusal(**request_fields)
     assert error.kind == "unsupported_mode"
     assert error.message.startswith(f"mode {mode} not implemented on backend llama_cpp: ")
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [
+        ({"type": "json_object"}, "structured-output-json-object"),
+        ({"type": "regex", "pattern": "a"}, "structured-output-regex"),
+    ],
+)
+def test_a_form_goes_on_to_the_engines_that_enforce_it(form: dict[str, Any], mode: str) -> None:
+    assert msgspec.to_builtins(frame(response_format=form).response_format) == form
+    error = refusal("fake", response_format=form)
+    assert error.message.startswith(f"mode {mode} not implemented on backend fake: ")
 
 
 def test_the_place_of_content_that_is_refused_is_named() -> None:

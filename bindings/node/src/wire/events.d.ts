@@ -149,6 +149,8 @@ export interface Stop {
   type: 'stop';
   /** The reason. */
   reason: StopReason;
+  /** Whether the text has the form that `response_format` asked for, where that was looked at. */
+  schema_valid?: boolean;
 }
 
 /** Drop the partial answer shown so far: an attempt starts anew. */

@@ -264,6 +264,11 @@ export interface InferenceResult {
    * @defaultValue `null`
    */
   stop_reason?: StopReason | null;
+  /**
+   * Whether the text has the form that `response_format` asked for, where the backend looked at
+   * that: every local model does. A text that was cut, such as by `max_tokens`, mostly has not.
+   */
+  schema_valid?: boolean;
   /** The model's reasoning. */
   reasoning?: string;
   /** All attempts, when there was more than one. */
@@ -305,10 +310,13 @@ export interface JsonSchemaFormat {
   name?: string;
 }
 
-/** The answer must match a regular expression. */
+/** The answer as a whole must match a regular expression. */
 export interface RegexFormat {
   type: 'regex';
-  /** The regular expression. */
+  /**
+   * The regular expression. Digits and letters of words are those of ASCII; look-around and
+   * references to groups are refused.
+   */
   pattern: string;
 }
 

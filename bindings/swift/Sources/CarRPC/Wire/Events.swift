@@ -281,13 +281,17 @@ public struct Recovery: Codable, Sendable, Hashable {
 public struct Stop: Codable, Sendable, Hashable {
     /// The reason.
     public var reason: StopReason
+    /// Whether the text has the form that `response_format` asked for, where that was looked at.
+    public var schemaValid: Bool?
 
-    public init(reason: StopReason) {
+    public init(reason: StopReason, schemaValid: Bool? = nil) {
         self.reason = reason
+        self.schemaValid = schemaValid
     }
 
     private enum CodingKeys: String, CodingKey {
         case reason
+        case schemaValid = "schema_valid"
     }
 }
 

@@ -573,6 +573,9 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     /// Why the model stopped.
     /// Default: `null`.
     public var stopReason: StopReason?
+    /// Whether the text has the form that `response_format` asked for, where the backend looked at
+    /// that: every local model does. A text that was cut, such as by `max_tokens`, mostly has not.
+    public var schemaValid: Bool?
     /// The model's reasoning.
     public var reasoning: String?
     /// All attempts, when there was more than one.
@@ -600,6 +603,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         timeToFirstTokenMs: Double?,
         usage: Usage?,
         stopReason: StopReason? = nil,
+        schemaValid: Bool? = nil,
         reasoning: String? = nil,
         attempts: [AttemptReport]? = nil,
         recoveries: Int? = nil,
@@ -616,6 +620,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         self.timeToFirstTokenMs = timeToFirstTokenMs
         self.usage = usage
         self.stopReason = stopReason
+        self.schemaValid = schemaValid
         self.reasoning = reasoning
         self.attempts = attempts
         self.recoveries = recoveries
@@ -634,6 +639,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         case timeToFirstTokenMs = "time_to_first_token_ms"
         case usage
         case stopReason = "stop_reason"
+        case schemaValid = "schema_valid"
         case reasoning
         case attempts
         case recoveries
@@ -671,9 +677,10 @@ public struct JsonSchemaFormat: Codable, Sendable, Hashable {
     }
 }
 
-/// The answer must match a regular expression.
+/// The answer as a whole must match a regular expression.
 public struct RegexFormat: Codable, Sendable, Hashable {
-    /// The regular expression.
+    /// The regular expression. Digits and letters of words are those of ASCII; look-around and
+    /// references to groups are refused.
     public var pattern: String
 
     public init(pattern: String) {

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "7780cc18e0126f7f"
+    public static let hash = "eb97ff83b115db0b"
 }

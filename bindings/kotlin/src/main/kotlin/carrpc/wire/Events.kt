@@ -179,6 +179,9 @@ data class Recovery(
 data class Stop(
     /** The reason. */
     val reason: StopReason,
+    /** Whether the text has the form that `response_format` asked for, where that was looked at. */
+    @SerialName("schema_valid")
+    val schemaValid: Boolean? = null,
 ) : RunnerEvent, StreamEvent
 
 /** Drop the partial answer shown so far: an attempt starts anew. */

@@ -394,6 +394,12 @@ data class InferenceResult(
      */
     @SerialName("stop_reason")
     val stopReason: StopReason? = null,
+    /**
+     * Whether the text has the form that `response_format` asked for, where the backend looked at
+     * that: every local model does. A text that was cut, such as by `max_tokens`, mostly has not.
+     */
+    @SerialName("schema_valid")
+    val schemaValid: Boolean? = null,
     /** The model's reasoning. */
     val reasoning: String? = null,
     /** All attempts, when there was more than one. */
@@ -438,10 +444,13 @@ data class JsonSchemaFormat(
     val name: String? = null,
 ) : ResponseFormat
 
-/** The answer must match a regular expression. */
+/** The answer as a whole must match a regular expression. */
 @Serializable
 data class RegexFormat(
-    /** The regular expression. */
+    /**
+     * The regular expression. Digits and letters of words are those of ASCII; look-around and
+     * references to groups are refused.
+     */
     val pattern: String,
 ) : ResponseFormat
 

@@ -1,0 +1,148 @@
+"""Get constraints ready beside the engine, which never waits for them.
+
+Making sense of a vocabulary takes about a second, once, and a large grammar a part of one. Both
+happen in one thread of low priority, from the moment that the model is loaded. Only the answers
+that need a constraint wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from car_rpc.errors import unsupported_mode
+from car_rpc.workers.job import request_failure
+from car_rpc.workers.text.segment import THINK_OPEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from car_rpc.wire.inference import ResponseFormat
+    from car_rpc.wire.worker import Generate
+    from car_rpc.workers.constraint.constraint import Plan
+    from car_rpc.workers.constraint.spellings import Spellings
+    from car_rpc.workers.constraint.vocabulary import GuideVocabulary
+    from car_rpc.workers.job import Job
+
+#: How much less than the engine the thread gets of a busy processor (nice(2)).
+_NICENESS = 10
+
+
+class Speller(Protocol):
+    """What a constraint needs of a model's vocabulary; also called in another thread."""
+
+    def spellings(self) -> Spellings:
+        """How it spells its tokens."""
+        ...
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of a text."""
+        ...
+
+    def has_token(self, text: str) -> bool:
+        """Whether the text is one token of its own."""
+        ...
+
+
+class Constrained(Protocol):
+    """An answer that may have to wait for its constraint."""
+
+    @property
+    def job(self) -> Job:
+        """Where it is answered."""
+        ...
+
+    def constrain(self, plan: Plan) -> None:
+        """Take the constraint, before the first token."""
+        ...
+
+
+class _Entry(NamedTuple):
+    generation: Constrained
+    plan: Future[Plan]
+    start: Callable[[], None]
+
+
+class Preparation:
+    """The constraints of one model's answers.
+
+    Args:
+        vocab: The model's vocabulary.
+        backend: Name of the engine, for errors.
+    """
+
+    def __init__(self, vocab: Speller, backend: str) -> None:
+        self._vocab = vocab
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(1, "constraints", _yield_to_the_engine)
+        self._vocabulary: Future[GuideVocabulary] = self._pool.submit(self._read_vocabulary)
+        self._waiting: list[_Entry] = []
+
+    def add(self, generation: Constrained, request: Generate, start: Callable[[], None]) -> None:
+        """Start an answer: at once, or as soon as its constraint is ready."""
+        if request.response_format is None:
+            start()
+            return
+        think_token = self._think_token(request)
+        plan = self._pool.submit(self._plan, request.response_format, think_token)
+        self._waiting.append(_Entry(generation, plan, start))
+        plan.add_done_callback(lambda _: generation.job.wake())
+
+    def step(self) -> None:
+        """Start the answers whose constraints are ready."""
+        waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            if entry.generation.job.cancelled.is_set():
+                entry.plan.cancel()
+            elif entry.plan.done():
+                _start(entry)
+            else:
+                self._waiting.append(entry)
+
+    def reset(self) -> None:
+        """Forget the answers that wait."""
+        self._waiting.clear()
+
+    def _read_vocabulary(self) -> GuideVocabulary:
+        make = import_module("car_rpc.workers.constraint.vocabulary").GuideVocabulary
+        plain = partial(self._vocab.tokenize, special=False)
+        vocabulary: GuideVocabulary = make(self._vocab.spellings(), plain)
+        return vocabulary
+
+    def _plan(self, form: ResponseFormat, think_token: int | None) -> Plan:
+        try:
+            vocabulary = self._vocabulary.result()
+            grammar_of = import_module("car_rpc.workers.constraint.grammar").grammar_of
+            plan_of = import_module("car_rpc.workers.constraint.constraint").Plan
+        except ImportError as error:
+            reason = f"the library {error.name} is not installed; install the engine's extra anew"
+            raise unsupported_mode("structured-output", self._backend, reason) from error
+        grammar = grammar_of(form, vocabulary, self._backend)
+        plan: Plan = plan_of(vocabulary, form, grammar, think_token)
+        return plan
+
+    def _think_token(self, request: Generate) -> int | None:
+        """The token that may begin an answer with reasoning."""
+        if request.params.thinking == "off" or not self._vocab.has_token(THINK_OPEN):
+            return None
+        (token,) = self._vocab.tokenize(THINK_OPEN, special=True)
+        return token
+
+
+def _start(entry: _Entry) -> None:
+    try:
+        entry.generation.constrain(entry.plan.result())
+    except Exception as error:  # noqa: BLE001 - one bad form must not end the others' answers
+        entry.generation.job.fail(request_failure(error))
+        return
+    entry.start()
+
+
+def _yield_to_the_engine() -> None:
+    if sys.platform == "linux":  # where threads have priorities of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
