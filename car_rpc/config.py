@@ -9,12 +9,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+CassetteMode: TypeAlias = Literal["record", "replay", "auto", "strict"]
+CassetteSpeed: TypeAlias = Literal["fast", "timed"]
 
 #: Largest message by default, in bytes: a long prompt with a few inlined photographs.
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 #: Default of ``--drain-ms``: how long work may still finish when the app wants to go.
 DEFAULT_DRAIN_MS = 2000
+
+
+class CassetteSettings(NamedTuple):
+    """A cassette, and what is done with it.
+
+    Attributes:
+        path: The file.
+        mode: ``record`` runs all requests and writes them down, ``replay`` answers from the file
+            and runs none, ``auto`` runs and adds those that are not there, ``strict`` answers only
+            the requests of the file, in their order.
+        speed: Whether what is replayed takes the time that it took.
+    """
+
+    path: Path
+    mode: CassetteMode = "replay"
+    speed: CassetteSpeed = "fast"
+
+    @property
+    def records(self) -> bool:
+        """Whether requests are run, and recorded."""
+        return self.mode in ("record", "auto")
 
 
 class Settings(NamedTuple):
@@ -32,6 +55,7 @@ class Settings(NamedTuple):
         trace: File that gets a trace of the connection.
         config: The configuration file, which must be there; ``None`` is ``config.toml`` in the
             state directory, if it is there.
+        cassette: Requests are answered from it or written to it.
     """
 
     state_dir: Path
@@ -44,6 +68,7 @@ class Settings(NamedTuple):
     log_level: LogLevel = "info"
     trace: Path | None = None
     config: Path | None = None
+    cassette: CassetteSettings | None = None
 
 
 def car_home(environ: dict[str, str] | None = None) -> Path:

@@ -7,7 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from car_rpc import __version__
-from car_rpc.config import DEFAULT_DRAIN_MS, DEFAULT_MAX_MESSAGE_BYTES, Settings, car_home
+from car_rpc.config import (
+    DEFAULT_DRAIN_MS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    CassetteSettings,
+    Settings,
+    car_home,
+)
 
 #: Largest number that a process id can be (pid_t).
 MAX_PROCESS_ID = 2**31 - 1
@@ -128,6 +134,26 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write down both directions, with times, as a conformance dialogue",
     )
+    _add_cassette(serve_parser)
+
+
+def _add_cassette(serve_parser: argparse.ArgumentParser) -> None:
+    add = serve_parser.add_argument_group("to test an app without models").add_argument
+    add("--cassette", type=Path, metavar="FILE", help="answer from a recording, or make one")
+    add(
+        "--cassette-mode",
+        choices=("record", "replay", "auto", "strict"),
+        default="replay",
+        help="record: run all requests and write them down; replay: run none; auto: run those that"
+        " are not there and add them; strict: replay all, in their order, each once"
+        " (default %(default)s)",
+    )
+    add(
+        "--cassette-speed",
+        choices=("fast", "timed"),
+        default="fast",
+        help="whether what is replayed takes as long as it took (default %(default)s)",
+    )
 
 
 def _add_state(command: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -163,7 +189,15 @@ def settings(options: argparse.Namespace) -> Settings:
         log_level=options.log_level,
         trace=options.trace,
         config=options.config.absolute() if options.config else None,
+        cassette=_cassette(options),
     )
+
+
+def _cassette(options: argparse.Namespace) -> CassetteSettings | None:
+    if options.cassette is None:
+        return None
+    path = options.cassette.absolute()
+    return CassetteSettings(path, options.cassette_mode, options.cassette_speed)
 
 
 def _positive(text: str) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from inspect import signature
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -39,6 +39,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: What the library hands to a method: the whole request, its parameters raw.
 _NO_ARGUMENTS: list[Any] = []
+
+
+class Dispatching(Protocol):
+    """Answers requests."""
+
+    def is_inline(self, method: str, /) -> bool:
+        """Whether a method can run at once, in order of arrival."""
+        ...
+
+    def call_inline(
+        self, method: str, scope: Scope, raw_params: bytes
+    ) -> Outcome | asyncio.Future[Any]:
+        """Call an inline method. A future is its outcome, once there is one."""
+        ...
+
+    async def call(self, method: str, scope: Scope, raw_params: bytes) -> Outcome:
+        """Call any method."""
+        ...
+
+    def take_runner_event(self, raw_params: bytes) -> None:
+        """Take a ``runner.event`` that is a notification."""
+        ...
+
+    def cancel_requested(self, request_id: RequestId) -> None:
+        """A request will be cancelled."""
+        ...
 
 
 class _Call(NamedTuple):
@@ -155,4 +181,9 @@ def _outcome(result: Any, method: str) -> Outcome | asyncio.Future[bytes]:
         return outcome
     if isinstance(value.data, CarError):
         return value.data
+    return unknown_method(method)
+
+
+def unknown_method(method: str) -> CarError:
+    """What a method is answered with that there is not."""
     return CarError("method_not_found", f"{method!r}; `initialize` lists the methods")

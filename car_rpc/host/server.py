@@ -29,7 +29,8 @@ from car_rpc.transport.os_layer import OsLayer, os_layer
 from car_rpc.wire.lifecycle import InitializeParams, LogParams
 
 if TYPE_CHECKING:
-    from car_rpc.host.dispatch import Dispatcher
+    from car_rpc.host.cassette import CassetteApp
+    from car_rpc.host.dispatch import Dispatching
     from car_rpc.host.trace import Trace
     from car_rpc.host.wiring import App
 
@@ -50,6 +51,9 @@ LOOK_S = 0.1
 #: Exit code when what was written could not all be read.
 READER_GONE = 4
 
+#: Exit code when a cassette was not written, or ``strict`` and not played as it was recorded.
+NOT_AS_RECORDED = 5
+
 
 class Ending(NamedTuple):
     """Why the session ends, with which exit code, and how long requests may finish first."""
@@ -69,8 +73,9 @@ def run(settings: Settings, claimed: Claimed, bootstrap: Bootstrap) -> int:
 
     Returns:
         The exit code: 0 after the end of input or ``shutdown`` and ``exit``, 1 after ``exit``
-        alone, 3 when the parent died, 4 when the client reads no more, 128 plus the signal's
-        number after a signal.
+        alone, 3 when the parent died, 4 when the client reads no more, 5 when a cassette was
+        not written or, in the mode ``strict``, not played as it was recorded, 128 plus the
+        signal's number after a signal.
     """
     handler, captured_fd = logs.start(settings.log_level)
     server = _Server(settings, claimed, bootstrap, os_layer(bootstrap.first_parent))
@@ -89,7 +94,8 @@ class _Server:
         self._claimed = claimed
         self._layer = layer
         self._bootstrap = bootstrap
-        self._app: App | None = None
+        self._app: App | CassetteApp | None = None
+        self._cassette: CassetteApp | None = None
         self._drain: asyncio.Task[None] | None = None
         self._allowed_paths: list[Path] = []
         bootstrap.mark("modules")
@@ -131,7 +137,11 @@ class _Server:
         self._bootstrap.mark("ready")
         ending = await self._ending
         written = await self._stop(ending)
-        return ending.exit_code if written else ending.exit_code or READER_GONE
+        if not written:
+            return ending.exit_code or READER_GONE
+        if self._cassette is not None and not self._cassette.kept:
+            return ending.exit_code or NOT_AS_RECORDED
+        return ending.exit_code
 
     # Input and output
 
@@ -218,7 +228,7 @@ class _Server:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._session.send_log, payload)
 
-    async def load(self) -> Dispatcher:
+    async def load(self) -> Dispatching:
         self._layer.return_freed_memory()  # before the first thread, which follows it
         # In a thread: the imports and the database take a while, and pings go on meanwhile.
         self._app = await asyncio.to_thread(self._make_app)
@@ -227,7 +237,15 @@ class _Server:
         self._app.begin_session()
         return self._app.dispatcher
 
-    def _make_app(self) -> App:
+    def _make_app(self) -> App | CassetteApp:
+        if self._settings.cassette is None:
+            return self._make_engine()
+        from car_rpc.host.cassette import CassetteApp  # noqa: PLC0415 - only for who has one
+
+        self._cassette = CassetteApp(self._settings, self._bootstrap.session_id, self._make_engine)
+        return self._cassette
+
+    def _make_engine(self) -> App:
         from car_rpc.host.wiring import App  # noqa: PLC0415 - not at start-up
 
         return App(
@@ -240,7 +258,12 @@ class _Server:
 
     def backends(self) -> dict[str, dict[str, Any]]:
         """Which engines are installed."""
-        return installed_backends()
+        cassette = self._settings.cassette
+        if cassette is None or cassette.records:
+            return installed_backends()
+        from car_rpc.cassette.file import recorded_backends  # noqa: PLC0415 - only for who has one
+
+        return recorded_backends(cassette.path) or installed_backends()
 
     async def _stop(self, ending: Ending) -> bool:
         """Take the way out; tells whether everything was written."""

@@ -29,7 +29,7 @@ from car_rpc.wire.base import RequestId
 from car_rpc.wire.lifecycle import InitializeParams, PingResult, RunnerStatus
 
 if TYPE_CHECKING:
-    from car_rpc.host.dispatch import Dispatcher, Outcome
+    from car_rpc.host.dispatch import Dispatching, Outcome
     from car_rpc.host.services import Scope
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class SessionHost(Protocol):
         """There is output to write."""
         ...
 
-    async def load(self) -> Dispatcher:
+    async def load(self) -> Dispatching:
         """Make the dispatcher; called once, after ``initialize`` was answered."""
         ...
 
@@ -111,7 +111,7 @@ class Session:
         self._host = host
         self._kick = host.kick
         self._startup_ms = startup_ms
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: Dispatching | None = None
         self._loading: asyncio.Task[None] | None = None
         self._load_error: CarError | None = None
         self._backlog: list[Request] = []
@@ -220,7 +220,7 @@ class Session:
         elif not notification.method.startswith("$/"):
             logger.info("the notification %r is unknown and ignored", notification.method)
 
-    def _dispatch(self, dispatcher: Dispatcher, request: Request) -> None:
+    def _dispatch(self, dispatcher: Dispatching, request: Request) -> None:
         method = request.method
         call = (method, self._scope(request), request.params)
         work: Outcome | Awaitable[Outcome]
@@ -391,7 +391,7 @@ class Session:
 
 async def _after(
     changes: set[asyncio.Future[Any]],
-    dispatcher: Dispatcher,
+    dispatcher: Dispatching,
     method: str,
     scope: Scope,
     raw_params: bytes,

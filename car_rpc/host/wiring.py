@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from car_rpc import __version__
@@ -33,6 +31,7 @@ from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
 from car_rpc.host.services import Services
+from car_rpc.host.system import RandomIds, SystemClock, now
 from car_rpc.outcomes.priors import load_priors, prior_paths
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
@@ -84,26 +83,6 @@ _SERVED_BY: dict[type[ModelSource], str] = {
 }
 
 
-class SystemClock:
-    """The machine's monotonic clock."""
-
-    def now_ms(self) -> float:
-        """Milliseconds."""
-        return time.monotonic() * 1000
-
-    async def sleep_ms(self, ms: float) -> None:
-        """Wait."""
-        await asyncio.sleep(ms / 1000)
-
-
-class RandomIds:
-    """Ids of 64 random bits."""
-
-    def new(self, prefix: str) -> str:
-        """A fresh id."""
-        return prefix + secrets.token_hex(8)
-
-
 class App:
     """Everything behind the dispatcher, so that it can be closed again.
 
@@ -134,8 +113,8 @@ class App:
             needed=settings.config is not None,
         )
         database = settings.state_dir / DATABASE_NAME
-        self.log = EventLog.open(database, session_id, _now, configuration.privacy.secrets())
-        self._upkeep = Upkeep(database, self.log, configuration.eventlog, _now)
+        self.log = EventLog.open(database, session_id, now, configuration.privacy.secrets())
+        self._upkeep = Upkeep(database, self.log, configuration.eventlog, now)
         self._upkeep_task: asyncio.Task[None] | None = None
         self._fits = Fitting()
         self._registry = Registry(
@@ -147,7 +126,7 @@ class App:
         )
         self._routing = RoutingStore(database, configuration.routing)
         self._outcomes = _tracker(database, settings)
-        self._budget = Budget(SpendStore(database), _now)
+        self._budget = Budget(SpendStore(database), now)
         openai_compat = OpenAICompatBackend(
             configuration.http.timeouts(), key_stats=KeyStatsStore(database)
         )
@@ -232,10 +211,6 @@ class App:
         return self._backends[_SERVED_BY[type(source)]]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _make_private_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -250,4 +225,4 @@ def _make_private_directory(path: Path) -> None:
 
 def _tracker(database: Path, settings: Settings) -> Tracker:
     priors = load_priors(prior_paths(settings.models_dir, os.environ))
-    return Tracker(OutcomeStore(database), priors, lambda: to_text(_now()))
+    return Tracker(OutcomeStore(database), priors, lambda: to_text(now()))
