@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from car_rpc.workers.llama_cpp.native import cpu_threads, lib
+from car_rpc.workers.llama_cpp.native import lib
+from car_rpc.workers.llama_cpp.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,12 +81,9 @@ class Context:
 
     def __init__(self, model: Model, capacity: int, **settings: Any) -> None:
         self._params = lib.llama_context_default_params()
-        threads = cpu_threads(model.size_bytes)
         defaults = {
             "n_batch": capacity,
             "n_ubatch": capacity,
-            "n_threads": threads,
-            "n_threads_batch": threads,
             "flash_attn_type": _FLASH_AUTO if lib.llama_supports_gpu_offload() else _FLASH_OFF,
         }
         for name, value in {**defaults, **settings}.items():
@@ -93,6 +91,7 @@ class Context:
         self.handle: Any = lib.llama_init_from_model(model.handle, self._params)
         if not self.handle:
             raise MemoryError
+        self._threads = threads_for(model.size_bytes)
         self._encodes = bool(lib.llama_model_has_encoder(model.handle))
         self._memory: Any = lib.llama_get_memory(self.handle)
         self._batch = _Batch(capacity)
@@ -111,6 +110,8 @@ class Context:
         Raises:
             DecodeError: It failed; the sequences of the batch must be dropped.
         """
+        threads = self._threads.count()
+        lib.llama_set_n_threads(self.handle, threads, threads)
         run = lib.llama_encode if self._encodes else lib.llama_decode
         with owner.interruptible(self._interrupt) if owner is not None else nullcontext():
             code: int = run(self.handle, self._batch.of(rows))

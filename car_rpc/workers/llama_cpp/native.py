@@ -13,9 +13,10 @@ from typing import Any
 
 # On an assert ggml would start a debugger on this process and print prompts to the console.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-# GNU OpenMP's threads spin while they wait, by default for so long that a busy machine slows
-# down by an order of magnitude. This many turns cost an idle machine nothing that was measured.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# GNU OpenMP's threads spin while they wait. This many turns, some milliseconds, are the fastest on
+# an idle machine; sleeping at once takes 40 % longer there. On a busy one `Threads` sees to it that
+# they seldom wait.
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 import llama_cpp.llama_cpp as _llama_cpp
 
@@ -32,10 +33,6 @@ _LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUES = 1, 4, 5
 #: calls information is a hundred lines a model, so it counts as debugging here.
 _PREFIX = {3: b"<4>", _LEVEL_ERROR: b"<3>"}
 _DEBUG_PREFIX = b"<7>"
-
-#: Below this size a token takes so little work that threads mostly wait for each other. On a
-#: busy machine two of them took 15 times as long as one.
-_SMALL_MODEL_BYTES = 64 * 1024 * 1024
 
 #: Native error lines kept to explain a failure: llama.cpp says what is wrong in its last few.
 _KEPT_ERRORS = 8
@@ -81,21 +78,3 @@ def recent_errors() -> str:
 def version() -> str:
     """Version of the library, for the log."""
     return f"llama.cpp {lib.llama_version().decode()}"
-
-
-def cpu_threads(model_bytes: int) -> int:
-    """Threads to compute with: all cores of a small machine, all but one of a larger one.
-
-    The number is fixed for a model's life, not adapted to the load, because the numbers that a
-    model computes depend on it.
-
-    Args:
-        model_bytes: Size of the weights.
-    """
-    if model_bytes < _SMALL_MODEL_BYTES:
-        return 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(cores - 1, min(cores, 2))
