@@ -34,7 +34,7 @@ CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http bench-routing format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http bench-local bench-routing format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-wire: test-setup ## Measure the wire beside its peers, which this installs
 bench-http: test-setup ## Measure models behind HTTP servers beside the official client
 	$(PY) -m benchmarks.http $(BENCH_ARGS)
 
+bench-local: test-setup ## Measure local models beside a bare loop and other programs, which this installs (needs node)
+	$(PY) -m benchmarks.local $(BENCH_ARGS)
+
 bench-routing: setup ## Compare ways to choose a model in simulated worlds (installs LiteLLM)
 	$(PY) -m benchmarks.routing.install $(BENCH_ARGS)
 
@@ -107,6 +110,7 @@ lock: $(STAMPS)/uv/bin/uv ## Renew requirements/*.lock from pyproject.toml (LOCK
 	$(UV_COMPILE) --extra mlx -c requirements/dev.lock -o requirements/mlx.lock
 	$(UV_COMPILE:pyproject.toml=) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(UV_COMPILE:pyproject.toml=benchmarks/wire/requirements.in) -o benchmarks/wire/requirements.lock
+	$(UV_COMPILE:pyproject.toml=benchmarks/local/requirements.in) -o benchmarks/local/requirements.lock
 	$(UV_COMPILE:pyproject.toml=benchmarks/routing/requirements.in) -o benchmarks/routing/requirements.lock
 
 clean: ## Remove .venv, caches and derived models (the cache of the llama.cpp wheel stays)

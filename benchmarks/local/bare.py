@@ -61,6 +61,7 @@ class BareLoop:
         self._size: int = lib.llama_vocab_n_tokens(self._vocab)
         self._batch = lib.llama_batch_init(chunk, 0, 1)
         self._chunk = chunk
+        self._sequences = sequences
 
     def tokens(self, text: str) -> list[int]:
         """Tokens of a text; control tokens may be spelled."""
@@ -72,6 +73,15 @@ class BareLoop:
     def clear(self) -> None:
         """Forget everything that was read."""
         lib.llama_memory_clear(lib.llama_get_memory(self._context), False)
+
+    def keep_beginning(self, known: Sequence[int], prompt: Sequence[int]) -> int:
+        """Forget all but what the first sequence has in common with a prompt; returns how much."""
+        pairs = zip(known, prompt[:-1], strict=False)
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        memory = lib.llama_get_memory(self._context)
+        for sequence in range(self._sequences):
+            lib.llama_memory_seq_rm(memory, sequence, 0 if sequence else common, -1)
+        return common
 
     def read(self, prompt: Sequence[int], sequence: int = 0, start: int = 0) -> NDArray[np.float32]:
         """Read a prompt from some position on; returns the logits of what follows it."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from car_rpc.workers.llama_cpp.native import lib
-from car_rpc.workers.llama_cpp.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +90,7 @@ class Context:
         self.handle: Any = lib.llama_init_from_model(model.handle, self._params)
         if not self.handle:
             raise MemoryError
-        self._threads = threads_for(model.size_bytes)
+        self._threads = model.threads
         self._encodes = bool(lib.llama_model_has_encoder(model.handle))
         self._memory: Any = lib.llama_get_memory(self.handle)
         self._batch = _Batch(capacity)

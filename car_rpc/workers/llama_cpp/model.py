@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
 from car_rpc.workers.llama_cpp.native import lib, recent_errors
+from car_rpc.workers.llama_cpp.threads import threads_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ class Model:
 
     def __init__(self, path: str, progress: Callable[[float], None]) -> None:
         _check_file(path)
+        self.threads = threads_for(Path(path).stat().st_size)  # watches others while it loads
         params = lib.llama_model_default_params()
         callback = lib.llama_progress_callback(_Progress(progress))
         params.progress_callback = callback

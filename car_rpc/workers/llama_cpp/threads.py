@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 #: counts in hundredths.
 WINDOW_S = 0.5
 
-#: Below this size a token takes so little work that threads mostly wait for each other. On a
-#: busy machine two of them took 15 times as long as one.
-_SMALL_MODEL_BYTES = 64 * 1024 * 1024
+#: Below this size a token takes so little work that threads mostly wait for each other.
+_SMALL_MODEL_BYTES = 8 * 1024 * 1024
 
 _PROC_STAT = Path("/proc/stat")
 _CGROUP = Path("/sys/fs/cgroup")

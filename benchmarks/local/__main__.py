@@ -1,0 +1,130 @@
+"""Measure local models beside a bare loop and other programs, and write what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import llama_cpp
+
+from benchmarks.local import measure, report
+from benchmarks.local.contenders import OURS, Ask, Car, Setting, car, player, players
+from benchmarks.local.install import install
+from benchmarks.local.model import REAL, SMALL, Shape, model_file
+
+HERE = Path(__file__).parent
+
+#: Tokens of context for a request to each model.
+CONTEXTS = {REAL: 1024, SMALL: 8192}
+
+TEXT = """# How fast local models run
+
+Written by `make bench-local` on {date}: {machine}, {versions}.
+{rounds} rounds. In each every contender answers once, one after the other; figures are medians over
+the rounds, and a ratio is taken within a round, so that what else the machine does falls on both
+sides. The load of the machine was {load} at the end.
+
+{table}
+
+The models have random weights: the first rows and those with other processes use the shape of
+Qwen3-0.6B with 4 bits, the others {small}. All use {threads} threads, and answer greedily.
+*car-rpc* is what an app gets: the whole process, asked by the Python client over pipes. The *bare
+loop* is `llama_decode` and an argmax, with llama.cpp's defaults and chunks of 256 tokens, measured
+in its own process; the second one leaves out flash attention, as car-rpc does on a CPU.
+llama-cpp-python is its `create_completion`; llama-server is its engine from the package xllamacpp.
+*with n busy* is beside n processes that compute all the time.
+
+## Bars
+
+{bars}
+"""
+
+
+def main() -> None:
+    """Run the rounds that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.local", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=128, help="of an answer of the 0.6B model")
+    parser.add_argument("--long-tokens", type=int, default=3200, help="of one of the small model")
+    parser.add_argument("--own", action="store_true", help="only car-rpc and the bare loops")
+    parser.add_argument("--quick", action="store_true", help="only the small model")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder for the results")
+    options = parser.parse_args()
+    if not options.own:
+        install()
+    rounds = asyncio.run(run(options))
+    write(rounds, options)
+
+
+async def run(options: argparse.Namespace) -> list[report.Round]:
+    """Measure every contender in every round."""
+    rounds: list[report.Round] = [{} for _ in range(options.rounds)]
+    shapes = [SMALL] if options.quick else [REAL, SMALL]
+    for shape in shapes:
+        setting = Setting(model_file(shape), CONTEXTS[shape], os.cpu_count() or 1)
+        async with AsyncExitStack() as stack:
+            ours = await stack.enter_async_context(car(setting))
+            asks: dict[str, Ask] = {OURS: ours.ask}
+            for title, command in players(own=options.own).items():
+                asks[title] = await stack.enter_async_context(player(command, setting))
+            for ask in asks.values():
+                await measure.decode(ask, 2)  # warms it up
+            for number, figures in enumerate(rounds):
+                for title, ask in asks.items():
+                    figures.setdefault(title, {}).update(await of_all(ask, shape, options))
+                    print(f"{number + 1}/{len(rounds)} {shape.name} {title}", file=sys.stderr)
+                figures[OURS] |= await of_ours(ours, shape)
+    return rounds
+
+
+async def of_all(ask: Ask, shape: Shape, options: argparse.Namespace) -> measure.Figures:
+    """What is measured of every contender."""
+    if shape is SMALL:
+        rate = await measure.decode(ask, options.long_tokens)
+        return {f"{options.long_tokens:,} tokens, tokens/s": rate} | await measure.first_token(ask)
+    figures = {
+        f"{options.tokens} tokens, tokens/s": await measure.decode(ask, options.tokens),
+        "8 streams, tokens/s": await measure.streams(ask, 8, options.tokens // 4),
+    }
+    for count in (1, 2):
+        with measure.busy(count):
+            await asyncio.sleep(1)
+            rate = await measure.decode(ask, options.tokens // 8)
+        figures[f"with {count} busy, tokens/s"] = rate
+    return figures
+
+
+async def of_ours(ours: Car, shape: Shape) -> measure.Figures:
+    """What is measured of ours alone."""
+    if shape is not SMALL:
+        return {}
+    return {"short behind long, steps": await measure.behind(ours)} | await measure.cancel(ours)
+
+
+def write(rounds: list[report.Round], options: argparse.Namespace) -> None:
+    """Write RESULTS.md for people and results.json with every figure."""
+    text = TEXT.format(
+        date=datetime.now(UTC).date(),
+        machine=f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        versions=f"Python {platform.python_version()}, llama-cpp-python {llama_cpp.__version__}",
+        rounds=len(rounds),
+        load=f"{os.getloadavg()[0]:.1f}",
+        table=report.table(rounds),
+        small=f"one of {SMALL.layers} layers of width {SMALL.width}",
+        threads=os.cpu_count(),
+        bars=report.bars(rounds),
+    )
+    (options.output / "RESULTS.md").write_text(text, encoding="utf-8")
+    results = json.dumps(rounds, indent=1) + "\n"
+    (options.output / "results.json").write_text(results, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

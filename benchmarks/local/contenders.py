@@ -1,0 +1,166 @@
+"""Who is measured: the whole process, a bare loop over llama.cpp, and other programs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from car_rpc.client import CarClient, GenerateStream
+from car_rpc.wire.events import ReasoningDelta, TextDelta
+from car_rpc.wire.models import LocalSource, ModelSchema
+
+ROOT = Path(__file__).parents[2]
+PEERS = Path(__file__).parent / "peers"
+VENV = ROOT / "benchmarks" / ".venv-local"
+
+OURS = "car-rpc"
+BARE = "bare loop"
+BARE_NO_FLASH = "bare loop, no flash attention"
+COMPLETIONS = "llama-cpp-python"
+NODE = "node-llama-cpp"
+SERVER = "llama-server"
+
+#: Most bytes of a line from a player.
+_LINE_BYTES = 1 << 20
+
+
+class Timing(NamedTuple):
+    """When an answer came.
+
+    Attributes:
+        first_s: Seconds until its first token.
+        whole_s: Seconds until its last.
+    """
+
+    first_s: float
+    whole_s: float
+
+
+#: Answers some prompts at once with so many tokens each.
+Ask = Callable[[Sequence[str], int], Awaitable[list[Timing]]]
+
+
+class Setting(NamedTuple):
+    """What all have in common: the model, tokens of context for each request, threads."""
+
+    path: Path
+    context: int
+    threads: int
+
+    @property
+    def arguments(self) -> list[str]:
+        return [str(self.path), str(self.context), str(self.threads)]
+
+
+class Car:
+    """The process that an app gets, asked by its Python client.
+
+    Args:
+        client: The client.
+        model: The model's id.
+    """
+
+    def __init__(self, client: CarClient, model: str) -> None:
+        self._client = client
+        self._model = model
+
+    async def ask(self, prompts: Sequence[str], tokens: int) -> list[Timing]:
+        """Answer some prompts at once."""
+        return list(await asyncio.gather(*(self._answer(each, tokens) for each in prompts)))
+
+    async def _answer(self, prompt: str, tokens: int) -> Timing:
+        started, first_s = time.perf_counter(), 0.0
+        async with self.stream(prompt, tokens) as stream:
+            async for event in stream:
+                if isinstance(event, TextDelta | ReasoningDelta):
+                    first_s = first_s or time.perf_counter() - started
+        return Timing(first_s, time.perf_counter() - started)
+
+    def stream(self, prompt: str, tokens: int) -> GenerateStream:
+        """One answer; to leave its block is to cancel it."""
+        params = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        return self._client.stream(model=self._model, prompt=prompt, params=params)
+
+
+@asynccontextmanager
+async def car(setting: Setting) -> AsyncGenerator[Car, None]:
+    """Our process, with the model registered."""
+    async with AsyncExitStack() as stack:
+        state_dir = stack.enter_context(TemporaryDirectory())
+        client = await stack.enter_async_context(
+            CarClient.start(arguments=["--state-dir", state_dir])
+        )
+        source = LocalSource(path=str(setting.path), context_length=setting.context)
+        model = ModelSchema(id="bench/local:1", source=source, capabilities=["generate"])
+        await client.register_model(model)
+        yield Car(client, model.id)
+
+
+@asynccontextmanager
+async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Ask, None]:
+    """A contender in a process of its own, see ``player.py``."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *setting.arguments,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        limit=_LINE_BYTES,
+        cwd=ROOT,
+    )
+    try:
+        while await _line(process) != b"ready\n":  # a library may have something to say before
+            pass
+        yield lambda prompts, tokens: _ask(process, prompts, tokens)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _ask(process: Process, prompts: Sequence[str], tokens: int) -> list[Timing]:
+    assert process.stdin is not None
+    question = {"prompts": [rendered(prompt) for prompt in prompts], "tokens": tokens}
+    process.stdin.write(json.dumps(question).encode() + b"\n")
+    return [Timing(*times) for times in json.loads(await _line(process))]
+
+
+async def _line(process: Process) -> bytes:
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line:
+        raise RuntimeError("a contender ended")
+    return line
+
+
+def rendered(prompt: str) -> str:
+    """What the model's template makes of a prompt."""
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def players(*, own: bool) -> dict[str, list[str]]:
+    """The commands of all contenders but ours."""
+    here = [sys.executable, "-m", "benchmarks.local.player"]
+    commands = {BARE: [*here, "bare"], BARE_NO_FLASH: [*here, "bare-no-flash"]}
+    if not own:
+        commands[COMPLETIONS] = [*here, "completions"]
+        commands[SERVER] = [str(VENV / "bin" / "python"), str(PEERS / "llama_server.py")]
+        commands[NODE] = ["node", str(PEERS / "node.mjs")]
+    return commands
+
+
+_counter = itertools.count(1)
+
+
+def fresh_prompt(tokens: int) -> str:
+    """A prompt of so many tokens that begins like no other; a byte is a token."""
+    words = f"{next(_counter):06d} " + "all work and no play makes a dull day " * (tokens // 38 + 1)
+    return words[:tokens]

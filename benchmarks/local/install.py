@@ -1,0 +1,27 @@
+"""Install the peers: a virtual environment and a folder of node modules, both locked, both ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.local.contenders import PEERS, VENV
+
+LOCK = Path(__file__).with_name("requirements.lock")
+
+
+def install() -> None:
+    """Install what is missing or older than its lock."""
+    python = VENV / "bin" / "python"
+    if _is_older(VENV / "installed", LOCK):
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--require-hashes", "--requirement", str(LOCK)], check=True)
+        (VENV / "installed").touch()
+    if _is_older(PEERS / "node_modules" / ".package-lock.json", PEERS / "package-lock.json"):
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=PEERS, check=True)
+
+
+def _is_older(product: Path, source: Path) -> bool:
+    return not product.exists() or product.stat().st_mtime < source.stat().st_mtime

@@ -1,0 +1,114 @@
+"""What is measured of a contender, and of ours alone."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import statistics
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+from benchmarks.local.contenders import Ask, Car, Timing, fresh_prompt
+from car_rpc.client import GenerateStream
+from car_rpc.wire.events import TextDelta
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+
+#: Name of a figure to its value.
+Figures = dict[str, float]
+
+SHORT, LONG = 40, 2000
+
+#: The prompt that others wait behind, in tokens.
+BEHIND = 4096
+
+#: Cancels in one round.
+CANCELS = 20
+
+
+async def decode(ask: Ask, tokens: int) -> float:
+    """Tokens in a second of one answer, its first left out."""
+    (timing,) = await ask([fresh_prompt(SHORT)], tokens)
+    return _rate([timing], tokens - 1)
+
+
+async def streams(ask: Ask, count: int, tokens: int) -> float:
+    """Tokens in a second of all of some answers at once, from the last first one on."""
+    timings = await ask([fresh_prompt(SHORT) for _ in range(count)], tokens)
+    return count * tokens / max(timing.whole_s for timing in timings)
+
+
+async def first_token(ask: Ask) -> Figures:
+    """Milliseconds until the first token of a long prompt, new and then known."""
+    prompt = fresh_prompt(LONG)
+    (cold,) = await ask([prompt], 2)
+    (warm,) = await ask([prompt], 2)
+    step = warm.whole_s - warm.first_s
+    return {
+        "first token, new prompt": cold.first_s * 1000,
+        "first token, known prompt": warm.first_s * 1000,
+        "first token, known prompt, less a step": (warm.first_s - step) * 1000,
+    }
+
+
+async def behind(car: Car) -> float:
+    """Steps until a short prompt is answered that comes while a long one is read."""
+    prompt = fresh_prompt(BEHIND)
+    reading = asyncio.create_task(car.ask([prompt], 1))
+    await _begun(reading)
+    (short,) = await car.ask([fresh_prompt(SHORT)], 1)
+    assert not reading.done(), "the long prompt was read too soon to tell"
+    (long,) = await reading
+    return short.first_s / (long.first_s / (BEHIND / PREFILL_CHUNK))
+
+
+async def cancel(car: Car) -> Figures:
+    """Milliseconds until a prompt that is read has made room for the next request."""
+    times: list[float] = []
+    for number in range(CANCELS):
+        async with car.stream(fresh_prompt(BEHIND), 1) as stream:
+            reading = asyncio.ensure_future(_first(stream))
+            await asyncio.sleep(0.05 + 0.02 * number)
+            assert not reading.done()
+            reading.cancel()
+            before = time.perf_counter()
+        times.append((time.perf_counter() - before) * 1000)
+    return {
+        "cancel, median": statistics.median(times),
+        "cancel, p95": statistics.quantiles(times, n=20)[-1],
+    }
+
+
+async def _first(stream: GenerateStream) -> None:
+    async for event in stream:
+        if isinstance(event, TextDelta):
+            return
+
+
+async def _begun(reading: asyncio.Task[list[Timing]]) -> None:
+    """Some chunks were read, so that a step is under way."""
+    await asyncio.sleep(0.2)
+    assert not reading.done()
+
+
+def _rate(timings: Sequence[Timing], tokens: int) -> float:
+    return tokens / max(timing.whole_s - timing.first_s for timing in timings)
+
+
+@contextmanager
+def busy(processes: int) -> Generator[None]:
+    """Other processes that compute all the time."""
+    others = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(processes)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def _spin() -> None:
+    while True:
+        pass

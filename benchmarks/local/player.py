@@ -1,0 +1,93 @@
+"""A contender in a process of its own: answers on standard output what a line of input asks.
+
+A question is ``{"prompts": [text], "tokens": n}``; the answer is a list with the seconds until
+the first token and until the last one of each. Prompts are rendered already.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Seconds until the first token and until the last.
+Times = list[tuple[float, float]]
+Answer = Callable[[list[str], int], Times]
+
+
+def main() -> None:
+    """Answer as the contender that the command line names, until the input ends."""
+    name, path, context, threads = sys.argv[1:]
+    answer = CONTENDERS[name](Path(path), int(context), int(threads))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        print(json.dumps(answer(question["prompts"], question["tokens"])), flush=True)
+
+
+def bare(path: Path, context: int, threads: int, **settings: Any) -> Answer:
+    """The loop over llama_decode, with all streams in one batch, and one prefix kept."""
+    from benchmarks.local.bare import BareLoop
+
+    loop = BareLoop(path, context=context, sequences=8, threads=threads, **settings)
+    kept: list[int] = []
+
+    def answer(prompts: list[str], tokens: int) -> Times:
+        nonlocal kept
+        started = time.perf_counter()
+        all_tokens = [loop.tokens(prompt) for prompt in prompts]
+        begun = loop.keep_beginning(kept, all_tokens[0])
+        lasts: list[int] = []
+        firsts: list[float] = []
+        for sequence, prompt in enumerate(all_tokens):
+            start = begun if sequence == 0 else 0
+            lasts.append(int(loop.read(prompt[start:], sequence, start).argmax()))
+            firsts.append(time.perf_counter() - started)
+        for step in range(tokens - 1):
+            rows = [
+                (last, len(prompt) + step, sequence)
+                for sequence, (last, prompt) in enumerate(zip(lasts, all_tokens, strict=True))
+            ]
+            lasts = [int(logits.argmax()) for logits in loop.step(rows)]
+        kept = all_tokens[0]
+        whole = time.perf_counter() - started
+        return [(first, whole) for first in firsts]
+
+    return answer
+
+
+def completions(path: Path, context: int, threads: int) -> Answer:
+    """llama-cpp-python's completions, which also make text of the tokens."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+    everything = {model.token_eos(): -100.0}  # never ends by itself
+
+    def answer(prompts: list[str], tokens: int) -> Times:
+        started = time.perf_counter()
+        times: Times = []
+        for prompt in prompts:
+            first = 0.0
+            for _ in model.create_completion(
+                prompt, max_tokens=tokens, temperature=0.0, stream=True, logit_bias=everything
+            ):
+                first = first or time.perf_counter() - started
+            times.append((first, time.perf_counter() - started))
+        return times
+
+    return answer
+
+
+CONTENDERS: dict[str, Callable[[Path, int, int], Answer]] = {
+    "bare": bare,
+    "bare-no-flash": lambda *arguments: bare(*arguments, flash_attn_type=0),
+    "completions": completions,
+}
+
+if __name__ == "__main__":
+    main()
