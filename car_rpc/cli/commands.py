@@ -20,6 +20,7 @@ from car_rpc.cli.knobs import described
 from car_rpc.cli.log import log
 from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
 from car_rpc.cli.tables import explained, is_listed, models_table, refusals
+from car_rpc.cli.weights import pull, remove
 from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, ProcessEnded, RemoteError
 from car_rpc.config import car_home
@@ -75,9 +76,9 @@ async def generate(options: argparse.Namespace) -> int:
 
 
 async def models(options: argparse.Namespace) -> int:
-    """List the models, or explain which one a prompt would get."""
-    if options.models_command == "explain":
-        return await _explain(options)
+    """List the models, or do what the word behind it says."""
+    if options.models_command is not None:
+        return await _MODELS_COMMANDS[options.models_command](options)
     async with start(options) as car:
         known = await car.models()
     listed = [model for model in known if options.all or is_listed(model)]
@@ -170,6 +171,12 @@ async def config(options: argparse.Namespace) -> int:
     print("\n".join(described(path, configuration)))
     return 0
 
+
+_MODELS_COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
+    "explain": _explain,
+    "pull": pull,
+    "remove": remove,
+}
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "generate": generate,

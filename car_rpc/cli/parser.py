@@ -92,7 +92,15 @@ def _add_models(models: argparse.ArgumentParser) -> None:
     explain.add_argument(
         "--all", action="store_true", default=unsaid, help="also what is not available"
     )
-    _add_state(explain, default=unsaid)
+    pull = commands.add_parser("pull", help="download the weights of a model, or go on with that")
+    pull.add_argument("model", help="id or name")
+    pull.add_argument(
+        "--from", type=Path, metavar="PATH", dest="from_path", help="import this file or folder"
+    )
+    remove = commands.add_parser("remove", help="delete the weights of a model")
+    remove.add_argument("model", help="id or name")
+    for command in (explain, pull, remove):
+        _add_state(command, default=unsaid)
 
 
 def _add_serve(serve_parser: argparse.ArgumentParser) -> None:

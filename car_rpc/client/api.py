@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -29,7 +30,14 @@ from car_rpc.wire.inference import (
     TokenizeResult,
 )
 from car_rpc.wire.keys import EndpointKeys, KeysStatsResult
-from car_rpc.wire.lifecycle import PROTOCOL_VERSION, CancelParams, InitializeResult, LogParams
+from car_rpc.wire.lifecycle import (
+    PROTOCOL_VERSION,
+    CancelParams,
+    InitializeResult,
+    LogParams,
+    ProgressParams,
+    ProgressValue,
+)
 from car_rpc.wire.log import (
     EventlogExportResult,
     EventlogPurgeResult,
@@ -58,6 +66,7 @@ from car_rpc.wire.outcomes import (
     ProfilesResult,
     ScoreboardRow,
 )
+from car_rpc.wire.pulls import ModelsPullResult, ModelsRemoveResult
 from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
@@ -65,6 +74,9 @@ from car_rpc.wire.spend import SpendStatusResult
 from car_rpc.wire.tasks import ClassifyResult, GroundResult, RerankResult
 
 T = TypeVar("T")
+
+#: Told how far some long work is.
+OnProgress: TypeAlias = Callable[[ProgressValue], None]
 
 #: What starts this Python's own car-rpc.
 SERVE = (sys.executable, "-P", "-m", "car_rpc", "serve")
@@ -82,6 +94,8 @@ class CarClient:
         #: What the process said of itself.
         self.server: InitializeResult | None = None
         self._on_log = on_log
+        self._on_progress: dict[str, OnProgress] = {}
+        self._tokens = itertools.count()
         self._connection = ClientConnection(process, self._take_request, self._take_notification)
         self._runs = RunnerRuns(self._connection, tasks)
 
@@ -233,6 +247,32 @@ class CarClient:
         result = await self.request("models.unregister", params, ModelsUnregisterResult)
         return result.model_id
 
+    async def pull_model(
+        self, wanted: str, *, from_path: str | None = None, on_progress: OnProgress | None = None
+    ) -> ModelsPullResult:
+        """Download the weights of a model, or import them; cancelled, the next call goes on.
+
+        Args:
+            wanted: Id or name of the model.
+            from_path: Import them from this file or folder.
+            on_progress: Told how far it is.
+        """
+        token = f"pull-{next(self._tokens)}"
+        params: dict[str, Any] = {"model": wanted}
+        if from_path is not None:
+            params["from_path"] = from_path
+        if on_progress is not None:
+            params["progress_token"] = token
+            self._on_progress[token] = on_progress
+        try:
+            return await self.request("models.pull", params, ModelsPullResult)
+        finally:
+            self._on_progress.pop(token, None)
+
+    async def remove_model(self, wanted: str) -> ModelsRemoveResult:
+        """Delete the weights of a model; it stays in the registry."""
+        return await self.request("models.remove", {"model": wanted}, ModelsRemoveResult)
+
     async def model_health(self) -> ModelsHealthResult:
         """The state of all models: what there is, what is missing, who would get what."""
         return await self.request("models.health", {}, ModelsHealthResult)
@@ -358,6 +398,10 @@ class CarClient:
     def _take_notification(self, notification: Notification) -> None:
         if notification.method == "$/cancelRequest":
             self._runs.cancel(msgspec.json.decode(notification.params, type=CancelParams).id)
+        elif notification.method == "$/progress":
+            progress = msgspec.json.decode(notification.params, type=ProgressParams)
+            if listener := self._on_progress.get(str(progress.token)):
+                listener(progress.value)
         elif notification.method == "log" and self._on_log is not None:
             self._on_log(msgspec.json.decode(notification.params, type=LogParams))
 

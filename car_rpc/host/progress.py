@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import TypeAlias
 
 import msgspec
 from msgspec import UnsetType
@@ -14,20 +15,25 @@ from car_rpc.wire.lifecycle import ProgressParams, ProgressValue
 #: How often a heartbeat is sent, in seconds: half of the 10 s that the protocol promises.
 HEARTBEAT_S = 5.0
 
+Report: TypeAlias = Callable[[ProgressValue], None]
+
 
 @asynccontextmanager
 async def heartbeats(
     token: int | str | UnsetType, send: Callable[[str, bytes], None]
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Report]:
     """Send ``$/progress`` begin, a report every few seconds, and end, around some work.
+
+    What it gives takes a report that says more; heartbeats repeat the last one.
 
     Args:
         token: The client's token; without one nothing is sent.
         send: Sends a notification: method and encoded params.
     """
     if isinstance(token, UnsetType):
-        yield
+        yield lambda _: None
         return
+    last = ProgressValue(kind="report")
 
     def notify(value: ProgressValue) -> None:
         send("$/progress", msgspec.json.encode(ProgressParams(token=token, value=value)))
@@ -35,12 +41,17 @@ async def heartbeats(
     async def beat() -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            notify(ProgressValue(kind="report"))
+            notify(last)
+
+    def report(value: ProgressValue) -> None:
+        nonlocal last
+        last = value
+        notify(value)
 
     notify(ProgressValue(kind="begin"))
     beating = asyncio.create_task(beat())
     try:
-        yield
+        yield report
     finally:
         beating.cancel()
         with suppress(asyncio.CancelledError):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import UnsetType
 
+from car_rpc.backends.local.weights import Weights
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine.engine import Engine
@@ -33,6 +34,7 @@ class Services(NamedTuple):
     log: EventLog
     upkeep: Upkeep
     keys: Keys
+    weights: Weights
     discovery: Discovery
     allowed_roots: list[Path]
     routing: RoutingStore

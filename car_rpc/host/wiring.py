@@ -13,6 +13,7 @@ from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend, needs_worker
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl
+from car_rpc.backends.local.weights import Weights
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
@@ -130,11 +131,13 @@ class App:
         openai_compat = OpenAICompatBackend(
             configuration.http.timeouts(), key_stats=KeyStatsStore(database)
         )
+        local = {
+            name: LocalBackend(engine, library, self.log, control)
+            for name, (engine, library) in _ENGINES.items()
+        }
+        self._weights = Weights(self._registry, control, local, settings.models_dir, hub_cache())
         self._backends: dict[str, Backend] = {
-            **{
-                name: LocalBackend(engine, library, self.log, control)
-                for name, (engine, library) in _ENGINES.items()
-            },
+            **local,
             "fake": FakeBackend(),
             "delegated": DelegatedBackend(runner, RandomIds()),
             "openai_compat": openai_compat,
@@ -146,6 +149,7 @@ class App:
             log=self.log,
             upkeep=self._upkeep,
             keys=openai_compat.keys,
+            weights=self._weights,
             discovery=Discovery(openai_compat.presence, configuration.discovery),
             allowed_roots=[settings.state_dir, *settings.allowed_paths, *allowed_paths],
             routing=self._routing,
@@ -156,6 +160,7 @@ class App:
 
     async def stop_backends(self) -> None:
         """Stop all workers."""
+        await self._weights.close()
         for backend in self._backends.values():
             await backend.close()
 

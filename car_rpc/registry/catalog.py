@@ -111,6 +111,17 @@ class Catalog:
         """Whether the id belongs to a model that ships with car-rpc."""
         return model_id in self._builtin
 
+    def as_registered(self, model_id: str) -> ModelSchema:
+        """The model with this id, without the path where its weights were found.
+
+        Raises:
+            CarError: ``model_not_found``.
+        """
+        model = self._models.get(model_id)
+        if model is None:
+            raise CarError("model_not_found", f"{model_id!r} is gone", model=model_id)
+        return model
+
     def find(self, wanted: str) -> ModelSchema:
         """The model with this id, else the one with this name, whatever its letters' case.
 

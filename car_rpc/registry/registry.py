@@ -51,6 +51,14 @@ class Registry:
         """A model by id or name; see :meth:`Catalog.find` for the errors."""
         return self._fresh().find(wanted)
 
+    def as_registered(self, model_id: str) -> ModelSchema:
+        """A model without the path where its weights were found.
+
+        Raises:
+            CarError: ``model_not_found``.
+        """
+        return self._fresh().as_registered(model_id)
+
     def now(self) -> View:
         """The models as they are now; the same view until one of them changes."""
         return self._fresh().now()

@@ -1,4 +1,4 @@
-"""Where the weights of models lie that name a hub's repository instead of a path.
+"""Where the weights of models lie that name a hub's repository or an address instead of a path.
 
 Nothing here downloads: whatever brings the files, they are found at the next look. A look is kept
 until one of the folders that it went through has changed, which the system says of each at once.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import UNSET
@@ -76,10 +77,16 @@ class WeightFiles:
             source = self._with_absolute(source, "mmproj_path")
         if isinstance(source.path, str):
             return self._with_absolute(source, "path")
+        if isinstance(source, LocalSource) and isinstance(source.url, str):
+            if not is_name(file_name(source)):
+                raise invalid_params("the address names no file", "$.model.source.url")
+            return source
         if not isinstance(source.hf_repo, str) or (
             isinstance(source, LocalSource) and not isinstance(source.hf_filename, str)
         ):
-            needed = "hf_repo" if isinstance(source, MlxSource) else "hf_repo and hf_filename"
+            needed = (
+                "hf_repo" if isinstance(source, MlxSource) else "url, or hf_repo and hf_filename"
+            )
             raise invalid_params(f"give path, or {needed}", "$.model.source.path")
         _check_names(source)
         return source
@@ -120,8 +127,29 @@ def folder_ready(folder: Path) -> bool:
 
 
 def downloads_weights(source: ModelSource) -> bool:
-    """Whether a hub has the weights, wherever they are now."""
+    """Whether a hub or a server has the weights, wherever they are now."""
+    if isinstance(source, LocalSource) and isinstance(source.url, str):
+        return True
     return isinstance(source, LocalSource | MlxSource) and isinstance(source.hf_repo, str)
+
+
+def file_name(source: LocalSource) -> str:
+    """Name of the file of weights below its folder; empty where the source has a path only."""
+    if isinstance(source.hf_filename, str):
+        return source.hf_filename
+    if isinstance(source.url, str):
+        return unquote(urlsplit(source.url).path).rpartition("/")[2]
+    return ""
+
+
+def cached_repo(repo: str) -> str:
+    """Name of a repository's folder in the hub's cache."""
+    return "models--" + repo.replace("/", "--")
+
+
+def is_name(text: str) -> bool:
+    """Whether a folder can have a file or a folder of this name."""
+    return text not in ("", ".", "..") and not {"/", "\\", "\0"} & {*text}
 
 
 def missing_weights(model: ModelSchema) -> CarError:
@@ -132,10 +160,12 @@ def missing_weights(model: ModelSchema) -> CarError:
         what = f"{source.hf_repo} of the hub"
         if isinstance(source, LocalSource) and isinstance(source.hf_filename, str):
             what = f"{source.hf_filename} of the hub's repository {source.hf_repo}"
+    elif isinstance(source, LocalSource) and isinstance(source.url, str):
+        what = file_name(source)
     return CarError(
         "model_load_failed",
-        f"the weights of {model.id} are not on this machine; download {what} with the hub's own"
-        f" client, or into the models directory (for MLX: its folder {model.name!r})",
+        f"the weights of {model.id} are not on this machine; `models.pull` downloads {what}, and"
+        f" so does `car-rpc models pull {model.id}`",
         model=model.id,
     )
 
@@ -160,7 +190,7 @@ class _Search:
         if (
             not isinstance(source, LocalSource | MlxSource)
             or source.path is not UNSET
-            or not isinstance(source.hf_repo, str)
+            or not downloads_weights(source)
         ):
             return model
         for folder in self._folders(model.name, source):
@@ -173,10 +203,10 @@ class _Search:
         if name in self._ours:
             yield self._models_dir / name
         if isinstance(source, LocalSource):
-            top = str(source.hf_filename).partition("/")[0]
+            top = file_name(source).partition("/")[0]
             if top in self._ours:
                 yield self._models_dir
-        cache_name = "models--" + str(source.hf_repo).replace("/", "--")
+        cache_name = cached_repo(str(source.hf_repo))
         if cache_name in self._cached:
             yield from self._snapshots(self._hub_dir / cache_name)
 
@@ -200,7 +230,7 @@ class _Search:
             self._note(folder, folder / _INDEX, *filter(Path.is_dir, folder.rglob("*")))
             ready = folder_ready(folder)
             return msgspec.structs.replace(source, path=str(folder)) if ready else None
-        path = folder / str(source.hf_filename)
+        path = folder / file_name(source)
         self._note(path.parent)
         if not path.is_file():
             return None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from car_rpc.wire.base import RequestId, WireStruct
+from car_rpc.wire.base import NonNegative, RequestId, WireStruct
 
 PROTOCOL_VERSION = 1
 
@@ -194,11 +194,15 @@ class ProgressValue(WireStruct, frozen=True, kw_only=True):
         kind: Whether the work begins, goes on or ended.
         message: Text for people.
         percent: How much is done, from 0 to 100.
+        done_bytes: How much has come, for downloads.
+        total_bytes: How much will have come in the end, where that is known.
     """
 
     kind: Literal["begin", "report", "end"]
     message: str | UnsetType = UNSET
     percent: float | UnsetType = UNSET
+    done_bytes: NonNegative | UnsetType = UNSET
+    total_bytes: NonNegative | UnsetType = UNSET
 
 
 class ProgressParams(WireStruct, frozen=True, kw_only=True):

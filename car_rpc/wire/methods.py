@@ -13,6 +13,7 @@ from car_rpc.wire import (
     log,
     models,
     outcomes,
+    pulls,
     routing,
     runner,
     search,
@@ -171,6 +172,18 @@ METHODS: dict[str, Method] = {
         "Removes a model that was registered; its files stay.",
         models.ModelParams,
         models.ModelsUnregisterResult,
+        logged=True,
+    ),
+    "models.pull": Method(
+        "Downloads the weights of a model, or goes on where a cancelled download stopped.",
+        pulls.ModelsPullParams,
+        pulls.ModelsPullResult,
+        logged=True,
+    ),
+    "models.remove": Method(
+        "Deletes the weights of a model from this machine.",
+        models.ModelParams,
+        pulls.ModelsRemoveResult,
         logged=True,
     ),
     "models.discover": Method(

@@ -82,10 +82,13 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     """A GGUF file for llama.cpp.
 
     Attributes:
-        path: The file. Needed where no hub's repository is named.
+        path: The file. Needed where neither a hub's repository nor an address is named.
         hf_repo: Repository of a hub that holds the file. With ``hf_filename`` it stands for
             ``path``, once the file is in the models directory or in the hub's cache.
         hf_filename: Name of the file in that repository.
+        url: Address that the file can be downloaded from, in place of a repository. The file
+            has the address's last name, and lies in the models directory.
+        sha256: What that file must hash to, in hexadecimal.
         tokenizer_repo: Repository of the tokenizer, where the file has none.
         mmproj_path: File of the image projector, for models that see.
         mmproj_filename: Name of that file in ``hf_repo``.
@@ -96,6 +99,10 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
     hf_filename: str | UnsetType = UNSET
+    url: Annotated[str, Meta(pattern=r"^https?://\S+(?![\s\S])", max_length=2048)] | UnsetType = (
+        UNSET
+    )
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}(?![\s\S])")] | UnsetType = UNSET
     tokenizer_repo: str | UnsetType = UNSET
     mmproj_path: str | UnsetType = UNSET
     mmproj_filename: str | UnsetType = UNSET
@@ -388,7 +395,7 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
         trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
         available: Whether a request could be served now.
         weights_ready: Whether the weights are on this machine (true where there are none).
-        downloads_weights: Whether a hub has the weights, so that they can be downloaded.
+        downloads_weights: Whether ``models.pull`` can download the weights.
         fit: Whether it fits this machine; told by ``models.search`` and ``models.upgrades``.
     """
 

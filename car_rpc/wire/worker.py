@@ -154,6 +154,61 @@ class Transcribe(Struct, frozen=True, kw_only=True, tag_field="type", tag="trans
     timestamps: bool = False
 
 
+class FromHub(Struct, frozen=True, kw_only=True, tag_field="type", tag="hub"):
+    """Files of a hub's repository, which go into the hub's cache.
+
+    Attributes:
+        repo: The repository.
+        files: Names of the files; none means all that a model in MLX's format consists of.
+        hub_dir: The hub's cache.
+    """
+
+    repo: str
+    files: list[str] = []
+    hub_dir: str
+
+
+class FromUrl(Struct, frozen=True, kw_only=True, tag_field="type", tag="url"):
+    """A file at an address.
+
+    Attributes:
+        url: The address.
+        sha256: What the file must hash to, in hexadecimal; ``None`` when nobody said.
+        target: Where it goes.
+    """
+
+    url: str
+    sha256: str | None = None
+    target: str
+
+
+class FromPath(Struct, frozen=True, kw_only=True, tag_field="type", tag="path"):
+    """A file or a folder of this machine.
+
+    Attributes:
+        path: What is copied.
+        sha256: What the file must hash to, in hexadecimal; ``None`` when nobody said.
+        target: Where it goes.
+    """
+
+    path: str
+    sha256: str | None = None
+    target: str
+
+
+PullSource: TypeAlias = FromHub | FromUrl | FromPath
+
+
+class Pull(Struct, frozen=True, kw_only=True, tag_field="type", tag="pull"):
+    """Bring weights onto this machine. Answered by Progress, then Reply: :class:`Pulled`.
+
+    What is there when the worker ends stays, and the next Pull of it goes on from there.
+    """
+
+    id: int
+    source: PullSource
+
+
 class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="cancel"):
     """Stop a request. It is still answered: Failed with kind ``cancelled``, or its Reply."""
 
@@ -173,7 +228,7 @@ class Resume(Struct, frozen=True, kw_only=True, tag_field="type", tag="resume"):
 
 
 #: What is answered once.
-Request: TypeAlias = Generate | Embed | Score | Rank | Tokenize | Detokenize | Transcribe
+Request: TypeAlias = Generate | Embed | Score | Rank | Tokenize | Detokenize | Transcribe | Pull
 
 ToWorker: TypeAlias = Load | Request | Cancel | Pause | Resume
 
@@ -196,6 +251,14 @@ class LoadProgress(Struct, frozen=True, kw_only=True, tag_field="type", tag="loa
     """How far loading is, in percent."""
 
     percent: float
+
+
+class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progress"):
+    """How far a request is."""
+
+    id: int
+    done_bytes: int
+    total_bytes: int
 
 
 class Rendering(Struct, frozen=True, kw_only=True, tag_field="type", tag="rendering"):
@@ -239,6 +302,18 @@ class Transcribed(Struct, frozen=True, kw_only=True):
     words: list[Word] = []
 
 
+class Pulled(Struct, frozen=True, kw_only=True):
+    """What was brought.
+
+    Attributes:
+        size_bytes: Size of all of it.
+        downloaded_bytes: How much of that was not here before.
+    """
+
+    size_bytes: int
+    downloaded_bytes: int
+
+
 class Reply(Struct, frozen=True, kw_only=True, tag_field="type", tag="reply"):
     """A request succeeded."""
 
@@ -255,4 +330,6 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     data: dict[str, Any] = {}
 
 
-FromWorker: TypeAlias = Loaded | LoadProgress | Rendering | Rendered | Events | Reply | Failed
+FromWorker: TypeAlias = (
+    Loaded | LoadProgress | Progress | Rendering | Rendered | Events | Reply | Failed
+)

@@ -6,6 +6,7 @@ from car_rpc.transport.claim import Claimed, claim_stdio
 
 _ENGINES = {
     "fake": "car_rpc.workers.fake",
+    "hub": "car_rpc.workers.hub.engine",
     "llama_cpp": "car_rpc.workers.llama_cpp.engine",
     "mlx": "car_rpc.workers.mlx.engine",
     "pocketsphinx": "car_rpc.workers.speech.engine",

@@ -12,6 +12,7 @@ from car_rpc.wire.worker import (
     Events,
     Failed,
     FromWorker,
+    Progress,
     Rendered,
     Rendering,
     Reply,
@@ -108,6 +109,10 @@ class Job:
     def rendered(self, prompt_tokens: int) -> None:
         """Say that the prompt is ready."""
         self._say(Rendered(id=self.id, prompt_tokens=prompt_tokens))
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        """Say how far it is."""
+        self._say(Progress(id=self.id, done_bytes=done_bytes, total_bytes=total_bytes))
 
     def emit(self, events: Sequence[StreamEvent]) -> None:
         """Send events, in one frame; none is fine."""

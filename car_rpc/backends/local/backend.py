@@ -172,6 +172,26 @@ class LocalBackend:
         said = msgspec.convert(result, Transcribed)
         return Transcript(said.text, said.language, said.words)
 
+    async def release(self, model: ModelSchema) -> None:
+        """End the worker of a model, so that its files can go.
+
+        Raises:
+            CarError: ``conflict`` while it loads or answers a request.
+        """
+        try:
+            key = msgspec.msgpack.encode(_load_frame(model))
+        except CarError:  # without weights it has no worker
+            return
+        slot = self._workers.get(key)
+        if slot is None:
+            return
+        if slot.busy:
+            raise CarError(
+                "conflict", f"{model.id} is at work; try again when it is done", model=model.id
+            )
+        del self._workers[key]
+        await self._unload(slot)
+
     async def close(self) -> None:
         """Kill all workers; returns when they are gone."""
         slots, self._workers = list(self._workers.values()), {}
@@ -234,6 +254,10 @@ class _Slot:
         if not task.done():
             return False
         return task.cancelled() or task.exception() is not None or not task.result().alive
+
+    @property
+    def busy(self) -> bool:
+        return not self.dead and (not self.starting.done() or self.starting.result().busy)
 
     async def close(self) -> int | None:
         """Stop the worker; returns the pid of one that had the model loaded until now."""

@@ -27,6 +27,7 @@ from car_rpc.wire.worker import (
     Loaded,
     LoadProgress,
     Pause,
+    Progress,
     Rendered,
     Rendering,
     Reply,
@@ -79,7 +80,8 @@ Answer: TypeAlias = Reply | Failed | CarError
 class _Call:
     """One request that the worker has not finished."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+        self.on_progress = on_progress
         self.events: list[StreamEvent] = []
         self.answer: Answer | None = None
         self.changed = asyncio.Event()
@@ -161,6 +163,11 @@ class WorkerProcess:
         return self._ending is None
 
     @property
+    def busy(self) -> bool:
+        """Whether a request is not answered yet."""
+        return bool(self._calls)
+
+    @property
     def pid(self) -> int:
         """Process id of the worker."""
         return self._process.pid
@@ -181,13 +188,21 @@ class WorkerProcess:
             raise CarError("internal", "the worker answered a load with something else")
         return result
 
-    async def request(self, make: Callable[[int], ToWorker]) -> Any:
+    async def request(
+        self,
+        make: Callable[[int], ToWorker],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
         """Send a request that has no events and wait for its result.
+
+        Args:
+            make: Makes the frame for an id.
+            on_progress: Takes how far it is: bytes that are done, and bytes in all.
 
         Raises:
             CarError: What the worker answered, or ``worker_crashed``.
         """
-        request_id, call = self._begin(make)
+        request_id, call = self._begin(make, on_progress)
         try:
             answer = await call.answered()
         finally:
@@ -225,7 +240,11 @@ class WorkerProcess:
         await self._process.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, make: Callable[[int], ToWorker]) -> tuple[int, _Call]:
+    def _begin(
+        self,
+        make: Callable[[int], ToWorker],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[int, _Call]:
         if self._ending is not None:
             raise self._ending
         request_id = self._next_id
@@ -234,7 +253,7 @@ class WorkerProcess:
             detail = f"a local model takes requests of up to {MAX_WORKER_FRAME_BYTES} bytes"
             raise CarError("message_too_large", detail)
         self._next_id += 1
-        call = self._calls[request_id] = _Call()
+        call = self._calls[request_id] = _Call(on_progress)
         self._send(body)
         return request_id, call
 
@@ -302,6 +321,9 @@ class WorkerProcess:
                 if not call.paused and len(call.events) >= PAUSE_AT_EVENTS:
                     call.paused = True
                     self._send(_encode(Pause(id=frame.id)))
+            case Progress(done_bytes=done, total_bytes=total):
+                if call.on_progress is not None:
+                    call.on_progress(done, total)
             case Rendering():
                 self._arm_render_timer(call)
             case Rendered():

@@ -1,0 +1,1 @@
+"""Brings the weights of models onto this machine."""

@@ -1,0 +1,257 @@
+"""Weights that come from a hub, an address or a folder, over lines that break, and go again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from car_rpc.client import CarClient, RemoteError
+from car_rpc.wire.lifecycle import ProgressValue
+from tests.process.conftest import ROOT
+from tests.servers.hub import Hub, hub
+
+pytestmark = pytest.mark.process
+
+DEMO = ROOT / "car_rpc" / "data" / "demo"
+GGUF = (DEMO / "tiny-chat-Q8_0.gguf").read_bytes()
+FILE = {"type": "local", "hf_repo": "acme/Small-GGUF", "hf_filename": "small-Q8.gguf"}
+FOLDER = {"type": "mlx", "hf_repo": "acme/Small-4bit"}
+
+
+@pytest.fixture
+async def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Hub]:
+    async with hub() as served:
+        served.files["acme/Small-GGUF"] = {"small-Q8.gguf": GGUF, "README.md": b"# small"}
+        served.files["acme/Small-4bit"] = {
+            str(path.relative_to(DEMO / "mlx")): path.read_bytes()
+            for path in (DEMO / "mlx").rglob("*")
+            if path.is_file()
+        }
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        yield served
+
+
+def started(tmp_path: Path) -> Any:
+    return CarClient.start(
+        arguments=["--state-dir", str(tmp_path / "state"), "--models-dir", str(tmp_path / "models")]
+    )
+
+
+async def register(car: CarClient, source: dict[str, Any], model_id: str = "acme/small:q8") -> None:
+    await car.register_model({"id": model_id, "source": source, "capabilities": ["generate"]})
+
+
+def left_over(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.rglob("*.incomplete"))
+
+
+@pytest.mark.llama
+async def test_a_pulled_model_answers_at_once(tmp_path: Path, remote: Hub) -> None:
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        with pytest.raises(RemoteError) as caught:
+            await car.generate(prompt="Hello!", model="acme/small:q8")
+        assert "car-rpc models pull acme/small:q8" in str(caught.value)
+        result = await car.pull_model("small")
+        assert result.downloaded_bytes == result.size_bytes == len(GGUF)
+        assert result.model.available is True
+        answer = await car.generate(
+            prompt="Hello!", model="acme/small:q8", params={"max_tokens": 24}
+        )
+        assert answer.text
+        again = await car.pull_model("acme/small:q8")
+        assert again.downloaded_bytes == 0
+    repo = tmp_path / "hf" / "hub" / "models--acme--Small-GGUF"
+    assert (repo / "blobs" / hashlib.sha256(GGUF).hexdigest()).read_bytes() == GGUF
+    assert next(repo.glob("snapshots/*/small-Q8.gguf")).is_symlink()
+    assert (repo / "refs" / "main").is_file()
+    assert len(remote.downloads()) == 1
+    assert not left_over(tmp_path)
+
+
+async def test_a_line_that_breaks_is_taken_up_where_it_broke(tmp_path: Path, remote: Hub) -> None:
+    remote.files["acme/Small-GGUF"]["small-Q8.gguf"] = big = os.urandom(4 * 1024 * 1024)
+    remote.cut_after = [1_500_000, 1_200_000]
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        result = await car.pull_model("acme/small:q8")
+    assert result.downloaded_bytes == len(big)
+    begun = remote.downloads()
+    assert begun[0] == 0
+    assert len(begun) == 3
+    assert begun == sorted(set(begun)), "nothing that was here is asked for again"
+
+
+async def test_a_cancelled_pull_goes_on_in_the_next_process(tmp_path: Path, remote: Hub) -> None:
+    remote.files["acme/Small-GGUF"]["small-Q8.gguf"] = big = os.urandom(4 * 1024 * 1024)
+    remote.stall_after = 3 * 1024 * 1024
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        pull = asyncio.create_task(car.pull_model("acme/small:q8"))
+        await remote.stalled.wait()
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+        assert not (await car.model("acme/small:q8")).available
+    (part,) = left_over(tmp_path)
+    assert part.stat().st_size > 0
+    begun = part.stat().st_size
+    remote.stall_after = None
+    async with started(tmp_path) as car:
+        result = await car.pull_model("acme/small:q8")
+    assert result.size_bytes == len(big)
+    assert result.downloaded_bytes == len(big) - begun
+    assert remote.downloads()[-1] == begun
+    assert not left_over(tmp_path)
+
+
+async def test_two_who_ask_at_once_get_one_download(tmp_path: Path, remote: Hub) -> None:
+    async with started(tmp_path) as car, started(tmp_path) as other:
+        await register(car, FILE)
+        results = await asyncio.gather(
+            *(each.pull_model("acme/small:q8") for each in (car, car, other))
+        )
+    assert {result.size_bytes for result in results} <= {len(GGUF), 0}
+    assert len(remote.downloads()) == 1
+
+
+async def test_progress_says_how_much_has_come(tmp_path: Path, remote: Hub) -> None:
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        seen: list[ProgressValue] = []
+        await car.pull_model("acme/small:q8", on_progress=seen.append)
+    assert [seen[0].kind, seen[-1].kind] == ["begin", "end"]
+    last = seen[-2]
+    assert last.done_bytes == last.total_bytes == len(GGUF)
+    assert last.percent == 100
+    amounts = [int(value.done_bytes or 0) for value in seen[1:-1]]
+    assert amounts == sorted(amounts)
+
+
+async def test_what_came_wrong_is_not_kept(tmp_path: Path, remote: Hub) -> None:
+    remote.corrupt = True
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/small:q8")
+        assert caught.value.kind == "download_failed"
+        assert "checksum" in str(caught.value)
+        assert not left_over(tmp_path)
+        remote.corrupt = False
+        assert (await car.pull_model("acme/small:q8")).downloaded_bytes
+
+
+async def test_a_download_that_would_fill_the_disk_does_not_begin(
+    tmp_path: Path, remote: Hub
+) -> None:
+    remote.claimed_sizes["small-Q8.gguf"] = 10**15
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/small:q8")
+    assert caught.value.kind == "io_error"
+    assert caught.value.data["needed_bytes"] == 10**15
+    assert not remote.downloads()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "kind", "says"),
+    [
+        (lambda served: served.files.clear(), "not_found", "no such repository"),
+        (
+            lambda served: served.files["acme/Small-GGUF"].pop("small-Q8.gguf"),
+            "not_found",
+            "it has README.md",
+        ),
+        (lambda served: setattr(served, "gated", True), "unauthorized", "HF_TOKEN"),
+    ],
+)
+async def test_what_cannot_be_had_is_said(
+    break_it: Any, kind: str, says: str, tmp_path: Path, remote: Hub
+) -> None:
+    break_it(remote)
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/small:q8")
+        assert caught.value.kind == kind
+        assert says in str(caught.value)
+        assert (await car.call("ping", {})) is not None
+
+
+async def test_offline_nothing_is_asked_and_a_file_can_be_imported(
+    tmp_path: Path, remote: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    mine = tmp_path / "stick" / "model.bin"
+    mine.parent.mkdir()
+    mine.write_bytes(GGUF)
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/small:q8")
+        assert caught.value.kind == "download_failed"
+        assert "from_path" in str(caught.value)
+        result = await car.pull_model("acme/small:q8", from_path=str(mine))
+        assert result.model.available is True
+        with pytest.raises(RemoteError) as missing:
+            await car.pull_model("acme/small:q8", from_path="/nowhere")
+        assert missing.value.kind == "not_found"
+    assert (tmp_path / "models" / "small" / "small-Q8.gguf").read_bytes() == GGUF
+    assert mine.exists()
+    assert not remote.asked
+
+
+async def test_a_file_comes_from_any_address(tmp_path: Path, remote: Hub) -> None:
+    url = f"{remote.url}/cdn/acme/Small-GGUF/resolve/main/small-Q8.gguf"
+    digest = hashlib.sha256(GGUF).hexdigest()
+    remote.cut_after = [100_000]
+    async with started(tmp_path) as car:
+        await register(car, {"type": "local", "url": url, "sha256": digest})
+        result = await car.pull_model("acme/small:q8")
+        assert result.model.available is True
+        await register(car, {"type": "local", "url": url, "sha256": "0" * 64}, "acme/other:q8")
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/other:q8")
+        assert caught.value.kind == "download_failed"
+    assert (tmp_path / "models" / "small" / "small-Q8.gguf").read_bytes() == GGUF
+    assert not (tmp_path / "models" / "other" / "small-Q8.gguf").exists()
+    assert not any(asked.authorization for asked in remote.asked)
+
+
+async def test_removing_frees_what_it_says_and_nothing_else(tmp_path: Path, remote: Hub) -> None:
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        await register(car, FOLDER, "acme/small:4bit")
+        await car.pull_model("acme/small:q8")
+        folder = await car.pull_model("acme/small:4bit")
+        assert folder.model.weights_ready is True
+        removed = await car.remove_model("acme/small:q8")
+        assert removed.freed_bytes >= len(GGUF)
+        assert removed.also_used_by == []
+        assert not (tmp_path / "hf" / "hub" / "models--acme--Small-GGUF").exists()
+        models = {
+            model.id: model for model in await car.models() if model.id.startswith("acme/small")
+        }
+        assert not models["acme/small:q8"].weights_ready
+        assert models["acme/small:4bit"].weights_ready
+        again = await car.remove_model("acme/small:q8")
+        assert (again.freed_bytes, again.removed) == (0, [])
+        await car.remove_model("acme/small:4bit")
+        own = tmp_path / "mine.gguf"
+        own.write_bytes(GGUF)
+        await register(car, {"type": "local", "path": str(own)}, "acme/mine:1")
+        with pytest.raises(RemoteError) as caught:
+            await car.remove_model("acme/mine:1")
+        assert caught.value.kind == "conflict"
+        assert own.exists()
+    assert not list((tmp_path / "hf" / "hub").glob("models--*"))
