@@ -12,7 +12,7 @@ from car_rpc import __version__
 from car_rpc.cli.tables import gib, is_listed, state
 from car_rpc.wire.health import ModelsHealthResult
 from car_rpc.wire.lifecycle import InitializeResult
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import Machine, ModelsSearchResult
 
@@ -140,11 +140,4 @@ def _recommended(found: ModelsSearchResult) -> Iterator[str]:
     best = next((model for model in found.models if model.id == found.recommended), None)
     if best is None or best.weights_ready:
         return
-    source = best.source
-    if not isinstance(source, LocalSource | MlxSource):
-        return
-    file = f" {source.hf_filename}" if isinstance(source, LocalSource) else ""
-    yield (
-        f"This machine suits {best.id}. The hub's own client gets it to where it is found:\n"
-        f"  hf download {source.hf_repo}{file}"
-    )
+    yield f"This machine suits {best.id}. This downloads it:\n  car-rpc models pull {best.id}"

@@ -6,9 +6,11 @@ import argparse
 import sys
 
 from car_rpc.cli.start import start
+from car_rpc.cli.tables import gib
 from car_rpc.wire.lifecycle import ProgressValue
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+_MIB = 2**20
+_GIB = 2**30
 
 
 async def pull(options: argparse.Namespace) -> int:
@@ -43,13 +45,8 @@ async def remove(options: argparse.Namespace) -> int:
 
 
 def amount(count: int) -> str:
-    """A number of bytes for people, in powers of 1000 as disks are sold."""
-    value = float(count)
-    for unit in _UNITS:
-        if value < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - see above
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+    """A number of bytes for people."""
+    return gib(count) if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
 def _show(value: ProgressValue) -> None:

@@ -308,12 +308,12 @@ def test_the_doctor_describes_the_machine_and_what_suits_it() -> None:
     assert "processor 2 of 8 threads usable, 4 cores" in lines
     assert "cuda A card, 8.0 GiB" in lines
     assert "metal a graphics processor" in lines
-    assert "hf download q/Best-GGUF best.gguf" in lines
+    assert "car-rpc models pull q/best:1" in lines
     assert not any(line.startswith("q/best:1 ") for line in lines), "the catalog is long"
     here = msgspec.structs.replace(best, weights_ready=True, available=True)
     found = msgspec.structs.replace(found, models=[here])
     text = described(here, llama=BackendInfo(available=True), found=found)
-    assert "hf download" not in text
+    assert "models pull" not in text
     assert "q/best:1" in text
 
 

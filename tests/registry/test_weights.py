@@ -225,3 +225,15 @@ def test_only_what_a_hub_has_can_be_downloaded() -> None:
 )
 def test_the_hubs_cache_is_where_its_own_client_has_it(environ: dict[str, str], cache: str) -> None:
     assert str(hub_cache(environ)) == cache
+
+
+def test_a_file_of_an_address_has_its_last_name(files: WeightFiles, tmp_path: Path) -> None:
+    source = LocalSource(url="https://files.example/a/big%20one.gguf?signature=x")
+    assert downloads_weights(source)
+    assert path_of(files, source) is None
+    path = put(tmp_path / "models" / "Small" / "big one.gguf")
+    assert path_of(files, source) == path
+    assert files.absolute(source) == source
+    with pytest.raises(CarError) as caught:
+        files.absolute(LocalSource(url="https://files.example/"))
+    assert caught.value.extra["path"] == "$.model.source.url"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -79,6 +80,13 @@ class Weights:
         """
         model = self._registry.as_registered(model_id)
         source = self._source(model, from_path)
+        if importlib.util.find_spec("huggingface_hub") is None:
+            raise CarError(
+                "download_failed",
+                "the library huggingface-hub is not installed; install car-rpc with its extra"
+                " llama or mlx",
+                retryable=False,
+            )
         if from_path is None and _path(self._registry.find(model_id)) is not None:
             return Pulled(size_bytes=0, downloaded_bytes=0)
         key = msgspec.msgpack.encode(source)
