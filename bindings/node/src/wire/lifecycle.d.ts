@@ -141,6 +141,10 @@ export interface ProgressValue {
   message?: string;
   /** How much is done, from 0 to 100. */
   percent?: number;
+  /** How much has come, for downloads. */
+  done_bytes?: number;
+  /** How much will have come in the end, where that is known. */
+  total_bytes?: number;
 }
 
 /** The app's runner, as the core sees it. */

@@ -60,6 +60,7 @@ import type {
   ProfilesImportResult,
   ProfilesResult,
 } from './outcomes.js';
+import type { ModelsPullParams, ModelsPullResult, ModelsRemoveResult } from './pulls.js';
 import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
 import type {
   RunnerEventParams,
@@ -120,8 +121,12 @@ export interface Methods {
   'models.health': { params: EmptyParams; result: ModelsHealthResult };
   /** Lists models. */
   'models.list': { params: ModelsListParams; result: ModelsListResult };
+  /** Downloads the weights of a model, or goes on where a cancelled download stopped. */
+  'models.pull': { params: ModelsPullParams; result: ModelsPullResult };
   /** Adds a model, or replaces the one that was registered with its id. */
   'models.register': { params: ModelsRegisterParams; result: ModelsRegisterResult };
+  /** Deletes the weights of a model from this machine. */
+  'models.remove': { params: ModelParams; result: ModelsRemoveResult };
   /** Tells which model a `generate` would get, and why; it does not run. */
   'models.route': { params: GenerateRequest; result: RouteDecision };
   /** Finds models, those of the built-in catalog included, and says which fit this machine. */

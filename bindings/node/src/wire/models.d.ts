@@ -139,7 +139,7 @@ export interface KeyringEntry {
 /** A GGUF file for llama.cpp. */
 export interface LocalSource {
   type: 'local';
-  /** The file. Needed where no hub's repository is named. */
+  /** The file. Needed where neither a hub's repository nor an address is named. */
   path?: string;
   /**
    * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the file
@@ -148,6 +148,13 @@ export interface LocalSource {
   hf_repo?: string;
   /** Name of the file in that repository. */
   hf_filename?: string;
+  /**
+   * Address that the file can be downloaded from, in place of a repository. The file has the
+   * address's last name, and lies in the models directory.
+   */
+  url?: string;
+  /** What that file must hash to, in hexadecimal. */
+  sha256?: string;
   /** Repository of the tokenizer, where the file has none. */
   tokenizer_repo?: string;
   /** File of the image projector, for models that see. */
@@ -268,7 +275,7 @@ export interface ModelSchema {
    */
   weights_ready?: boolean;
   /**
-   * Whether a hub has the weights, so that they can be downloaded.
+   * Whether `models.pull` can download the weights.
    * @defaultValue `false`
    */
   downloads_weights?: boolean;

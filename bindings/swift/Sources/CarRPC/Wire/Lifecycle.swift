@@ -307,17 +307,31 @@ public struct ProgressValue: Codable, Sendable, Hashable {
     public var message: String?
     /// How much is done, from 0 to 100.
     public var percent: Double?
+    /// How much has come, for downloads.
+    public var doneBytes: Int?
+    /// How much will have come in the end, where that is known.
+    public var totalBytes: Int?
 
-    public init(kind: ProgressValueKind, message: String? = nil, percent: Double? = nil) {
+    public init(
+        kind: ProgressValueKind,
+        message: String? = nil,
+        percent: Double? = nil,
+        doneBytes: Int? = nil,
+        totalBytes: Int? = nil
+    ) {
         self.kind = kind
         self.message = message
         self.percent = percent
+        self.doneBytes = doneBytes
+        self.totalBytes = totalBytes
     }
 
     private enum CodingKeys: String, CodingKey {
         case kind
         case message
         case percent
+        case doneBytes = "done_bytes"
+        case totalBytes = "total_bytes"
     }
 }
 

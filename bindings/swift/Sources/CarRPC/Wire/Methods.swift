@@ -42,8 +42,12 @@ public enum Methods {
     public static let modelsHealth = RPCMethod<EmptyParams, ModelsHealthResult>("models.health")
     /// Lists models.
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
+    /// Downloads the weights of a model, or goes on where a cancelled download stopped.
+    public static let modelsPull = RPCMethod<ModelsPullParams, ModelsPullResult>("models.pull")
     /// Adds a model, or replaces the one that was registered with its id.
     public static let modelsRegister = RPCMethod<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /// Deletes the weights of a model from this machine.
+    public static let modelsRemove = RPCMethod<ModelParams, ModelsRemoveResult>("models.remove")
     /// Tells which model a `generate` would get, and why; it does not run.
     public static let modelsRoute = RPCMethod<GenerateRequest, RouteDecision>("models.route")
     /// Finds models, those of the built-in catalog included, and says which fit this machine.

@@ -317,13 +317,18 @@ public struct KeyringEntry: Codable, Sendable, Hashable {
 
 /// A GGUF file for llama.cpp.
 public struct LocalSource: Codable, Sendable, Hashable {
-    /// The file. Needed where no hub's repository is named.
+    /// The file. Needed where neither a hub's repository nor an address is named.
     public var path: String?
     /// Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
     /// file is in the models directory or in the hub's cache.
     public var hfRepo: String?
     /// Name of the file in that repository.
     public var hfFilename: String?
+    /// Address that the file can be downloaded from, in place of a repository. The file has the
+    /// address's last name, and lies in the models directory.
+    public var url: String?
+    /// What that file must hash to, in hexadecimal.
+    public var sha256: String?
     /// Repository of the tokenizer, where the file has none.
     public var tokenizerRepo: String?
     /// File of the image projector, for models that see.
@@ -339,6 +344,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
         path: String? = nil,
         hfRepo: String? = nil,
         hfFilename: String? = nil,
+        url: String? = nil,
+        sha256: String? = nil,
         tokenizerRepo: String? = nil,
         mmprojPath: String? = nil,
         mmprojFilename: String? = nil,
@@ -348,6 +355,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
         self.path = path
         self.hfRepo = hfRepo
         self.hfFilename = hfFilename
+        self.url = url
+        self.sha256 = sha256
         self.tokenizerRepo = tokenizerRepo
         self.mmprojPath = mmprojPath
         self.mmprojFilename = mmprojFilename
@@ -359,6 +368,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
         case path
         case hfRepo = "hf_repo"
         case hfFilename = "hf_filename"
+        case url
+        case sha256
         case tokenizerRepo = "tokenizer_repo"
         case mmprojPath = "mmproj_path"
         case mmprojFilename = "mmproj_filename"
@@ -483,7 +494,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     /// Whether the weights are on this machine (true where there are none).
     /// Default: `false`.
     public var weightsReady: Bool?
-    /// Whether a hub has the weights, so that they can be downloaded.
+    /// Whether `models.pull` can download the weights.
     /// Default: `false`.
     public var downloadsWeights: Bool?
     /// Whether it fits this machine; told by `models.search` and `models.upgrades`.

@@ -197,6 +197,12 @@ data class ProgressValue(
     val message: String? = null,
     /** How much is done, from 0 to 100. */
     val percent: Double? = null,
+    /** How much has come, for downloads. */
+    @SerialName("done_bytes")
+    val doneBytes: Long? = null,
+    /** How much will have come in the end, where that is known. */
+    @SerialName("total_bytes")
+    val totalBytes: Long? = null,
 )
 
 /** The app's runner, as the core sees it. */

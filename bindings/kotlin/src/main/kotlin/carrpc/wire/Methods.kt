@@ -46,8 +46,12 @@ object Methods {
     val modelsHealth = method<EmptyParams, ModelsHealthResult>("models.health")
     /** Lists models. */
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
+    /** Downloads the weights of a model, or goes on where a cancelled download stopped. */
+    val modelsPull = method<ModelsPullParams, ModelsPullResult>("models.pull")
     /** Adds a model, or replaces the one that was registered with its id. */
     val modelsRegister = method<ModelsRegisterParams, ModelsRegisterResult>("models.register")
+    /** Deletes the weights of a model from this machine. */
+    val modelsRemove = method<ModelParams, ModelsRemoveResult>("models.remove")
     /** Tells which model a `generate` would get, and why; it does not run. */
     val modelsRoute = method<GenerateRequest, RouteDecision>("models.route")
     /** Finds models, those of the built-in catalog included, and says which fit this machine. */

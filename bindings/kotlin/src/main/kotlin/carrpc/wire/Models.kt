@@ -226,7 +226,7 @@ data class KeyringEntry(
 /** A GGUF file for llama.cpp. */
 @Serializable
 data class LocalSource(
-    /** The file. Needed where no hub's repository is named. */
+    /** The file. Needed where neither a hub's repository nor an address is named. */
     val path: String? = null,
     /**
      * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
@@ -237,6 +237,13 @@ data class LocalSource(
     /** Name of the file in that repository. */
     @SerialName("hf_filename")
     val hfFilename: String? = null,
+    /**
+     * Address that the file can be downloaded from, in place of a repository. The file has the
+     * address's last name, and lies in the models directory.
+     */
+    val url: String? = null,
+    /** What that file must hash to, in hexadecimal. */
+    val sha256: String? = null,
     /** Repository of the tokenizer, where the file has none. */
     @SerialName("tokenizer_repo")
     val tokenizerRepo: String? = null,
@@ -376,7 +383,7 @@ data class ModelSchema(
     @SerialName("weights_ready")
     val weightsReady: Boolean = false,
     /**
-     * Whether a hub has the weights, so that they can be downloaded.
+     * Whether `models.pull` can download the weights.
      * Default: `false`.
      */
     @SerialName("downloads_weights")
