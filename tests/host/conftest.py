@@ -117,6 +117,7 @@ class App:
             log=nothing,
             upkeep=nothing,
             keys=nothing,
+            weights=nothing,
             discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],
             routing=RoutingStore(tmp_path / "car.db", RoutingConfig()),

@@ -104,6 +104,7 @@ class World:
             log=nothing,
             upkeep=nothing,
             keys=Keys(Credentials(self.environ, Keychain(read=lambda _: pytest.fail("asked")))),
+            weights=nothing,
             discovery=nothing,
             allowed_roots=[],
             routing=itself,
