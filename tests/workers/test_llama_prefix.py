@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from car_rpc.wire.inference import JsonSchemaFormat
 from car_rpc.wire.worker import Failed, Generate, Load, Reply
 from tests.workers.test_engines import Asked, chat, run
 
@@ -233,3 +234,16 @@ def test_a_recurrent_model_goes_on_from_whole_prefixes_alone(recurrent: LlamaEng
     (other,) = run(recurrent, shared("a" * 300 + "b" * 300))
     assert not cached(other)
     assert other.text == run(recurrent, chat("a" * 300 + "b" * 300, ignore_eos=True))[0].text
+
+
+# ------------------------------------------------------------------------------- long batches
+
+
+def test_what_a_form_forces_may_be_longer_than_a_batch(engine: LlamaEngine) -> None:
+    form = JsonSchemaFormat(schema={"const": "x" * (2 * PREFILL_CHUNK)})
+    requests = [
+        msgspec.structs.replace(shared(text, max_tokens=None), id=number, response_format=form)
+        for number, text in enumerate("ab")
+    ]
+    for asked in run(engine, *requests):
+        assert asked.text == '"' + "x" * (2 * PREFILL_CHUNK) + '"'

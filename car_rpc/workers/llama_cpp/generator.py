@@ -45,7 +45,7 @@ class LlamaGeneration(Generation):
     ) -> None:
         super().__init__(job, request, prompt, vocab, context_length)
         self.sequence: Sequence
-        self.sampler = Sampler(request.params, vocab.size, context_length)
+        self.sampler = Sampler(request.params, vocab.size)
         self.shares_prefix = request.prefix_cache
 
     def accept(self, token: int) -> bool:
@@ -105,10 +105,7 @@ class Generator:
         self._sequences.clear()
 
     def _drop_cancelled(self) -> None:
-        cancelled = [each for each in self._waiting if each.job.cancelled.is_set()]
-        for generation in cancelled:
-            self._waiting.remove(generation)
-            generation.sampler.close()
+        self._waiting = deque(each for each in self._waiting if not each.job.cancelled.is_set())
         for generation in list(self._active.values()):
             if generation.job.cancelled.is_set():
                 self._release(generation)
@@ -150,7 +147,10 @@ class Generator:
                 Row(token, read + index, number, output=index == last)
                 for index, token in enumerate(generation.pending)
             ]
-        self._evaluate(rows)
+        # What a form forces may be longer than a batch.
+        for start in range(0, len(rows), PREFILL_CHUNK):
+            part = rows[start : start + PREFILL_CHUNK]
+            self._evaluate([row for row in part if row.sequence in self._active])
 
     def _read_prompt(self) -> None:
         unread = [
@@ -210,5 +210,4 @@ class Generator:
 
     def _release(self, generation: LlamaGeneration) -> None:
         del self._active[generation.sequence.number]
-        generation.sampler.close()
         self._sequences.give_back(generation.sequence)

@@ -1,0 +1,106 @@
+"""Which token is chosen, beside the plain definition of each step."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from car_rpc.wire.worker import SamplingParams
+
+pytest.importorskip("llama_cpp")
+
+from car_rpc.workers.llama_cpp.sampler import Sampler, choose
+
+pytestmark = pytest.mark.llama
+
+numbers = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=30, unique=True)
+
+
+def odds(logits: list[float], params: SamplingParams) -> Any:
+    """The probability of each token by the definitions: sort all, cut, temper."""
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])[: params.top_k]
+    weights = np.exp(np.array([logits[token] for token in order]) - logits[order[0]])
+    before = np.cumsum(weights) - weights
+    kept = (before < params.top_p * weights.sum()) & (weights >= (params.min_p or 0))
+    kept[0] = True
+    tempered = np.where(kept, weights ** (1 / params.temperature), 0)
+    found = np.zeros(len(logits))
+    found[order] = tempered / tempered.sum()
+    return found
+
+
+@given(
+    logits=numbers,
+    top_k=st.sampled_from([None, 1, 3, 50]),
+    top_p=st.sampled_from([0.0, 0.31, 0.91, 1.0]),
+    min_p=st.sampled_from([None, 0.013, 0.57, 1.0]),
+    temperature=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_every_token_is_as_likely_as_the_parameters_say(
+    logits: list[float], top_k: int | None, top_p: float, min_p: float | None, temperature: float
+) -> None:
+    params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    draws = 400
+    values = np.array(logits, np.float32)
+    drawn = [choose(values, params, (draw + 0.5) / draws) for draw in range(draws)]
+    shares = np.bincount(drawn, minlength=len(logits)) / draws
+    assert np.abs(shares - odds(logits, params)).max() < 1.01 / draws
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.5, np.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("temperature", [1e-30, 1.0, 1e30])
+def test_what_is_not_allowed_is_never_chosen(luck: float, temperature: float) -> None:
+    logits = np.full(1000, -np.inf, np.float32)
+    logits[500] = 3.0
+    for top_p in (0.9, 1.0):
+        params = SamplingParams(temperature=temperature, top_p=top_p)
+        assert choose(logits, params, luck) == 500
+
+
+class Logits:
+    """A context whose model always says the same."""
+
+    def __init__(self, *logits: float) -> None:
+        self._logits = logits
+
+    def logits(self, _index: int, _size: int) -> Any:
+        return np.array(self._logits, np.float32)
+
+
+def answer(count: int, *logits: float, **params: Any) -> list[int]:
+    """The likeliest tokens."""
+    sampler = Sampler(SamplingParams(temperature=0.0, **params), len(logits))
+    context: Any = Logits(*logits)
+    return [sampler.sample(context, 0) for _ in range(count)]
+
+
+def test_a_penalty_for_presence_counts_once() -> None:
+    assert answer(4, 1.0, 0.6, -9.0, presence_penalty=0.5) == [0, 1, 0, 0]
+
+
+def test_a_penalty_for_frequency_counts_each_time() -> None:
+    assert answer(5, 1.0, 0.6, -9.0, frequency_penalty=0.5) == [0, 1, 0, 1, 0]
+
+
+def test_a_penalty_for_repetition_makes_any_sign_less_likely() -> None:
+    assert answer(3, 1.0, 0.6, -9.0, repeat_penalty=2.0) == [0, 1, 0]
+    assert answer(3, -1.0, -1.5, -9.0, repeat_penalty=2.0) == [0, 1, 0]
+
+
+def test_a_penalty_for_repetition_forgets_what_is_long_past() -> None:
+    tokens = answer(130, *(float(-token) - 1 for token in range(200)), repeat_penalty=1e6)
+    assert tokens[:65] == [*range(64), 64]
+    assert tokens[65] == 0
+
+
+def test_penalties_see_what_was_not_sampled() -> None:
+    sampler = Sampler(SamplingParams(temperature=0.0, frequency_penalty=1.0), 2)
+    sampler.accept(0)
+    context: Any = Logits(1.0, 0.5)
+    assert sampler.sample(context, 0) == 1
+
+
+def test_a_bias_counts_before_the_penalties() -> None:
+    assert answer(2, 1.0, 0.0, logit_bias={1: 3.0}, repeat_penalty=4.0) == [1, 0]
