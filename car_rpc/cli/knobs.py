@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -35,11 +36,18 @@ def described(path: Path, configuration: Configuration) -> Iterator[str]:
             yield f"# {knob.name} = {toml(value)}"
         else:
             yield f"{knob.name} = {toml(value)}  # instead of {toml(default)}"
+    for rule in configuration.policy:
+        yield "\n[[policy]]"
+        for name, value in msgspec.to_builtins(rule).items():
+            yield f"{name} = {toml(value)}"
 
 
 def toml(value: object) -> str:
     """A value as the file has it."""
     if value is UNSET or value is None:
         return "(not set)"
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return "{" + ", ".join(f"{toml(n)} = {toml(v)}" for n, v in members.items()) + "}"
     # JSON's numbers, texts, booleans and arrays are TOML's, too.
     return msgspec.json.encode(value).decode()

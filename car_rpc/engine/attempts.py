@@ -35,6 +35,7 @@ from car_rpc.engine.metering import Meter, Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
 from car_rpc.engine.patience import Patience
+from car_rpc.engine.policing import Guard
 from car_rpc.engine.ports import Backend, Clock, GenerateCall
 from car_rpc.engine.preparation import prepared
 from car_rpc.engine.recording import Recorder
@@ -77,6 +78,7 @@ class Attempts:
         accumulator: What its events add up to.
         output: Where they go.
         recorder: Its event log.
+        guard: The policies over it.
         reports: Gets a line for each attempt.
     """
 
@@ -87,6 +89,7 @@ class Attempts:
         accumulator: Accumulator,
         output: Output,
         recorder: Recorder,
+        guard: Guard,
         reports: list[AttemptReport],
     ) -> None:
         #: How often a broken stream went on.
@@ -99,6 +102,7 @@ class Attempts:
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
+        self._guard = guard
         self._reports = reports
         self._continuation: Continuation | None = None
         self._prompt = CONTINUE_PROMPT
@@ -165,10 +169,17 @@ class Attempts:
         A model that is only asked to go on may repeat itself, which nobody could tell of very
         little, and gives an answer in a form of its own.
         """
+        if not self.may_say_more(model):
+            return False
         if self._parts.backend_of(model).continues_turns(model, self._asked.request):
             return True
         has_form = self._asked.request.response_format is not UNSET
         return len(text) >= MIN_OVERLAP_CHARS and not has_form
+
+    def may_say_more(self, model: ModelSchema) -> bool:
+        """Whether policies leave the answer any tokens."""
+        left = self._guard.tokens_left(model)
+        return left is None or left > 0
 
     def _told(self, failure: CarError) -> CarError:
         """A failure as it is told: with what there was, when a broken stream could not go on."""
@@ -324,6 +335,7 @@ class Attempts:
     async def _attempt(self, model: ModelSchema) -> None:
         number = self.next_number
         self._meter = None
+        await self._guard.admit(model)
         clock = self._parts.clock
         started_ms = clock.now_ms()
         trace_id = self._recorder.trace_id
@@ -336,10 +348,9 @@ class Attempts:
                 return
             backend = self._parts.backend_of(model)
             call = await self._call(backend, model, number)
+            work, metering = work_of(call, self._asked), self._parts.metering
             async with (
-                self._parts.metering.attempt(
-                    work_of(call, self._asked), self.bill, self._recorder
-                ) as meter,
+                self._guard.metered(metering, work, self.bill, self._recorder) as meter,
                 aclosing(backend.generate(call)) as events,
             ):
                 self._meter = meter
@@ -371,7 +382,7 @@ class Attempts:
                 await self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
-        told = prepared(asked, model)
+        told = prepared(self._guard.capped(asked, model), model)
         return GenerateCall(
             model=model,
             request=told.request,
@@ -379,7 +390,7 @@ class Attempts:
             parent_id=asked.request_id,
             trace_id=self._recorder.trace_id,
             attempt=number,
-            deadline_ms=self._asked.time_left_ms(self._parts.clock.now_ms()),
+            deadline_ms=told.time_left_ms(self._parts.clock.now_ms()),
             continuation=continuation,
             note=self._recorder.aside,
         )

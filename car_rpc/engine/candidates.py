@@ -12,6 +12,7 @@ from typing import TypeAlias
 from car_rpc.engine.breaker import Breakers
 from car_rpc.engine.modality import Content, unsupported
 from car_rpc.engine.ports import Availability, Backend, Clock
+from car_rpc.errors import CarError
 from car_rpc.registry.catalog import View
 from car_rpc.router.ask import Ask
 from car_rpc.router.scores import Candidate
@@ -19,6 +20,10 @@ from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.outcomes import ModelProfile
 
 Profiles: TypeAlias = Mapping[str, ModelProfile]
+
+#: Why a model may not be asked, or ``None``.
+Veto: TypeAlias = Callable[[ModelSchema], CarError | None]
+
 _Served: TypeAlias = tuple[ModelSchema, Callable[[ModelSchema], Availability]]
 
 
@@ -49,12 +54,15 @@ class Candidates:
         #: Those that were asked for last, with what tells whether each is available.
         self._served: tuple[Sequence[ModelSchema], list[_Served]] = ((), [])
 
-    def now(self, models: Sequence[ModelSchema], contents: Sequence[Content]) -> list[Candidate]:
+    def now(
+        self, models: Sequence[ModelSchema], contents: Sequence[Content], veto: Veto | None = None
+    ) -> list[Candidate]:
         """Models as they are now.
 
         Args:
             models: The models.
             contents: What the request holds beside text.
+            veto: Why one may not be asked; ``None`` where all may.
         """
         if self._served[0] is not models:
             self._served = models, [(each, self._backend_of(each).availability) for each in models]
@@ -62,7 +70,9 @@ class Candidates:
         shut_off = self._breakers.shut_off(self._clock.now_ms())
         candidates: list[Candidate] = []
         for model, availability in self._served[1]:
-            refusal = unsupported(model, contents) if contents else None
+            refusal = None if veto is None else veto(model)
+            if refusal is None and contents:
+                refusal = unsupported(model, contents)
             model_id, available = model.id, availability(model).available
             candidates.append(
                 Candidate(
@@ -76,13 +86,15 @@ class Candidates:
             )
         return candidates
 
-    def best_forms(self, view: View, contents: Sequence[Content], ask: Ask) -> list[Candidate]:
+    def best_forms(
+        self, view: View, contents: Sequence[Content], ask: Ask, veto: Veto | None = None
+    ) -> list[Candidate]:
         """The models that generate, of which each answers in the form that runs best here.
 
         The other form of a model that can answer is left out, so that one slow answer, such as
         the first one, which loads the weights, never moves its requests to the slower engine.
         """
-        candidates = self.now(view.ranked("generate"), contents)
+        candidates = self.now(view.ranked("generate"), contents, veto)
         better = view.better_forms
         worse = [
             n for n, each in enumerate(candidates) if each.available and each.model.id in better

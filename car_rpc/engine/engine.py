@@ -25,7 +25,9 @@ from car_rpc.engine.generation import (
 from car_rpc.engine.metering import Metering, NothingLearned, Work
 from car_rpc.engine.output import Listener
 from car_rpc.engine.permits import Admission
+from car_rpc.engine.policing import NobodyToAsk, Policing, no_rules
 from car_rpc.engine.ports import (
+    Approver,
     Backend,
     Clock,
     EventSink,
@@ -39,6 +41,7 @@ from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import Routing, RoutingInputs
 from car_rpc.engine.spending import Bill, Spending
 from car_rpc.errors import CarError
+from car_rpc.policy.rules import Rules
 from car_rpc.registry.catalog import shown
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.weights import downloads_weights
@@ -67,6 +70,7 @@ DEFAULT_BREAKER_POLICY = BreakerPolicy()
 DEFAULT_ROUTING_INPUTS = RoutingInputs()
 NOTHING_LEARNED = NothingLearned()
 DEFAULT_PRIVACY = Privacy()
+NOBODY_TO_ASK = NobodyToAsk()
 
 
 class Engine:
@@ -85,6 +89,8 @@ class Engine:
         budget: Where their money is reserved and charged; ``None`` for no accounts.
         admission: Lets work on local models begin; ``None`` for one of them at a time.
         privacy: How much of a request goes to the event log.
+        rules: The rules about what requests may do, as they hold now.
+        approver: Asks the app about what rules want approved.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of one engine, each by its name
@@ -102,6 +108,8 @@ class Engine:
         budget: Budget | None = None,
         admission: Admission | None = None,
         privacy: Privacy = DEFAULT_PRIVACY,
+        rules: Callable[[], Rules] = no_rules,
+        approver: Approver = NOBODY_TO_ASK,
     ) -> None:
         self.backend_of = backend_of
         self.clock = clock
@@ -109,6 +117,7 @@ class Engine:
         self.retry_policy = retry_policy
         self.routing = Routing(registry, backend_of, self.breakers, clock, routing_inputs)
         self.admission = admission or Admission(clock)
+        self.policing = Policing(clock, ids, rules, approver)
         self.metering = Metering(clock, outcomes, Spending(budget), self.admission)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
@@ -202,12 +211,14 @@ class Engine:
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
         async def work(recorder: Recorder) -> EmbedResult:
-            choice = self.routing.choice(params.model, "embed")
+            guard = self.policing.guard(origin.method, recorder)
+            choice = self.routing.choice(params.model, "embed", guard.veto)
             recorder.note("route", **choice.logged("embed"))
             model = choice.model
+            await guard.admit(model)
             expected = Tokens(sum(map(text_tokens, texts)), 0)
             attempt = Work(model, "embed", recorder.trace_id, expected)
-            async with self.metering.attempt(attempt, Bill(), recorder) as meter:
+            async with guard.metered(self.metering, attempt, Bill(), recorder) as meter:
                 batch = await self.backend_of(model).embed(model, texts)
                 meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
             return embed_result(model, batch, as_base64=params.encoding == "base64")
@@ -234,11 +245,13 @@ class Engine:
         """
 
         async def work(recorder: Recorder) -> TranscribeResult:
-            choice = self.routing.choice(wanted, "speech_to_text")
+            guard = self.policing.guard(origin.method, recorder)
+            choice = self.routing.choice(wanted, "speech_to_text", guard.veto)
             recorder.note("route", **choice.logged("transcribe"))
             model = choice.model
+            await guard.admit(model)
             attempt = Work(model, "transcribe", recorder.trace_id)
-            async with self.metering.attempt(attempt, Bill(), recorder):
+            async with guard.metered(self.metering, attempt, Bill(), recorder):
                 said = await self.backend_of(model).transcribe(model, recording)
             return TranscribeResult(
                 text=said.text, model_used=model.id, language=said.language, words=said.words
@@ -302,4 +315,6 @@ class Engine:
         Raises:
             CarError: No model can answer it.
         """
-        return self.routing.generate(request, self._ids.new("tr_"), shown=None).decision
+        guard = self.policing.guard("generate", request=request)
+        trace_id = self._ids.new("tr_")
+        return self.routing.generate(request, trace_id, guard.veto, shown=None).decision

@@ -60,7 +60,7 @@ class Extension:
         """
         ended: StopReason = "max_tokens"
         try:
-            if self._asked.request.thinking_recovery and self._thought_only():
+            if self._asked.request.thinking_recovery and self._thought_only(model):
                 ended = "thinking_truncated"
                 await self._ask_without_thinking(model)
                 if self._said_nothing():
@@ -80,11 +80,14 @@ class Extension:
         answer = self._accumulator
         return answer.stop_reason in _SPENT and not answer.text and not answer.tool_calls()
 
-    def _thought_only(self) -> bool:
+    def _thought_only(self, model: ModelSchema) -> bool:
         """Whether the model might have answered, had it not been free to think first."""
         mode = self._asked.request.params.thinking
         return (
-            mode in (UNSET, "auto") and bool(self._accumulator.reasoning) and self._said_nothing()
+            mode in (UNSET, "auto")
+            and bool(self._accumulator.reasoning)
+            and self._said_nothing()
+            and self._attempts.may_say_more(model)
         )
 
     def _was_cut(self, model: ModelSchema) -> bool:

@@ -23,6 +23,7 @@ from car_rpc.engine.boxes import boxes_of
 from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.extension import Extension
 from car_rpc.engine.output import Listener, Output
+from car_rpc.engine.policing import Policing, refused
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.routing import MAX_LOGGED_CANDIDATES, Routing
 from car_rpc.engine.stream import Accumulator
@@ -58,6 +59,7 @@ class Parts(AttemptParts, Protocol):
     """What a generation needs of the engine."""
 
     routing: Routing
+    policing: Policing
 
 
 class Generation:
@@ -82,6 +84,7 @@ class Generation:
         self._output = Output(self._accumulator, recorder, listener, parts.clock)
         self._checkpoint = checkpoint
         self._reports: list[AttemptReport] = []
+        self._guard = parts.policing.guard(origin.method, recorder, request)
 
     async def result(self) -> InferenceResult:
         """Run it.
@@ -103,7 +106,7 @@ class Generation:
 
     async def _run(self) -> InferenceResult:
         request, routing = self._request, self._parts.routing
-        route = routing.generate(request, self._recorder.trace_id)
+        route = routing.generate(request, self._recorder.trace_id, self._guard.veto)
         self._recorder.note("route", **route_data(route.decision))
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
@@ -115,7 +118,13 @@ class Generation:
             route.decision.task,
         )
         attempts = Attempts(
-            self._parts, asked, self._accumulator, self._output, self._recorder, self._reports
+            self._parts,
+            asked,
+            self._accumulator,
+            self._output,
+            self._recorder,
+            self._guard,
+            self._reports,
         )
         if self._checkpoint is not None:
             self._recorder.note("resumed", resumed_trace_id=self._checkpoint.trace_id)
@@ -233,6 +242,9 @@ def route_data(decision: RouteDecision) -> dict[str, object]:
 
 async def record_failure(recorder: Recorder, failure: CarError, latency_ms: float) -> None:
     """Record how a request failed. A log that fails too does not change the answer."""
+    refusal = refused(failure)
+    if refusal is not None:
+        recorder.note("policy", **refusal)
     error = {"code": failure.code, "message": failure.message, "data": failure.data}
     try:
         await recorder.commit_final(

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.engine.candidates import Veto
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
@@ -65,16 +66,18 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
     """
 
     async def work(recorder: Recorder) -> ClassifyResult:
-        choice = classifier(engine, params.model)
+        guard = engine.policing.guard(origin.method, recorder)
+        choice = classifier(engine, params.model, guard.veto)
         recorder.note("route", **choice.logged("classify"))
         model = choice.model
+        await guard.admit(model)
         judges = engine.backend_of(model).judges(model)
         if params.method == "likelihood" and not judges:
             reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
             raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
         if judges and params.method != "generate":
             attempt = Work(model, "classify", recorder.trace_id)
-            async with engine.metering.attempt(attempt, Bill(), recorder):
+            async with guard.metered(engine.metering, attempt, Bill(), recorder):
                 return await _by_likelihood(engine, model, params)
         answer = await _ask(
             engine,
@@ -93,20 +96,20 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
     return await engine.traced(origin, work)
 
 
-def classifier(engine: Engine, wanted: str | msgspec.UnsetType) -> Choice:
+def classifier(engine: Engine, wanted: str | msgspec.UnsetType, veto: Veto | None = None) -> Choice:
     """The model that classifies, and why it.
 
     Raises:
         CarError: No model can.
     """
     try:
-        return engine.routing.choice(wanted, "classify")
+        return engine.routing.choice(wanted, "classify", veto)
     except CarError as error:
         if error.kind not in ("model_not_found", "unsupported_mode"):
             raise
         # Any model that answers can be asked for a category.
         asked = engine.routing.preferred("classify") if wanted is UNSET else wanted
-        model, reason = engine.routing.choice(asked, "generate")
+        model, reason = engine.routing.choice(asked, "generate", veto)
         return Choice(model, f"asked in words: {reason}")
 
 
@@ -129,13 +132,15 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
     async def work(recorder: Recorder) -> RerankResult:
         if not params.documents:
             return RerankResult(ranked=[], model_used=None)
-        choice = _reranker(engine, params)
+        guard = engine.policing.guard(origin.method, recorder)
+        choice = _reranker(engine, params, guard.veto)
         recorder.note("route", **choice.logged("rerank"))
         model = choice.model
+        await guard.admit(model)
         backend = engine.backend_of(model)
         if backend.judges(model):
             attempt = Work(model, "rerank", recorder.trace_id)
-            async with engine.metering.attempt(attempt, Bill(), recorder):
+            async with guard.metered(engine.metering, attempt, Bill(), recorder):
                 scores = await backend.rank(
                     model, params.query, params.documents, params.instruction
                 )
@@ -170,8 +175,10 @@ async def ground(
         missing = repr(params.model)
 
     async def work(recorder: Recorder) -> GroundResult:
-        choice = _with_capability(engine, params.model, "grounding", missing)
+        guard = engine.policing.guard(origin.method, recorder)
+        choice = _with_capability(engine, params.model, "grounding", missing, guard.veto)
         recorder.note("route", **choice.logged("ground"))
+        await guard.admit(choice.model)
         answer = await _ask(
             engine, origin, model=choice.model.id, prompt=params.prompt, images=[image]
         )
@@ -245,18 +252,22 @@ async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResul
     return await engine.generate(asked, Origin(origin.request_id, "generate", raw), None)
 
 
-def _reranker(engine: Engine, params: RerankParams) -> Choice:
+def _reranker(engine: Engine, params: RerankParams, veto: Veto | None) -> Choice:
     missing = "no reranker model available — pull a Qwen3-Reranker model first"
     if isinstance(params.model, str):
         missing = f"rerank: unknown reranker model {params.model}"
-    return _with_capability(engine, params.model, "rerank", missing)
+    return _with_capability(engine, params.model, "rerank", missing, veto)
 
 
 def _with_capability(
-    engine: Engine, wanted: str | msgspec.UnsetType, capability: Capability, missing: str
+    engine: Engine,
+    wanted: str | msgspec.UnsetType,
+    capability: Capability,
+    missing: str,
+    veto: Veto | None,
 ) -> Choice:
     try:
-        return engine.routing.choice(wanted, capability)
+        return engine.routing.choice(wanted, capability, veto)
     except CarError as error:
         if error.kind != "model_not_found":
             raise

@@ -7,7 +7,7 @@ are counted, it is charged, and the model is judged by how it ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -34,6 +34,10 @@ from car_rpc.wire.inference import Workload
 from car_rpc.wire.models import ModelSchema
 
 
+def anything(_nano_usd: int | None) -> None:
+    """It may cost anything."""
+
+
 class Work(NamedTuple):
     """An attempt on a model.
 
@@ -45,6 +49,8 @@ class Work(NamedTuple):
         attempt: Number of the attempt, from 1.
         deadline_ms: When its time is up, by the clock; ``None`` for never.
         workload: Who waits for it.
+        afford: Takes what the request may cost with it, in billionths of a dollar, or ``None``
+            when nobody knows; raises what is told instead of it.
     """
 
     model: ModelSchema
@@ -54,6 +60,7 @@ class Work(NamedTuple):
     attempt: int = 1
     deadline_ms: float | None = None
     workload: Workload = "interactive"
+    afford: Callable[[int | None], None] = anything
 
 
 def work_of(call: GenerateCall, asked: Asked) -> Work:
@@ -164,7 +171,7 @@ class Metering:
         """
         async with self._admission.permit(work.model, work.workload) as permit:
             reservation = await self._spending.reserve(
-                work.model, work.expected, bill, self._time_ms(work), recorder
+                work.model, work.expected, bill, self._time_ms(work), work.afford, recorder
             )
             meter = Meter(self._clock, permit)
             outcome, is_the_models = SUCCESS, True

@@ -13,6 +13,7 @@ from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.policy import PolicyApproveParams, PolicyApproveResult
 from car_rpc.wire.speech import Word
 
 
@@ -74,6 +75,14 @@ class EventSink(Protocol):
 
     async def story(self, trace_id: str) -> list[LogEvent]:
         """All events of a request that are durable, in order, of any session."""
+        ...
+
+
+class Approver(Protocol):
+    """The way to ask the app whether something may happen."""
+
+    async def approve(self, question: PolicyApproveParams) -> PolicyApproveResult:
+        """Its answer; where there is none in time, a refusal that says so."""
         ...
 
 

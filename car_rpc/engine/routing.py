@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
 from car_rpc.engine.breaker import Breakers
-from car_rpc.engine.candidates import Candidates, Profiles
+from car_rpc.engine.candidates import Candidates, Profiles, Veto
 from car_rpc.engine.modality import Content, contents_of, unsupported
 from car_rpc.engine.ports import Backend, Clock
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.registry.catalog import require_capability
+from car_rpc.registry.catalog import View, require_capability
 from car_rpc.registry.registry import Registry
 from car_rpc.router.ask import Ask, ask_of
 from car_rpc.router.complexity import assess
@@ -143,17 +143,24 @@ class Routing:
         self._pools: dict[str, Pool] = {}
 
     def generate(
-        self, request: GenerateRequest, trace_id: str, shown: int | None = MAX_LOGGED_CANDIDATES
+        self,
+        request: GenerateRequest,
+        trace_id: str,
+        veto: Veto | None = None,
+        *,
+        shown: int | None = MAX_LOGGED_CANDIDATES,
     ) -> Route:
         """Choose for a ``generate`` request.
 
         Args:
             request: The request.
             trace_id: Its trace, from which come the random numbers.
+            veto: Why a model may not be asked; ``None`` where all may.
             shown: Most candidates that the decision tells of; ``None`` for all.
 
         Raises:
-            CarError: No model can answer, or the request says nothing to be answered.
+            CarError: No model can answer, or the request says nothing to be answered; the veto,
+                where it is against all that could.
         """
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
@@ -164,35 +171,55 @@ class Routing:
         if isinstance(request.model, str):
             wanted, reason = request.model, "explicit model"
         if wanted is None:
-            return self._routed(ask, config, contents, trace_id, shown)
+            view = self._registry.now()
+            candidates = self._candidates.best_forms(view, contents, ask, veto)
+            try:
+                return self._routed(view, candidates, ask, config, trace_id, shown)
+            except CarError as error:
+                models = view.ranked("generate")
+                vetoed = self._vetoed(models, ask.needs, veto)
+                raise vetoed or self._not_understood(models, contents) or error from None
         pool = self._pool(wanted, config)
         if pool is not None:
             conversation_id = request.conversation_id or None
             key = pool.key(conversation_id, trace_id)
-            return self._pooled(pool, key, ask, contents)
+            return self._pooled(pool, key, ask, contents, veto)
         model = require_capability(
             self._named(wanted, preferred=request.model is UNSET), "generate"
         )
-        refusal = unsupported(model, contents)
+        refusal = (veto and veto(model)) or unsupported(model, contents)
         if refusal is not None:
             raise refusal
         (chosen,) = self._candidates.now([model], contents)
         return Route([model], chosen_by_client(ask, config, chosen, reason))
 
-    def choice(self, wanted: str | UnsetType, capability: Capability) -> Choice:
+    def choice(
+        self, wanted: str | UnsetType, capability: Capability, veto: Veto | None = None
+    ) -> Choice:
         """The model for other work: the one asked for, the preferred one, else the best available.
 
         It does not change with what is learned: vectors of two models do not go together.
 
         Raises:
-            CarError: No model can do it.
+            CarError: No model can do it; the veto, where it is against all that could.
         """
         named = self.preferred(capability) if wanted is UNSET else wanted
         if isinstance(named, str):
             model = self._named(named, preferred=wanted is UNSET)
             reason = f"preferred model for {capability}" if wanted is UNSET else "explicit model"
+            refusal = veto and veto(require_capability(model, capability))
+            if refusal:
+                raise refusal
             return Choice(require_capability(model, capability), reason)
-        able = self._registry.available_for(capability, self._candidates.is_available)
+
+        def may(model: ModelSchema) -> bool:
+            return self._candidates.is_available(model) and (veto is None or veto(model) is None)
+
+        try:
+            able = self._registry.available_for(capability, may)
+        except CarError as error:
+            vetoed = self._vetoed(self._registry.all(), [capability], veto)
+            raise vetoed or error from None
         if len(able) == 1:
             return Choice(able[0], f"the only available model for {capability}")
         return Choice(able[0], f"the first of {len(able)} available models for {capability}")
@@ -229,24 +256,34 @@ class Routing:
             detail = f"{error.detail} (it is named under `preferred` in the configuration)"
             raise CarError(error.kind, detail, **error.extra) from None
 
+    def _vetoed(
+        self, models: Iterable[ModelSchema], needs: Iterable[str], veto: Veto | None
+    ) -> CarError | None:
+        """The veto against the first model that otherwise could do it."""
+        if veto is None:
+            return None
+        is_available = self._candidates.is_available
+        able = (m for m in models if is_available(m) and {*needs} <= {*m.capabilities})
+        return next(filter(None, map(veto, able)), None)
+
+    def _not_understood(
+        self, models: Iterable[ModelSchema], contents: list[Content]
+    ) -> CarError | None:
+        """What of the content the first available model does not understand."""
+        able = filter(self._candidates.is_available, models)
+        return next(filter(None, (unsupported(model, contents) for model in able)), None)
+
     def _routed(
         self,
+        view: View,
+        candidates: list[Candidate],
         ask: Ask,
         config: RoutingConfig,
-        contents: list[Content],
         trace_id: str,
         shown: int | None,
     ) -> Route:
-        view = self._registry.now()
-        candidates = self._candidates.best_forms(view, contents, ask)
         seed = fnv1a64(trace_id.encode())
-        try:
-            decision = route(candidates, ask, config, seed, known=self._known, shown=shown)
-        except CarError as error:
-            # What of the content the first available model does not understand.
-            able = (each.model for each in candidates if each.available)
-            refusals = (unsupported(model, contents) for model in able)
-            raise next(filter(None, refusals), error) from None
+        decision = route(candidates, ask, config, seed, known=self._known, shown=shown)
         models = [view.by_id[each] for each in (decision.model_id, *decision.fallbacks)]
         return Route(models, decision)
 
@@ -275,12 +312,14 @@ class Routing:
             pool = self._pools[name] = Pool(name, spec)
         return pool
 
-    def _pooled(self, pool: Pool, key: Key, ask: Ask, contents: list[Content]) -> Route:
+    def _pooled(
+        self, pool: Pool, key: Key, ask: Ask, contents: list[Content], veto: Veto | None
+    ) -> Route:
         members = sorted(member.model_id for member in pool.spec.members)
         able: dict[str, Candidate] = {}
         refused = dict.fromkeys(members, "not registered")
         named = [model for model in self._registry.all() if model.id in refused]
-        for candidate in self._candidates.now(named, contents):
+        for candidate in self._candidates.now(named, contents, veto):
             reason = unfit(candidate, ask.needs)
             if reason is None:
                 able[candidate.model.id] = candidate
@@ -288,7 +327,7 @@ class Routing:
         shut_off = {each for each, candidate in able.items() if candidate.breaker_open}
         order = [each for each in pool.order(key, shut_off.__contains__) if each in able]
         if not order:
-            raise nobody(ask.needs, refused)
+            raise self._vetoed(named, ask.needs, veto) or nobody(ask.needs, refused)
         chosen, *failover = asked = [able[each] for each in order]
         config, reason = self._inputs.config(), f"home in the pool {pool.name}"
         decision = chosen_by_client(ask, config, chosen, reason, failover)

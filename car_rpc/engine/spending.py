@@ -7,6 +7,7 @@ and servers on this machine that have no price.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec import UNSET, UnsetType
@@ -54,6 +55,12 @@ class Bill:
         self.charges.append(charge)
         self._costs.append(cost)
 
+    def with_more(self, cost: int | None) -> int | None:
+        """What the request costs with another attempt; ``None`` when nobody knows."""
+        amounts = [*(charge.nano_usd for charge in self.charges), cost]
+        known = [amount for amount in amounts if amount is not None]
+        return sum(known) if len(known) == len(amounts) else None
+
     @property
     def cost_usd(self) -> float | UnsetType | None:
         """The sum; ``None`` when the cost of an attempt is not known, absent without any."""
@@ -93,6 +100,7 @@ class Spending:
         expected: Tokens,
         bill: Bill,
         time_ms: float | None,
+        afford: Callable[[int | None], None],
         recorder: Recorder,
     ) -> Reservation | None:
         """Put aside what an attempt may cost; ``None`` when it costs nothing.
@@ -102,15 +110,19 @@ class Spending:
             expected: The tokens that it may take.
             bill: What the request has cost before.
             time_ms: The attempt's time limit in milliseconds, if it has one.
+            afford: Takes what the request may cost with it; raises what is told instead.
             recorder: The request's event log, which has it before this returns.
 
         Raises:
             CarError: ``spend_limit_exceeded``, or ``io_error``.
         """
-        if self._budget is None or is_free(model):
+        if is_free(model):
+            return None
+        needed = _cost(model, expected)
+        afford(bill.with_more(needed))
+        if self._budget is None:
             return None
         spender = Spender(model.id, model.provider)
-        needed = _cost(model, expected)
         reservation = await self._budget.reserve(
             spender, needed, earlier=bill.charges, time_ms=time_ms
         )

@@ -24,6 +24,7 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "model_unload": ("model", "pid"),
     "worker_crash": ("model", "reason"),
     "request": ("request_id", "method", "params", "privacy"),
+    "policy": ("rule_id", "action", "decision", "subject"),
     "route": ("model", "reason", "fallbacks"),
     "resumed": ("resumed_trace_id",),
     "attempt": ("model",),

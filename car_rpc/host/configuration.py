@@ -25,7 +25,9 @@ from car_rpc.engine.routing import PreferredModels
 from car_rpc.errors import CarError
 from car_rpc.eventlog.privacy import PrivacyPolicy
 from car_rpc.host.routing_store import check_config
+from car_rpc.policy.rules import check as check_rule
 from car_rpc.wire.log import RetentionPolicy
+from car_rpc.wire.policy import PolicyRule
 from car_rpc.wire.routing import RoutingConfig
 
 #: What the file is called in the state directory.
@@ -53,6 +55,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
         eventlog: How long events are kept.
         discovery: Where servers with models are looked for, when a client asks for it.
         privacy: How much of what is said the event log keeps.
+        policy: Rules about what requests may do, in their order; they go before those of
+            `policy.set`, and only this file changes them.
     """
 
     retry: RetryPolicy = RetryPolicy()
@@ -64,6 +68,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     eventlog: RetentionPolicy = RetentionPolicy()
     discovery: DiscoveryPolicy = DiscoveryPolicy()
     privacy: PrivacyPolicy = PrivacyPolicy()
+    policy: list[PolicyRule] = []
 
 
 class Knob(NamedTuple):
@@ -80,9 +85,16 @@ class Knob(NamedTuple):
 
 def knobs() -> Iterator[Knob]:
     """All of them, in the order of their sections."""
-    for section in msgspec.structs.fields(Configuration):
+    for section in _sections():
         for field in msgspec.structs.fields(section.type):
             yield Knob(section.encode_name, field.encode_name)
+
+
+def _sections() -> Iterator[msgspec.structs.FieldInfo]:
+    """The sections with a value for each of their keys: all but the list of rules."""
+    for section in msgspec.structs.fields(Configuration):
+        if section.encode_name != "policy":
+            yield section
 
 
 def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Configuration:
@@ -123,15 +135,23 @@ def line_of(text: str, keys: list[str]) -> int:
 
     Args:
         text: TOML that parses.
-        keys: The key's tables and its own name, from the outside in; ``...`` is any name.
+        keys: The key's tables and its own name, from the outside in; ``...`` is any name, and a
+            table of an array is followed by its number, from 0.
     """
     found, table = 1, list[str]()
+    numbers: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         is_table = line.strip().startswith("[")
         code = re.sub(r"[\[\]\s\"']", "", line.partition("#" if is_table else "=")[0])
-        names = [*([] if is_table else table), *code.split(".")]
+        names = code.split(".")
         if is_table:
+            if line.strip().startswith("[["):
+                numbers[names[0]] = numbers.get(names[0], -1) + 1
+            if names[0] in numbers:
+                names.insert(1, str(numbers[names[0]]))
             table = names
+        else:
+            names = [*table, *names]
         pairs = zip(names, keys, strict=False)
         if len(names) <= len(keys) and all(key in (name, _ANY) for name, key in pairs):
             found = number
@@ -175,22 +195,32 @@ def _checked(values: Mapping[str, Any]) -> Configuration:
         check_config(configuration.routing, "$.routing")
     except CarError as error:
         raise ValueError(error.detail) from None
+    _check_rules(configuration.policy)
     return configuration
+
+
+def _check_rules(rules: list[PolicyRule]) -> None:
+    for number, rule in enumerate(rules):
+        try:
+            check_rule(rule)
+        except ValueError as error:
+            raise ValueError(f"rule {rule.id!r}: {error} - at `$.policy[{number}]`") from None
+        if any(rule.id == other.id for other in rules[:number]):
+            raise ValueError(f"the id {rule.id!r} stands twice - at `$.policy[{number}].id`")
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
     sections = {field.encode_name: field.type for field in msgspec.structs.fields(Configuration)}
     _refuse_others(values, list(sections), [])
     for name, section in values.items():
-        if isinstance(section, dict):
+        if isinstance(section, dict) and name != "policy":
             fields = [field.encode_name for field in msgspec.structs.fields(sections[name])]
             _refuse_others(cast("dict[str, Any]", section), fields, [name])
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     known = [knob.variable for knob in knobs()]
-    fields = msgspec.structs.fields(Configuration)
-    sections = tuple(f"CAR_{field.encode_name}_".upper() for field in fields)
+    sections = tuple(f"CAR_{section.encode_name}_".upper() for section in _sections())
     for name in environ:
         if name.startswith(sections) and name not in known:
             near = get_close_matches(name, known, n=1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from car_rpc.errors import CarError
+from car_rpc.host import policies
 from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.library import (
     Error,
@@ -28,7 +29,7 @@ from car_rpc.host.library import (
 from car_rpc.host.params import decode_params
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.base import RequestId
-from car_rpc.wire.methods import METHODS, Method
+from car_rpc.wire.methods import METHODS
 from car_rpc.wire.runner import RunnerEventParams
 
 logger = logging.getLogger(__name__)
@@ -85,11 +86,10 @@ class Dispatcher:
         # The library types its table for plain functions and awaits what these return.
         self._async: dict[str, Callable[..., Any]] = {}
         for name, handler in HANDLERS.items():
-            method = METHODS[name]
-            if method.inline:
-                self._inline[name] = _inline_method(method, handler, services)
+            if METHODS[name].inline:
+                self._inline[name] = _inline_method(name, handler, services)
             else:
-                self._async[name] = _async_method(method, handler, services)
+                self._async[name] = _async_method(name, handler, services)
 
     def is_inline(self, method: str) -> bool:
         """Whether a method can run at once, in order of arrival."""
@@ -97,7 +97,7 @@ class Dispatcher:
 
     def call_inline(
         self, method: str, scope: Scope, raw_params: bytes
-    ) -> Outcome | asyncio.Future[bytes]:
+    ) -> Outcome | asyncio.Future[Outcome]:
         """Call an inline method. A future is its result, once there is one."""
         request = LibraryRequest(method, _NO_ARGUMENTS, scope.origin.request_id)
         _, result = dispatch_inline(self._inline, _Call(scope, raw_params), request)
@@ -128,12 +128,20 @@ class Dispatcher:
         return await outcome if isinstance(outcome, asyncio.Future) else outcome
 
 
-def _inline_method(
-    method: Method, handler: Handler, services: Services
-) -> Callable[[_Call], Result]:
+def _inline_method(name: str, handler: Handler, services: Services) -> Callable[[_Call], Result]:
+    async def through(gate: Awaitable[None], scope: Scope, params: Any) -> Outcome:
+        try:
+            await gate
+            return msgspec.json.encode(handler(services, scope, params))
+        except Exception as error:  # noqa: BLE001 - as below
+            return _error(error)
+
     def call(request: _Call) -> Result:
         try:
-            params = decode_params(request.raw_params, method.params)
+            params = decode_params(request.raw_params, METHODS[name].params)
+            gate = policies.gate(services, request.scope, name, params)
+            if gate is not None:
+                return _success(asyncio.ensure_future(through(gate, request.scope, params)))
             return _success(handler(services, request.scope, params))
         except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
             return _failure(error)
@@ -142,11 +150,14 @@ def _inline_method(
 
 
 def _async_method(
-    method: Method, handler: Handler, services: Services
+    name: str, handler: Handler, services: Services
 ) -> Callable[[_Call], Awaitable[Result]]:
     async def call(request: _Call) -> Result:
         try:
-            params = decode_params(request.raw_params, method.params)
+            params = decode_params(request.raw_params, METHODS[name].params)
+            gate = policies.gate(services, request.scope, name, params)
+            if gate is not None:
+                await gate
             return _success(await handler(services, request.scope, params))
         except Exception as error:  # noqa: BLE001 - the one boundary between code and wire
             return _failure(error)
@@ -165,19 +176,24 @@ def _success(result: Any) -> Result:
 
 
 def _failure(error: Exception) -> Result:
+    problem = _error(error)
+    return Error(problem.code, problem.message, problem)
+
+
+def _error(error: Exception) -> CarError:
     if not isinstance(error, CarError):
         logger.error("a handler failed unexpectedly", exc_info=error)
         error = CarError(
             "internal", "this is a defect in car-rpc; its log on standard error says more"
         )
-    return Error(error.code, error.message, error)
+    return error
 
 
-def _outcome(result: Any, method: str) -> Outcome | asyncio.Future[bytes]:
+def _outcome(result: Any, method: str) -> Outcome | asyncio.Future[Outcome]:
     # jsonrpcserver returns oslash's Either: Right holds a success, Left an error.
     value = result._value if hasattr(result, "_value") else result._error
     if hasattr(value, "result"):
-        outcome: bytes | asyncio.Future[bytes] = value.result
+        outcome: bytes | asyncio.Future[Outcome] = value.result
         return outcome
     if isinstance(value.data, CarError):
         return value.data

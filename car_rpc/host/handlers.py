@@ -14,7 +14,7 @@ from msgspec import UNSET
 from car_rpc.engine import judging
 from car_rpc.engine.generation import failure_of
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.host import accounts, attachments, audio, health, log_handlers, weights
+from car_rpc.host import accounts, attachments, audio, health, log_handlers, policies, weights
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.routing_store import check_config
 from car_rpc.host.services import Handler, Scope, Services
@@ -327,4 +327,5 @@ HANDLERS: dict[str, Handler] = {
     **accounts.HANDLERS,
     **health.HANDLERS,
     **weights.HANDLERS,
+    **policies.HANDLERS,
 }

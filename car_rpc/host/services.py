@@ -16,6 +16,7 @@ from car_rpc.engine.generation import Origin
 from car_rpc.engine.output import Listener
 from car_rpc.eventlog.upkeep import Upkeep
 from car_rpc.eventlog.writer import EventLog
+from car_rpc.host.policy_store import PolicyStore
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
 from car_rpc.outcomes.tracker import Tracker
@@ -38,6 +39,7 @@ class Services(NamedTuple):
     discovery: Discovery
     allowed_roots: list[Path]
     routing: RoutingStore
+    policies: PolicyStore
     outcomes: Tracker
     budget: Budget
     machine: Callable[[], Machine] = detect

@@ -29,6 +29,7 @@ from car_rpc.eventlog.upkeep import Upkeep
 from car_rpc.eventlog.writer import EventLog
 from car_rpc.host.configuration import FILE_NAME, Configuration, load
 from car_rpc.host.dispatch import Dispatcher
+from car_rpc.host.policy_store import PolicyStore
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
 from car_rpc.host.services import Services
@@ -126,6 +127,7 @@ class App:
             mlx_first=has_apple_gpu(),
         )
         self._routing = RoutingStore(database, configuration.routing)
+        self._policies = PolicyStore(database, configuration.policy)
         self._outcomes = _tracker(database, settings)
         self._budget = Budget(SpendStore(database), now)
         openai_compat = OpenAICompatBackend(
@@ -153,6 +155,7 @@ class App:
             discovery=Discovery(openai_compat.presence, configuration.discovery),
             allowed_roots=[settings.state_dir, *settings.allowed_paths, *allowed_paths],
             routing=self._routing,
+            policies=self._policies,
             outcomes=self._outcomes,
             budget=self._budget,
         )
@@ -178,6 +181,7 @@ class App:
         await asyncio.gather(self.log.close(timeout_s), self._outcomes.close(timeout_s))
         self._registry.close()
         self._routing.close()
+        self._policies.close()
         self._budget.close()
 
     def _engine(self, configuration: Configuration) -> Engine:
@@ -204,6 +208,7 @@ class App:
                 configuration.privacy.secrets(),
                 salt=secrets.token_bytes(32),
             ),
+            rules=self._policies.current,
         )
 
     def _look_at_machine(self) -> None:

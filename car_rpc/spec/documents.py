@@ -10,7 +10,8 @@ from car_rpc.errors import HTTP_STATUS_KINDS, KINDS
 from car_rpc.spec.schema import Json, schema_document
 from car_rpc.wire.base import WireStruct
 from car_rpc.wire.lifecycle import PROTOCOL_VERSION, SPEC_MAJOR, SPEC_MINOR
-from car_rpc.wire.methods import METHODS, Method
+from car_rpc.wire.method import Method
+from car_rpc.wire.methods import METHODS
 
 Document: TypeAlias = dict[str, Json]
 

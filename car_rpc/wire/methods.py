@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
-
 from car_rpc.wire import (
     admission,
     health,
@@ -13,6 +11,7 @@ from car_rpc.wire import (
     log,
     models,
     outcomes,
+    policy,
     pulls,
     routing,
     runner,
@@ -21,40 +20,7 @@ from car_rpc.wire import (
     spend,
     tasks,
 )
-
-Direction = Literal["client_to_core", "core_to_client", "both"]
-Stability = Literal["experimental", "stable", "deprecated"]
-
-
-class Method(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        summary: What it is for, in a sentence.
-        params: Type of the parameters.
-        result: Type of the result, or ``None`` when it is null or there is none.
-        kind: Whether it is a request, a notification or either.
-        direction: Who sends it.
-        inline: Handled in order of arrival, without a task.
-        logged: Whether the event log holds it.
-        stream: Notification that carries the events before its response.
-        error_data: Type of what is read of ``error.data`` where the client answers.
-        since: Version of the specification that brought it.
-        stability: Whether it may still change.
-    """
-
-    summary: str
-    params: Any
-    result: Any = None
-    kind: Literal["request", "notification", "either"] = "request"
-    direction: Direction = "client_to_core"
-    inline: bool = False
-    logged: bool = False
-    stream: str | None = None
-    error_data: Any = None
-    since: str = "1.0"
-    stability: Stability = "stable"
-
+from car_rpc.wire.method import Method
 
 METHODS: dict[str, Method] = {
     "initialize": Method(
@@ -218,6 +184,24 @@ METHODS: dict[str, Method] = {
         "Sets how models are chosen, in every process on the state directory.",
         routing.RoutingSetConfigParams,
         routing.RoutingConfigResult,
+        logged=True,
+    ),
+    "policy.list": Method(
+        "Lists the rules about what requests may do, in the order in which they are asked.",
+        lifecycle.EmptyParams,
+        policy.PolicyRulesResult,
+        inline=True,
+    ),
+    "policy.set": Method(
+        "Sets rules, in every process on the state directory.",
+        policy.PolicySetParams,
+        policy.PolicyRulesResult,
+        logged=True,
+    ),
+    "policy.remove": Method(
+        "Removes a rule that was set.",
+        policy.PolicyRemoveParams,
+        policy.PolicyRulesResult,
         logged=True,
     ),
     "models.stats": Method(

@@ -15,7 +15,10 @@ from car_rpc.wire.models import (
     VllmMlxSource,
 )
 
-_THIS_MACHINE = re.compile(r"https?://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]|$)", re.IGNORECASE)
+# What stands in front of an `@` is no host.
+_THIS_MACHINE = re.compile(
+    r"https?://(localhost|127(\.\d+){3}|\[::1\])(:\d*)?(?=[/?#]|$)", re.IGNORECASE
+)
 
 
 def is_local(source: ModelSource) -> bool:

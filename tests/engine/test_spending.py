@@ -151,9 +151,9 @@ async def test_a_cheaper_model_is_asked_when_one_does_not_fit(
     await accounts.budget.set_limits(SpendLimits(max_usd_total=0))
     both = accounts.world.engine.routing.generate
 
-    def dear_first(request: Any, trace_id: str) -> Any:
+    def dear_first(*asked: Any) -> Any:
         models = [accounts.world.registry.find(name) for name in (dear, cheap)]
-        return both(request, trace_id)._replace(models=models)
+        return both(*asked)._replace(models=models)
 
     monkeypatch.setattr(accounts.world.engine.routing, "generate", dear_first)
     result = await accounts.world.generate()

@@ -15,6 +15,7 @@ from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
+from car_rpc.host.policy_store import PolicyStore
 from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import Run, RunnerHost
 from car_rpc.host.services import Services
@@ -108,7 +109,16 @@ class App:
         def backend_of(model: ModelSchema) -> Any:
             return backends["delegated" if isinstance(model.source, DelegatedSource) else "fake"]
 
-        engine = Engine(registry, backend_of, self.sink, FakeClock(), Counter(), **kept)
+        policies = PolicyStore(tmp_path / "car.db", [])
+        engine = Engine(
+            registry,
+            backend_of,
+            self.sink,
+            FakeClock(),
+            Counter(),
+            rules=policies.current,
+            **kept,
+        )
         nothing: Any = None
         self.services = Services(
             engine=engine,
@@ -121,6 +131,7 @@ class App:
             discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],
             routing=RoutingStore(tmp_path / "car.db", RoutingConfig()),
+            policies=policies,
             outcomes=kept.get("outcomes", nothing),
             budget=kept.get("budget", nothing),
         )

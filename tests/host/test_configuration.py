@@ -102,6 +102,59 @@ def test_patterns_for_the_event_log_are_checked_where_they_are_read(file: Path) 
     assert said.startswith("line 2: `privacy.level`: Invalid enum value 'all'")
 
 
+RULES = """
+[[policy]]
+id = "a"
+action = "require_local"
+
+[[policy]]
+id = "b"
+action = "deny"
+[policy.match]
+tools = ["shell"]
+tool_arguments = {"/cmd" = '^rm "x"'}
+"""
+
+
+def test_rules_are_read_in_their_order_and_shown_as_they_are_written(file: Path) -> None:
+    file.write_text(RULES)
+    rules = load(file, {}).policy
+    assert [rule.id for rule in rules] == ["a", "b"]
+    assert rules[1].match.tool_arguments == {"/cmd": '^rm "x"'}
+    file.write_text("\n".join(described(file, load(file, {}))))
+    assert load(file, {}).policy == rules
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (
+            "\n[[policy]]\naction = 'deny'",
+            "line 13: `policy[2]`: Object missing required field `id`",
+        ),
+        ("[[policy]]\nid = 'c'\naction = 'no'", "line 14: `policy[2].action`: Invalid enum value"),
+        ("[[policy]]\nid='b'\naction='deny'", "line 13: `policy[2].id`: the id 'b' stands twice"),
+        (
+            "[[policy]]\nid='c'\naction='deny'\nmatch.model=['x']",
+            "line 12: `policy[2].match`: Object contains unknown field `model`",
+        ),
+        (
+            "[[policy]]\nid='c'\naction='redact'\npatterns=['x*']",
+            "line 12: `policy[2]`: rule 'c': the pattern 'x*' matches the empty text",
+        ),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_with_its_line(
+    file: Path, added: str, said: str
+) -> None:
+    assert refusal(file, RULES + added).startswith(said)
+
+
+def test_rules_are_no_table(file: Path) -> None:
+    said = refusal(file, "[policy]\nid = 'x'\naction = 'deny'")
+    assert said.startswith("line 1: `policy`: Expected `array`, got `object`")
+
+
 def test_a_variable_of_a_section_that_names_no_knob_is_refused(file: Path) -> None:
     said = refusal(file, "", CAR_RETRY_MAX_RETRYS="3")
     assert "CAR_RETRY_MAX_RETRYS: it is unknown; did you mean CAR_RETRY_MAX_RETRIES?" in said
@@ -130,3 +183,4 @@ def test_the_example_of_the_page_is_a_configuration(file: Path) -> None:
     file.write_text(example)
     made = load(file, {})
     assert (made.retry.max_retries, made.breaker.cooldown_ms) == (1, 60000)
+    assert [rule.id for rule in made.policy] == ["embed-here"]

@@ -108,6 +108,7 @@ class World:
             discovery=nothing,
             allowed_roots=[],
             routing=itself,
+            policies=nothing,
             outcomes=itself,
             budget=nothing,
         )

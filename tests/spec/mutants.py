@@ -19,10 +19,11 @@ import msgspec
 
 from car_rpc.__main__ import main
 from car_rpc.backends import delegated
-from car_rpc.engine import generation, stream
+from car_rpc.engine import generation, policing, stream
 from car_rpc.errors import CarError
 from car_rpc.host import runner, server, session
 from car_rpc.host import stream as host_stream
+from car_rpc.policy import rules
 from car_rpc.protocol import connection, framing, lifecycle, messages, outbox
 from car_rpc.wire.events import TextDelta
 from car_rpc.wire.inference import Usage
@@ -311,6 +312,37 @@ def the_app_is_not_waited_for() -> None:
 @mutant("cascade", "runner-cancel-unanswered")
 def the_app_is_waited_for_without_bound() -> None:
     replace(runner, "CANCEL_TIMEOUT_S", 1e6)
+
+
+# Policy
+
+
+@mutant("policy", "policy-deny")
+def a_model_that_is_refused_is_asked() -> None:
+    replace(policing.Guard, "refusal", lambda *_: None)
+
+
+@mutant("policy", "policy-deny")
+def a_rule_that_allows_is_asked_last() -> None:
+    wrap(
+        rules.Rules,
+        "__init__",
+        lambda original, _, each=(): original(sorted(each, key=lambda r: r.action == "allow")),
+    )
+
+
+@mutant("policy", "policy-cap")
+def each_attempt_may_take_all_tokens() -> None:
+    def left(_: Any, self: Any, model: Any) -> int | None:
+        cap = self._verdict(model).caps.tokens
+        return None if cap is None else int(cap.value)
+
+    wrap(policing.Guard, "tokens_left", left)
+
+
+@mutant("policy", "policy-rules")
+def rules_that_were_set_bind_their_own_removal() -> None:
+    replace(policing.Policing, "with_rules", lambda self, _: self)
 
 
 # Limits

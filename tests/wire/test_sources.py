@@ -43,6 +43,15 @@ def test_a_source_says_where_its_model_runs(
     assert source_label(converted) == label
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://localhost:1@far.example", "http://localhost@far.example", "http://127.0.0.1.far"],
+)
+def test_a_name_in_front_of_another_host_is_no_place(endpoint: str) -> None:
+    source = {"type": "openai_compat", "endpoint": endpoint, "model": "m"}
+    assert not is_local(msgspec.convert(source, ModelSource))
+
+
 def test_every_kind_of_source_is_among_these_cases() -> None:
     tags = {str(kind.__struct_config__.tag) for kind in get_args(ModelSource)}
     assert tags == {source["type"] for source, _, _ in CASES}

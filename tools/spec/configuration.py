@@ -9,6 +9,7 @@ import msgspec
 from car_rpc.cli.knobs import toml
 from car_rpc.host.configuration import Configuration, knobs
 from car_rpc.spec.docstrings import describe
+from car_rpc.wire.policy import PolicyMatch, PolicyRule
 
 _HEAD = """\
 # Configuration
@@ -26,7 +27,20 @@ max_retries = 1       # or CAR_RETRY_MAX_RETRIES=1
 
 [breaker]
 cooldown_ms = 60000
+
+[[policy]]
+id = "embed-here"
+action = "require_local"
+match = {methods = ["embed"]}
 ```
+"""
+
+
+_RULE = """
+What a rule decides is in `spec/PROTOCOL.md`, "Policy".
+
+| key | value | effect |
+|---|---|---|
 """
 
 
@@ -50,6 +64,13 @@ def files(notice: str) -> dict[str, str]:
         lines.append(
             f"| `{knob.name}` | {_values(shape)} | `{default}` | `{knob.variable}` | {effect} |\n"
         )
+    lines.append(f"\n## `[[policy]]`\n\n{sections['policy']}\n{_RULE}")
+    for kind, prefix in ((PolicyRule, ""), (PolicyMatch, "match.")):
+        shapes = components[kind.__name__]["properties"]
+        lines += [
+            f"| `{prefix}{name}` | {_values(shapes[name])} | {effect} |\n"
+            for name, effect in describe(kind)[1].items()
+        ]
     return {"docs/CONFIGURATION.md": "".join(lines)}
 
 

@@ -13,6 +13,7 @@ export * from './methods.js';
 export * from './models.js';
 export * from './open.js';
 export * from './outcomes.js';
+export * from './policy.js';
 export * from './pulls.js';
 export * from './routing.js';
 export * from './runner.js';

@@ -60,6 +60,7 @@ import type {
   ProfilesImportResult,
   ProfilesResult,
 } from './outcomes.js';
+import type { PolicyRemoveParams, PolicyRulesResult, PolicySetParams } from './policy.js';
 import type { ModelsPullParams, ModelsPullResult, ModelsRemoveResult } from './pulls.js';
 import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
 import type {
@@ -145,6 +146,12 @@ export interface Methods {
   'outcomes.scoreboard': { params: OutcomesScoreboardParams; result: OutcomesScoreboardResult };
   /** Asks whether the other side is alive; allowed before `initialize`. */
   'ping': { params: EmptyParams; result: PingResult };
+  /** Lists the rules about what requests may do, in the order in which they are asked. */
+  'policy.list': { params: EmptyParams; result: PolicyRulesResult };
+  /** Removes a rule that was set. */
+  'policy.remove': { params: PolicyRemoveParams; result: PolicyRulesResult };
+  /** Sets rules, in every process on the state directory. */
+  'policy.set': { params: PolicySetParams; result: PolicyRulesResult };
   /** Hands out what was observed of the models. */
   'profiles.export': { params: EmptyParams; result: ProfilesResult };
   /** Takes over what was observed of models elsewhere. */

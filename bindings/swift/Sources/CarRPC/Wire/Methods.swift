@@ -66,6 +66,12 @@ public enum Methods {
     public static let outcomesScoreboard = RPCMethod<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
+    /// Lists the rules about what requests may do, in the order in which they are asked.
+    public static let policyList = RPCMethod<EmptyParams, PolicyRulesResult>("policy.list")
+    /// Removes a rule that was set.
+    public static let policyRemove = RPCMethod<PolicyRemoveParams, PolicyRulesResult>("policy.remove")
+    /// Sets rules, in every process on the state directory.
+    public static let policySet = RPCMethod<PolicySetParams, PolicyRulesResult>("policy.set")
     /// Hands out what was observed of the models.
     public static let profilesExport = RPCMethod<EmptyParams, ProfilesResult>("profiles.export")
     /// Takes over what was observed of models elsewhere.

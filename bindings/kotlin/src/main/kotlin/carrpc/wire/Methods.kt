@@ -70,6 +70,12 @@ object Methods {
     val outcomesScoreboard = method<OutcomesScoreboardParams, OutcomesScoreboardResult>("outcomes.scoreboard")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
+    /** Lists the rules about what requests may do, in the order in which they are asked. */
+    val policyList = method<EmptyParams, PolicyRulesResult>("policy.list")
+    /** Removes a rule that was set. */
+    val policyRemove = method<PolicyRemoveParams, PolicyRulesResult>("policy.remove")
+    /** Sets rules, in every process on the state directory. */
+    val policySet = method<PolicySetParams, PolicyRulesResult>("policy.set")
     /** Hands out what was observed of the models. */
     val profilesExport = method<EmptyParams, ProfilesResult>("profiles.export")
     /** Takes over what was observed of models elsewhere. */

@@ -1,0 +1,1 @@
+"""Policies: ordered rules about requests, tool calls and the content of answers. Pure."""
