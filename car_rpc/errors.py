@@ -163,7 +163,8 @@ class CarError(Exception):
 
     def with_data(self, **data: Any) -> CarError:
         """The same error with members added that it does not have yet."""
-        return CarError(self.kind, self.detail, **{**data, **self.extra})
+        new = {name: value for name, value in data.items() if name not in self.extra}
+        return CarError(self.kind, self.detail, **self.extra, **new)
 
 
 def invalid_params(detail: str, path: str) -> CarError:

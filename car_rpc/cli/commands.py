@@ -15,9 +15,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from car_rpc.cli.answer import Answer
 from car_rpc.cli.doctor import Heard, report
 from car_rpc.cli.knobs import described
 from car_rpc.cli.log import log
+from car_rpc.cli.replay import replay
 from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
 from car_rpc.cli.tables import explained, is_listed, models_table, refusals
 from car_rpc.cli.weights import pull, remove
@@ -28,7 +30,6 @@ from car_rpc.errors import CarError
 from car_rpc.host.configuration import FILE_NAME, Configuration, load
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.spec import documents
-from car_rpc.wire.events import ReasoningDelta, TextDelta
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,18 +59,11 @@ async def generate(options: argparse.Namespace) -> int:
         request["model"] = options.model
     if options.system:
         request["context"] = options.system
-    reasoned = False
+    answer = Answer()
     async with start(options) as car, car.stream(**request) as stream:
         async for event in stream:
-            if isinstance(event, ReasoningDelta):
-                reasoned = True
-                print(event.text, end="", flush=True, file=sys.stderr)
-            elif isinstance(event, TextDelta):
-                if reasoned:
-                    print(file=sys.stderr)
-                    reasoned = False
-                print(event.text, end="", flush=True)
-        print()
+            answer.show(event)
+        answer.end()
         result = await stream.result()
         print(f"({result.model_used}, {result.latency_ms:.0f} ms)", file=sys.stderr)
     return 0
@@ -184,6 +178,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int]]] = {
     "doctor": doctor,
     "config": config,
     "log": log,
+    "replay": replay,
     "call": call,
     "schema": schema,
 }

@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="show every knob, its value and its default")
     _add_state(config)
     _add_log(commands.add_parser("log", help="show the event log, export, check or purge it"))
+    _add_replay(commands.add_parser("replay", help="show what a request got, or run it again"))
     call = commands.add_parser("call", help="call any method and print its result")
     call.add_argument("method")
     call.add_argument("params", nargs="?", default="{}", help="JSON object (default {})")
@@ -77,6 +78,19 @@ def _add_log(log: argparse.ArgumentParser) -> None:
     chosen.add_argument("--conversation", metavar="ID", help="those of this conversation")
     for command in (export, import_, verify, purge):
         _add_state(command, default=unsaid)
+
+
+def _add_replay(replay: argparse.ArgumentParser) -> None:
+    replay.add_argument("trace", metavar="TRACE", help="the request, as `log` and results name it")
+    replay.add_argument(
+        "--mode",
+        choices=("recorded", "rerun"),
+        default="recorded",
+        help="recorded: from the log alone (default); rerun: once more, and what is otherwise",
+    )
+    replay.add_argument("--timed", action="store_true", help="with the pauses that there were")
+    replay.add_argument("--json", action="store_true", help="the result as it is on the wire")
+    _add_state(replay)
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

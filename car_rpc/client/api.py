@@ -18,7 +18,7 @@ from car_rpc import __version__
 from car_rpc.client.connection import EXIT_TIMEOUT_S, ClientConnection
 from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.client.runner import Runner, RunnerRuns
-from car_rpc.client.stream import GenerateStream, LogStream
+from car_rpc.client.stream import GenerateStream, LogStream, ReplayStream
 from car_rpc.errors import CarError
 from car_rpc.protocol.messages import Notification, Request, write_error, write_result
 from car_rpc.wire.admission import AdmissionStatus
@@ -67,6 +67,7 @@ from car_rpc.wire.outcomes import (
     ScoreboardRow,
 )
 from car_rpc.wire.pulls import ModelsPullResult, ModelsRemoveResult
+from car_rpc.wire.replay import ReplayRunResult
 from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
@@ -357,6 +358,21 @@ class CarClient:
     async def log_retention(self, **params: RetentionPolicy | None) -> EventlogRetentionResult:
         """How long events are kept; ``policy`` changes it."""
         return await self.request("eventlog.retention", params, EventlogRetentionResult)
+
+    async def replay(self, trace_id: str, mode: str, **params: Any) -> ReplayRunResult:
+        """What a request got, or gets now; see ``ReplayRunParams``.
+
+        Raises:
+            RemoteError: The request failed, then or now.
+            ProcessEnded: The process is gone.
+        """
+        asked = {**params, "trace_id": trace_id, "mode": mode}
+        return await self.request("replay.run", asked, ReplayRunResult)
+
+    def stream_replay(self, trace_id: str, mode: str, **params: Any) -> ReplayStream:
+        """The same with the events of a ``generate``; use it in ``async with``."""
+        asked = {**params, "trace_id": trace_id, "mode": mode, "stream": True}
+        return ReplayStream(self._connection, asked)
 
     async def register_runner(self, runner: Runner, **params: Any) -> None:
         """Run delegated models with a function of this program, instead of an earlier one.

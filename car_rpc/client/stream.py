@@ -14,6 +14,7 @@ from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import InferenceResult
 from car_rpc.wire.log import LogEvent
+from car_rpc.wire.replay import ReplayRunResult
 
 E = TypeVar("E", StreamEvent, LogEvent)
 
@@ -82,6 +83,22 @@ class GenerateStream(_Stream[StreamEvent]):
             ProcessEnded: The process is gone.
         """
         return msgspec.json.decode(await self._opened()[0].wait(), type=InferenceResult)
+
+
+class ReplayStream(_Stream[StreamEvent]):
+    """The events of a request that is shown or runs again. Made by ``CarClient.stream_replay``."""
+
+    def __init__(self, connection: ClientConnection, params: dict[str, Any]) -> None:
+        super().__init__(connection, "replay.run", params)
+
+    async def result(self) -> ReplayRunResult:
+        """The result, once the stream has ended.
+
+        Raises:
+            RemoteError: The request failed, then or now.
+            ProcessEnded: The process is gone.
+        """
+        return msgspec.json.decode(await self._opened()[0].wait(), type=ReplayRunResult)
 
 
 class LogStream(_Stream[LogEvent]):

@@ -48,11 +48,13 @@ class Origin(NamedTuple):
         request_id: The client's id of it.
         method: Its method.
         raw_params: The client's own JSON.
+        replayed_trace_id: The request that it runs again.
     """
 
     request_id: RequestId
     method: str
     raw_params: bytes
+    replayed_trace_id: str | None = None
 
 
 class Parts(AttemptParts, Protocol):
@@ -207,11 +209,14 @@ def failure_of(error: BaseException) -> CarError:
 
 def request_data(origin: Origin) -> dict[str, object]:
     """A request as the event log keeps it."""
-    return {
+    data: dict[str, object] = {
         "request_id": origin.request_id,
         "method": origin.method,
         "params": Raw(origin.raw_params),
     }
+    if origin.replayed_trace_id is not None:
+        data["replayed_trace_id"] = origin.replayed_trace_id
+    return data
 
 
 def result_data(result: object) -> dict[str, object]:

@@ -30,16 +30,13 @@ from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Scope
 from car_rpc.wire.base import RequestId, decode_object
 from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
-from car_rpc.wire.methods import METHODS
+from car_rpc.wire.methods import METHODS, RUNS_MODELS
 from car_rpc.wire.runner import RunnerEventResult
 
 logger = logging.getLogger(__name__)
 
 #: What belongs to other requests or to the log, and to no cassette.
-LEFT_OUT = frozenset({"eventlog.subscribe", "runner.event"})
-
-#: What runs models. Whatever else the event log holds changes the state that these work on.
-RUNS_MODELS = frozenset({"classify", "embed", "generate", "ground", "rerank", "transcribe"})
+LEFT_OUT = frozenset({"eventlog.subscribe", "replay.run", "runner.event"})
 
 #: There is no run where there is no runner.
 _NO_RUN = msgspec.json.encode(RunnerEventResult(emitted=False, closed=True))

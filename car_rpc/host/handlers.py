@@ -7,6 +7,7 @@ belong to methods that the table marks inline; a future is the encoded result, a
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 from msgspec import UNSET
@@ -16,8 +17,10 @@ from car_rpc.engine.generation import failure_of
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio, health, log_handlers, policies, weights
 from car_rpc.host.progress import heartbeats
+from car_rpc.host.replay import replay_run
 from car_rpc.host.routing_store import check_config
 from car_rpc.host.services import Handler, Scope, Services
+from car_rpc.host.stream import NOTHING
 from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import recommended, with_fit
 from car_rpc.registry.search import search, search_templates, upgrades
@@ -83,6 +86,8 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
         params, raw = await attachments.inline(params, raw, services.allowed_roots)
     except (Exception, asyncio.CancelledError) as error:
         failure = failure_of(error)
+        if failure.kind == "cancelled":
+            failure = failure.with_data(partial=NOTHING)
         raise await services.engine.refused(scope.origin, failure, params.privacy) from error
     listener = scope.open_stream(params.client_ref) if params.stream else None
     origin = scope.origin._replace(raw_params=raw)
@@ -329,3 +334,4 @@ HANDLERS: dict[str, Handler] = {
     **weights.HANDLERS,
     **policies.HANDLERS,
 }
+HANDLERS["replay.run"] = partial(replay_run, HANDLERS)

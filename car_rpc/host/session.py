@@ -21,7 +21,7 @@ from car_rpc.host.bootstrap import Bootstrap
 from car_rpc.host.greeting import initialize_result
 from car_rpc.host.params import decode_params
 from car_rpc.host.runner import Run, RunnerHost
-from car_rpc.host.stream import Stream, wanted_stream
+from car_rpc.host.stream import NOTHING, Stream, wanted_stream
 from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event, Refused
 from car_rpc.protocol.messages import Notification, Request, compact
 from car_rpc.wire.announced import PROTOCOL_VERSION
@@ -52,8 +52,8 @@ REGISTRY_CHANGES = frozenset({"models.register", "models.unregister"})
 #: What goes on until it is cancelled, which the end of the session does at once.
 SUBSCRIPTIONS = frozenset({"eventlog.subscribe"})
 
-#: What there is of a ``generate`` that was cancelled before it began.
-NOTHING: dict[str, Any] = {"text": "", "tool_calls": [], "usage": None}
+#: What may have a stream of ``generate.event``.
+STREAMS = frozenset({"generate", "replay.run"})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -254,7 +254,7 @@ class Session:
     def _start(self, request: Request, work: Awaitable[Outcome]) -> asyncio.Future[Outcome]:
         task = asyncio.ensure_future(work)
         self._tasks[request.id] = task
-        if request.method != "generate":
+        if request.method not in STREAMS:
             # Large ones, such as those of a runner's events, are not kept for its answer.
             request = Request(request.id, request.method, b"{}")
         task.add_done_callback(partial(self._finished, request))
@@ -277,8 +277,8 @@ class Session:
 
     def _respond(self, request: Request, outcome: Outcome) -> None:
         """Answer a request. A stream that it asked for has ended then, however far it came."""
-        if isinstance(outcome, CarError) and request.method == "generate":
-            if outcome.kind == "cancelled":
+        if isinstance(outcome, CarError) and request.method in STREAMS:
+            if outcome.kind == "cancelled" and request.method == "generate":
                 outcome = outcome.with_data(partial=NOTHING)
             self._fail_stream(request, outcome)
         self._streams.pop(request.id, None)
@@ -365,7 +365,7 @@ class Session:
     def _fail_stream(self, request: Request, error: CarError) -> None:
         """End the stream of a request that failed, also of one that never began."""
         stream = self._streams.pop(request.id, None)
-        if stream is None and request.method == "generate":
+        if stream is None and request.method in STREAMS:
             wanted, client_ref = wanted_stream(request.params)
             stream = self._stream(request.id, client_ref) if wanted else None
         if stream is not None:

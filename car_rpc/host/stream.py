@@ -13,6 +13,9 @@ from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
 from car_rpc.wire.inference import GenerateEventParams
 
+#: What there is of a ``generate`` that was cancelled before it began.
+NOTHING: dict[str, Any] = {"text": "", "tool_calls": [], "usage": None}
+
 _encode = msgspec.json.Encoder().encode
 
 

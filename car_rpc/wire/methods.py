@@ -13,6 +13,7 @@ from car_rpc.wire import (
     outcomes,
     policy,
     pulls,
+    replay,
     routing,
     runner,
     search,
@@ -21,6 +22,9 @@ from car_rpc.wire import (
     tasks,
 )
 from car_rpc.wire.method import Method
+
+#: What runs models. Whatever else the event log holds changes the state that these work on.
+RUNS_MODELS = frozenset({"classify", "embed", "generate", "ground", "rerank", "transcribe"})
 
 METHODS: dict[str, Method] = {
     "initialize": Method(
@@ -310,5 +314,11 @@ METHODS: dict[str, Method] = {
         "Tells how long events are kept, and changes it.",
         log.EventlogRetentionParams,
         log.EventlogRetentionResult,
+    ),
+    "replay.run": Method(
+        "Shows from the log what a request got, or runs or decides it again and compares.",
+        replay.ReplayRunParams,
+        replay.ReplayRunResult,
+        stream="generate.event",
     ),
 }

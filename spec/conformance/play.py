@@ -65,10 +65,15 @@ class Client(Player):
     other = "core"
 
     def __init__(
-        self, dialogue: Dialogue, channel: Channel, process: subprocess.Popen[bytes]
+        self,
+        dialogue: Dialogue,
+        channel: Channel,
+        process: subprocess.Popen[bytes],
+        heard: list[Any] | None = None,
     ) -> None:
         super().__init__(dialogue, channel)
         self._process = process
+        self._heard = [] if heard is None else heard
         self._may: list[Any] = [{"method": method} for method in ASIDES]
         self._never: list[Any] = []
         self._reads = True
@@ -106,6 +111,7 @@ class Client(Player):
     def hear(self, deadline: float, step: Step | None = None) -> Any:
         """The next message; it must not be one that never comes."""
         message = super().hear(deadline, step)
+        self._heard.append(message)
         if any(self._is(pattern, message) for pattern in self._never):
             self.fail(step, json.dumps(message), "which never comes")
         return message
@@ -153,6 +159,8 @@ def play(
     env: Mapping[str, str] | None = None,
     *,
     patience: float = 1.0,
+    state_dir: Path | None = None,
+    heard: list[Any] | None = None,
 ) -> None:
     """Play one dialogue against a core of its own.
 
@@ -162,6 +170,9 @@ def play(
         framing: ``ndjson`` or ``lsp``.
         env: The core's environment; that of this process by default.
         patience: What the times of all steps are multiplied with, for slow machines.
+        state_dir: Where the core keeps what it remembers; by default a directory that is removed
+            afterwards.
+        heard: Gets every message of the core.
 
     Raises:
         Mismatch: The core did not say what the dialogue says.
@@ -169,10 +180,11 @@ def play(
     """
     dialogue = Dialogue(str(path))
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        arguments = ["--state-dir", str(Path(folder) / "state"), *dialogue.arguments]
+        state_dir = state_dir or Path(folder) / "state"
+        arguments = ["--state-dir", str(state_dir), *dialogue.arguments]
         with (Path(folder) / "stderr").open("w+b") as stderr:
             with _running([*command, *arguments], stderr, env) as process:
-                problem = _played(dialogue, process, framing, patience)
+                problem = _played(dialogue, process, framing, patience, heard)
             if problem is not None:
                 stderr.seek(0)
                 words = stderr.read().decode(errors="replace")[-STDERR_CHARS:]
@@ -180,13 +192,17 @@ def play(
 
 
 def _played(
-    dialogue: Dialogue, process: subprocess.Popen[bytes], framing: str, patience: float
+    dialogue: Dialogue,
+    process: subprocess.Popen[bytes],
+    framing: str,
+    patience: float,
+    heard: list[Any] | None,
 ) -> Mismatch | None:
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("the core was started without pipes")
     # A core never stops reading because nobody reads what it says.
     channel = Channel(process.stdout.fileno(), process.stdin.fileno(), framing, patient=False)
-    client = Client(dialogue, channel, process)
+    client = Client(dialogue, channel, process, heard)
     client.patience = patience
     try:
         client.play()

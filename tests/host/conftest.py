@@ -120,11 +120,12 @@ class App:
             **kept,
         )
         nothing: Any = None
+        log: Any = self.sink
         self.services = Services(
             engine=engine,
             registry=registry,
             runner=self.runner,
-            log=nothing,
+            log=log,
             upkeep=nothing,
             keys=nothing,
             weights=nothing,

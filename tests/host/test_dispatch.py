@@ -24,6 +24,8 @@ from car_rpc.wire.log import (
 )
 from car_rpc.wire.methods import METHODS
 from car_rpc.wire.models import ModelsDiscoverResult
+from tests.eventlog.test_recorded import GOOD
+from tests.eventlog.test_story import told
 
 #: Methods that the session itself answers.
 LIFECYCLE = {"initialize", "ping", "shutdown", "exit", "$/cancelRequest"}
@@ -297,6 +299,9 @@ class Numbers:
         return
         yield
 
+    async def story(self, trace_id: str) -> list[LogEvent]:
+        return told(*GOOD)
+
     async def verify(self) -> EventlogVerifyResult:
         return EventlogVerifyResult(ok=True, checked=0)
 
@@ -367,6 +372,7 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "eventlog.verify": {},
     "eventlog.purge": {"trace_id": "tr_1"},
     "eventlog.retention": {},
+    "replay.run": {"trace_id": "tr_1", "mode": "recorded"},
 }
 
 

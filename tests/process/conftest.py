@@ -27,10 +27,9 @@ from typing import Any, Literal, TypeAlias
 import psutil
 import pytest
 
-from car_rpc.eventlog import store
 from car_rpc.eventlog.story import problems
 from car_rpc.eventlog.verification import Verified, verify_page
-from car_rpc.wire.log import EventlogQueryParams, LogEvent
+from tests.replays import check_replays, read_log, stories_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -516,11 +515,14 @@ def start_core(tmp_path: Path) -> Iterator[StartCore]:
     for core in cores:
         core.kill()
     for directory in {core.state_dir for core in cores}:
-        check_log(directory)
+        check_log(directory, [core for core in cores if core.state_dir == directory])
 
 
-def check_log(state_dir: Path) -> None:
-    """Whatever a test did to the process: its log is as it was written, its stories are good."""
+def check_log(state_dir: Path, cores: Sequence[Core] = ()) -> None:
+    """Whatever a test did to the process: its log is as it was written, its stories are good.
+
+    And what it would show again of them is what the cores said.
+    """
     path = state_dir / "car.db"
     if not path.exists():
         return
@@ -535,15 +537,10 @@ def check_log(state_dir: Path) -> None:
     while not verified.done:
         verified = verify_page(path, verified)
     assert verified.bad_seq is None, verified
-    stories: dict[str, list[LogEvent]] = {}
-    page = EventlogQueryParams(limit=1000)
-    while (found := store.select(path, page)).events:
-        for logged in found.events:
-            stories.setdefault(logged.trace_id or "", []).append(logged)
-        page = EventlogQueryParams(limit=1000, after_seq=found.next_seq)
-    stories.pop("", None)
+    stories = stories_of(read_log(path))
     for trace_id, story in stories.items():
         assert list(problems(story)) == [], trace_id
+    check_replays(stories, (message for core in cores for message in core.messages))
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from car_rpc.__main__ import main
 from car_rpc.backends import delegated
 from car_rpc.engine import generation, policing, stream
 from car_rpc.errors import CarError
-from car_rpc.host import runner, server, session
+from car_rpc.eventlog import recorded
+from car_rpc.host import replay, runner, server, session
 from car_rpc.host import stream as host_stream
 from car_rpc.policy import rules
 from car_rpc.protocol import connection, framing, lifecycle, messages, outbox
@@ -528,6 +529,42 @@ def late_events_are_welcome() -> None:
 @mutant("runner", "runner-event-malformed")
 def malformed_events_are_ignored() -> None:
     replace(runner, "_decode_tag", lambda _: msgspec.defstruct("Tag", ["type"])("unknown"))
+
+
+# Replays
+
+
+@mutant("replay", "replay-recorded")
+def a_replay_belongs_to_the_request_of_then() -> None:
+    replace(replay, "_shown", shown_for(replay._shown, request_id=3))
+
+
+def shown_for(original: Any, request_id: Any) -> Any:
+    def shown(services: Any, scope: Any, *rest: Any) -> Any:
+        session = scope.open_stream.func.__self__
+        stream = functools.partial(session._open_stream, request_id)
+        return original(services, scope._replace(open_stream=stream), *rest)
+
+    return shown
+
+
+@mutant("replay", "replay-failed")
+def a_failed_request_is_shown_as_a_result() -> None:
+    wrap(recorded.Recorded, "answered", lambda original, _: original()._replace(error=None))
+
+
+@mutant("replay", "replay-redacted")
+def replacements_are_not_told() -> None:
+    def read(trace_id: str, story: Any) -> Any:
+        return read_story(trace_id, story)._replace(redacted=False)
+
+    read_story = recorded.recorded
+    replace(replay, "recorded", read)
+
+
+@mutant("replay", "replay-rerun")
+def differences_are_not_told() -> None:
+    replace(replay, "differences", lambda *_: [])
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import msgspec
 import pytest
 
 from car_rpc.errors import KINDS
+from car_rpc.host.wiring import DATABASE_NAME
 from car_rpc.wire.lifecycle import InitializeResult
 from car_rpc.wire.methods import METHODS
 from spec.conformance.fake_core import SERVER
 from spec.conformance.play import Dialogue, FormatError, Mismatch, Variables, play
+from tests.replays import check_replays, read_log, stories_of
 
 pytestmark = pytest.mark.process
 
@@ -49,18 +51,29 @@ def plays_of(dialogues: list[Dialogue], command: tuple[str, ...] | None) -> list
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[Any, Future[None]]]:
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Any, Future[None]]]:
     """The outcomes of all plays that were selected, a few at once and in their order."""
     own = (item for item in request.session.items if item.path == request.path)
     chosen = [item.callspec.params["chosen"] for item in own if "outcomes" in item.fixturenames]
     with ThreadPoolExecutor(WORKERS) as pool:
         yield {
             (name, command, framing): pool.submit(
-                play, path_of(name), command, framing, patience=PATIENCE
+                check, path_of(name), command, framing, tmp_path_factory.mktemp("state")
             )
             for name, command, framing in chosen
         }
         pool.shutdown(cancel_futures=True)
+
+
+def check(path: Path, command: tuple[str, ...], framing: str, state_dir: Path) -> None:
+    """Play a dialogue; what the core's log would show again of it is what the core said."""
+    heard: list[Any] = []
+    play(path, command, framing, patience=PATIENCE, state_dir=state_dir, heard=heard)
+    database = state_dir / DATABASE_NAME
+    if database.exists():
+        check_replays(stories_of(read_log(database)), heard)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,20 @@ export class Car {
   }
 
   /**
+   * Shows from the event log what a request got, or runs it again. It starts at once.
+   *
+   * @param {import('./wire/index.js').ReplayRunParams} params Events come unless it says
+   *   `stream: false`.
+   * @param {CallOptions} [options]
+   * @returns {EventStream<StreamEvent, import('./wire/index.js').ReplayRunResult>} The events of a
+   *   `generate`, and `result`.
+   */
+  replay(params, { signal } = {}) {
+    const asked = { ...params, stream: params.stream ?? true };
+    return new EventStream(this.#session.connection, 'replay.run', asked, signal);
+  }
+
+  /**
    * @param {import('./wire/index.js').EmbedParams} params
    * @param {CallOptions} [options]
    * @returns {Promise<import('./wire/index.js').EmbedResult>}

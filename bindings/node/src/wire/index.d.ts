@@ -15,6 +15,7 @@ export * from './open.js';
 export * from './outcomes.js';
 export * from './policy.js';
 export * from './pulls.js';
+export * from './replay.js';
 export * from './routing.js';
 export * from './runner.js';
 export * from './search.js';

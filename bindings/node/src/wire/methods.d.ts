@@ -62,6 +62,7 @@ import type {
 } from './outcomes.js';
 import type { PolicyRemoveParams, PolicyRulesResult, PolicySetParams } from './policy.js';
 import type { ModelsPullParams, ModelsPullResult, ModelsRemoveResult } from './pulls.js';
+import type { ReplayRunParams, ReplayRunResult } from './replay.js';
 import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
 import type {
   RunnerEventParams,
@@ -156,6 +157,8 @@ export interface Methods {
   'profiles.export': { params: EmptyParams; result: ProfilesResult };
   /** Takes over what was observed of models elsewhere. */
   'profiles.import': { params: ProfilesImportParams; result: ProfilesImportResult };
+  /** Shows from the log what a request got, or runs or decides it again and compares. */
+  'replay.run': { params: ReplayRunParams; result: ReplayRunResult };
   /** Orders documents by how well they fit a query. */
   'rerank': { params: RerankParams; result: RerankResult };
   /** Reads how models are chosen. */

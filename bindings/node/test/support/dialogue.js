@@ -143,7 +143,8 @@ export class Dialogue {
   #say(message) {
     const { id, method, params = {} } = message;
     if (method === 'initialize') this.#start(id);
-    else if (method === 'generate') this.#generate(id, this.#fill(params));
+    else if (method === 'generate') this.#stream(id, 'generate', this.#fill(params));
+    else if (method === 'replay.run') this.#stream(id, 'replay', this.#fill(params));
     else if (method === '$/cancelRequest') this.#call(params.id).controller.abort('dialogue');
     else if (method === 'runner.register') this.#register(id, this.#fill(params));
     else if (method === 'runner.event') this.#emit(id, params);
@@ -159,11 +160,12 @@ export class Dialogue {
 
   /**
    * @param {string} id
+   * @param {'generate' | 'replay'} call
    * @param {any} params
    */
-  #generate(id, params) {
+  #stream(id, call, params) {
     const controller = new AbortController();
-    const stream = this.#started.generate({ stream: false, ...params }, controller);
+    const stream = this.#started[call]({ stream: false, ...params }, controller);
     this.#calls.set(id, { promise: stream.result, stream, controller });
   }
 

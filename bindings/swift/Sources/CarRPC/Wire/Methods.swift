@@ -76,6 +76,8 @@ public enum Methods {
     public static let profilesExport = RPCMethod<EmptyParams, ProfilesResult>("profiles.export")
     /// Takes over what was observed of models elsewhere.
     public static let profilesImport = RPCMethod<ProfilesImportParams, ProfilesImportResult>("profiles.import")
+    /// Shows from the log what a request got, or runs or decides it again and compares.
+    public static let replayRun = RPCMethod<ReplayRunParams, ReplayRunResult>("replay.run")
     /// Orders documents by how well they fit a query.
     public static let rerank = RPCMethod<RerankParams, RerankResult>("rerank")
     /// Reads how models are chosen.

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "faea1869fd5207d8"
+    public static let hash = "fa6f954ce1e6b769"
 }

@@ -80,6 +80,8 @@ object Methods {
     val profilesExport = method<EmptyParams, ProfilesResult>("profiles.export")
     /** Takes over what was observed of models elsewhere. */
     val profilesImport = method<ProfilesImportParams, ProfilesImportResult>("profiles.import")
+    /** Shows from the log what a request got, or runs or decides it again and compares. */
+    val replayRun = method<ReplayRunParams, ReplayRunResult>("replay.run")
     /** Orders documents by how well they fit a query. */
     val rerank = method<RerankParams, RerankResult>("rerank")
     /** Reads how models are chosen. */

@@ -1,0 +1,126 @@
+"""``replay.run``: what a request got, from the log; or once more, and what is otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from car_rpc.errors import KINDS, CarError, invalid_params
+from car_rpc.eventlog.differences import differences
+from car_rpc.eventlog.recorded import Answer, JsonObject, Recorded, recorded
+from car_rpc.host.params import decode_params
+from car_rpc.host.services import Handler, Scope, Services
+from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.methods import METHODS, RUNS_MODELS
+from car_rpc.wire.replay import ReplayRunParams, ReplayRunResult
+
+#: What belongs to the request of then and not to what it asked.
+_NOT_ASKED = ("client_ref", "progress_token", "stream")
+
+
+async def replay_run(
+    handlers: Mapping[str, Handler], services: Services, scope: Scope, params: ReplayRunParams
+) -> ReplayRunResult:
+    """Show a request again, or run it again."""
+    found = recorded(params.trace_id, await services.log.story(params.trace_id))
+    if params.mode == "recorded":
+        return await _shown(services, scope, params, found)
+    return await _run_again(handlers, services, scope, params, found)
+
+
+async def _shown(
+    services: Services, scope: Scope, params: ReplayRunParams, found: Recorded
+) -> ReplayRunResult:
+    """What a request got then. Nothing but the log is asked."""
+    answer, events = found.answered(), _events(found)
+    clock = services.engine.clock
+    begun_ms = clock.now_ms()
+
+    async def wait_for(at_ms: float) -> None:
+        left_ms = begun_ms + at_ms - clock.now_ms()
+        if params.speed == "timed" and left_ms > 0:
+            await clock.sleep_ms(left_ms)
+
+    if params.stream:
+        stream = scope.open_stream(params.client_ref)
+        for at_ms, event in events:
+            await stream.room()
+            await wait_for(at_ms)
+            stream.send(event)
+    await wait_for(found.answered_ms)
+    if answer.error is not None:
+        raise _error_of(found.trace_id, answer.error)
+    return ReplayRunResult(method=found.method, result=answer.result, redacted=found.redacted)
+
+
+def _events(found: Recorded) -> list[tuple[float, StreamEvent]]:
+    try:
+        return [(at_ms, msgspec.convert(event, StreamEvent)) for at_ms, event in found.events]
+    except msgspec.ValidationError as error:
+        detail = f"{found.trace_id}: this version does not know an event of its stream ({error})"
+        raise CarError("not_replayable", detail, trace_id=found.trace_id) from None
+
+
+async def _run_again(
+    handlers: Mapping[str, Handler],
+    services: Services,
+    scope: Scope,
+    params: ReplayRunParams,
+    found: Recorded,
+) -> ReplayRunResult:
+    """What a request gets now, and how that differs from what it got then."""
+    if found.method not in RUNS_MODELS:
+        detail = f"{params.trace_id} is a {found.method!r}; only what runs a model can run again"
+        raise invalid_params(detail, "$.mode")
+    then = found.answered()
+    raw = msgspec.json.encode(_asked_again(found, params))
+    origin = scope.origin._replace(
+        method=found.method, raw_params=raw, replayed_trace_id=found.trace_id
+    )
+    asked = decode_params(raw, METHODS[found.method].params)
+    try:
+        result = await handlers[found.method](services, scope._replace(origin=origin), asked)
+    except CarError as error:
+        now = Answer(error={"code": error.code, "message": error.message, "data": error.data})
+        raise error.with_data(diff=[*_differences(then, now)]) from error
+    return ReplayRunResult(
+        method=found.method,
+        result=result,
+        redacted=found.redacted,
+        diff=[*_differences(then, Answer(result=result))],
+    )
+
+
+def _asked_again(found: Recorded, params: ReplayRunParams) -> JsonObject:
+    asked = {name: value for name, value in found.params.items() if name not in _NOT_ASKED}
+    if found.method == "generate":
+        asked["stream"] = params.stream
+        if params.client_ref is not UNSET:
+            asked["client_ref"] = params.client_ref
+        if found.resumed_trace_id is not None:
+            asked["resume_trace_id"] = found.resumed_trace_id
+    return asked
+
+
+def _differences(then: Answer, now: Answer) -> Any:
+    return differences(*(_plain(answer.error or answer.result) for answer in (then, now)))
+
+
+def _plain(value: object) -> Any:
+    """As JSON: types that stand for the same are equal."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def _error_of(trace_id: str, error: JsonObject) -> CarError:
+    """A recorded error as it was, whatever this version would say."""
+    kind = error["data"]["kind"]
+    if kind not in KINDS:
+        detail = f"{trace_id}: this version does not know errors of the kind {kind!r}"
+        raise CarError("not_replayable", detail, trace_id=trace_id)
+    data = {name: value for name, value in error["data"].items() if name != "kind"}
+    failure = CarError(kind, **data)
+    failure.code, failure.message = error["code"], error["message"]
+    return failure
