@@ -51,7 +51,8 @@ class Generation:
         self.prompt = prompt.tokens
         self.answer = Answer(
             stops=params.stop,
-            tools=bool(request.tools),
+            tools=request.tools,
+            family=prompt.family,
             in_reasoning=prompt.in_reasoning,
             reasoning_budget=params.budget_tokens,
             begun_tokens=prompt.answer_tokens,

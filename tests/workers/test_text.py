@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,13 +53,19 @@ def merged(events: Iterable[StreamEvent]) -> list[StreamEvent]:
             joined[-1] = TextDelta(text=last.text + event.text)
         elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
             joined[-1] = ReasoningDelta(text=last.text + event.text)
+        elif isinstance(event, ToolCallDelta) and isinstance(last, ToolCallDelta):
+            arguments = last.arguments_delta + event.arguments_delta
+            joined[-1] = msgspec.structs.replace(event, arguments_delta=arguments)
         else:
             joined.append(event)
     return joined
 
 
+TOOLS = [{"type": "function", "function": {"name": "add"}}]
+
+
 def segments(*pieces: str, tools: bool = True, in_reasoning: bool = False) -> list[StreamEvent]:
-    segmenter = Segmenter(tools=tools, in_reasoning=in_reasoning)
+    segmenter = Segmenter(tools=TOOLS if tools else [], in_reasoning=in_reasoning)
     events = [event for piece in pieces for event in segmenter.feed(piece)]
     return merged([*events, *segmenter.finish()])
 
@@ -128,7 +135,7 @@ def test_plain_text_stays_as_it_is() -> None:
 
 
 def test_text_is_shown_at_once() -> None:
-    assert list(Segmenter(tools=True).feed("Hello")) == [TextDelta(text="Hello")]
+    assert list(Segmenter(tools=TOOLS).feed("Hello")) == [TextDelta(text="Hello")]
 
 
 def test_reasoning_comes_first_and_loses_its_newlines() -> None:
@@ -282,11 +289,11 @@ def test_stop_strings_do_not_apply_to_reasoning() -> None:
 
 
 def test_a_call_is_the_reason_to_stop() -> None:
-    assert reason(Answer(tools=True), CALL.encode()) == "tool_use"
+    assert reason(Answer(tools=TOOLS), CALL.encode()) == "tool_use"
 
 
 def test_a_call_that_a_stop_string_hid_is_no_reason() -> None:
-    assert reason(Answer(tools=True, stops=["."]), b"ok." + CALL.encode()) == "stop_sequence"
+    assert reason(Answer(tools=TOOLS, stops=["."]), b"ok." + CALL.encode()) == "stop_sequence"
 
 
 def test_a_limit_is_the_reason_to_stop() -> None:
@@ -315,9 +322,9 @@ def test_reasoning_may_use_up_its_budget() -> None:
 def test_an_answer_does_not_depend_on_its_tokens(
     data: st.DataObject, text: str, stops: list[str]
 ) -> None:
-    whole = play(Answer(tools=True, stops=stops), text.encode())
+    whole = play(Answer(tools=TOOLS, stops=stops), text.encode())
     pieces = data.draw(chunked(text.encode()))
-    parts = play(Answer(tools=True, stops=stops), *pieces)
+    parts = play(Answer(tools=TOOLS, stops=stops), *pieces)
     assert [e for e in parts if not isinstance(e, UsageEvent)] == [
         e for e in whole if not isinstance(e, UsageEvent)
     ]

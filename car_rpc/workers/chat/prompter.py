@@ -9,7 +9,8 @@ from car_rpc.errors import unsupported_mode
 from car_rpc.workers.chat.messages import template_messages
 from car_rpc.workers.chat.prompt import Guard, Part
 from car_rpc.workers.chat.template import CHATML, ChatTemplate
-from car_rpc.workers.text.segment import THINK_CLOSE, THINK_OPEN
+from car_rpc.workers.text.calls.families import HERMES, Family, family_of
+from car_rpc.workers.text.harmony import CHANNEL, ENDS, MESSAGE, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +44,10 @@ class Vocabulary(Protocol):
         """Tokens of a rendered prompt; a missing first token is added, a second never."""
         ...
 
+    def show(self, markers: Iterable[str]) -> None:
+        """Let control tokens that are spelled like these be part of what a model says."""
+        ...
+
 
 class Prompt(NamedTuple):
     """A prompt.
@@ -50,11 +55,13 @@ class Prompt(NamedTuple):
     Attributes:
         tokens: Its tokens.
         in_reasoning: Whether it ends inside a reasoning block that the template opened.
+        family: How the model writes.
         answer_tokens: How many tokens at its end are the beginning of the answer.
     """
 
     tokens: list[int]
     in_reasoning: bool
+    family: Family = HERMES
     answer_tokens: int = 0
 
 
@@ -71,6 +78,9 @@ class Prompter:
         self._vocab = vocab
         self._source = source
         self._backend = backend
+        #: How the model writes.
+        self.family = family_of(source)
+        vocab.show(self.family.markers)
         self._guard = Guard(vocab.control_spellings())
 
     def prompt(self, request: Generate) -> Prompt:
@@ -91,13 +101,18 @@ class Prompter:
             render, template_messages(request.messages, self._backend), request.tools
         )
         ending = parts[-1].text.rstrip() if parts else ""
-        in_reasoning = ending.endswith(THINK_OPEN)
+        in_reasoning = ending.endswith(self.family.think[0].rstrip())
         tokens = self._vocab.tokenize_prompt(parts)
         if request.prefix is None:
-            return Prompt(tokens, in_reasoning)
-        parts += _beginning(request.prefix, in_reasoning=in_reasoning)
+            return Prompt(tokens, in_reasoning, self.family)
+        parts += _beginning(request.prefix, self.family, in_reasoning=in_reasoning)
         begun = self._vocab.tokenize_prompt(parts)
-        return Prompt(begun, in_reasoning=False, answer_tokens=len(begun) - len(tokens))
+        return Prompt(
+            begun,
+            in_reasoning=False,
+            family=self.family,
+            answer_tokens=len(begun) - len(tokens),
+        )
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -110,19 +125,36 @@ class Prompter:
         return ChatTemplate(source, {"bos_token": vocab.bos_text, "eos_token": vocab.eos_text})
 
 
-def _beginning(prefix: AnswerPrefix, *, in_reasoning: bool) -> list[Part]:
-    """The beginning of an answer, in the form that Qwen and Hermes models write it.
+def _beginning(prefix: AnswerPrefix, family: Family, *, in_reasoning: bool) -> list[Part]:
+    """The beginning of an answer, in the form that its family writes it.
 
     The markers are parts of their own and everything between them is one, because that is how
     the model's own tokens were cut.
     """
+    if family.channels:
+        return _messages(prefix)
     if not (prefix.reasoning or in_reasoning):
         return [Part(prefix.text, is_content=True)]
-    opening = [] if in_reasoning else [Part(THINK_OPEN, is_content=False)]
+    think_open, think_close = family.think
+    opening = [] if in_reasoning else [Part(think_open, is_content=False)]
     line_end = "" if in_reasoning else "\n"
     return [
         *opening,
         Part(f"{line_end}{prefix.reasoning}\n", is_content=True),
-        Part(THINK_CLOSE, is_content=False),
+        Part(think_close, is_content=False),
         Part(f"\n\n{prefix.text}", is_content=True),
+    ]
+
+
+def _messages(prefix: AnswerPrefix) -> list[Part]:
+    """The beginning of an answer behind the start of its first message, in Harmony's channels."""
+    analysis = [
+        Part(f"{CHANNEL}analysis{MESSAGE}", is_content=False),
+        Part(prefix.reasoning, is_content=True),
+        Part(f"{ENDS[0]}{START}", is_content=False),
+    ]
+    return [
+        *(analysis if prefix.reasoning else []),
+        Part(f"{CHANNEL}final{MESSAGE}", is_content=False),
+        Part(prefix.text, is_content=True),
     ]

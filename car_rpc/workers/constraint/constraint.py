@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from car_rpc.wire.inference import ResponseFormat
     from car_rpc.workers.constraint.guide import Guide
     from car_rpc.workers.constraint.vocabulary import GuideVocabulary
+    from car_rpc.workers.text.harmony import HarmonySegmenter
     from car_rpc.workers.text.segment import Segmenter
 
 
@@ -89,7 +90,7 @@ class Constraint:
         """The tokens that must come next, whatever the model would say."""
         return [] if self._guide is None or self._others.size else self._guide.forced()
 
-    def accept(self, token: int, segmenter: Segmenter) -> None:
+    def accept(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
         """Take the next token, which the segmenter has seen."""
         others, self._others = self._others, np.array([], np.intp)
         if segmenter.in_reasoning:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.workers.job import request_failure
-from car_rpc.workers.text.segment import THINK_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from car_rpc.workers.constraint.spellings import Spellings
     from car_rpc.workers.constraint.vocabulary import GuideVocabulary
     from car_rpc.workers.job import Job
+    from car_rpc.workers.text.calls.families import Family
 
 #: How much less than the engine the thread gets of a busy processor (nice(2)).
 _NICENESS = 10
@@ -72,12 +72,14 @@ class Preparation:
     """The constraints of one model's answers.
 
     Args:
-        vocab: The model's vocabulary.
+        vocab: The model's vocabulary, which shows the family's markers.
+        family: How the model writes.
         backend: Name of the engine, for errors.
     """
 
-    def __init__(self, vocab: Speller, backend: str) -> None:
+    def __init__(self, vocab: Speller, family: Family, backend: str) -> None:
         self._vocab = vocab
+        self._family = family
         self._backend = backend
         self._pool = ThreadPoolExecutor(1, "constraints", _yield_to_the_engine)
         self._vocabulary: Future[GuideVocabulary] = self._pool.submit(self._read_vocabulary)
@@ -128,9 +130,10 @@ class Preparation:
 
     def _think_token(self, request: Generate) -> int | None:
         """The token that may begin an answer with reasoning."""
-        if request.params.thinking == "off" or not self._vocab.has_token(THINK_OPEN):
+        opening = self._family.think[0]
+        if request.params.thinking == "off" or not self._vocab.has_token(opening):
             return None
-        (token,) = self._vocab.tokenize(THINK_OPEN, special=True)
+        (token,) = self._vocab.tokenize(opening, special=True)
         return token
 
 

@@ -43,7 +43,7 @@ class LlamaEngine:
     _judge: Judge
     _prompter: Prompter | None = None
     _generator: Generator | None = None
-    _preparation: Preparation
+    _preparation: Preparation | None = None
     _context_length: int
 
     def __init__(self) -> None:
@@ -54,7 +54,6 @@ class LlamaEngine:
         model = Model(load.path, progress)
         ranks = pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
-        self._preparation = Preparation(self._vocab, BACKEND)
         self._context_length = context_length(load.context_length, model.context_train)
         if model.generates:
             try:
@@ -62,6 +61,7 @@ class LlamaEngine:
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
+            self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
         encoder = LlamaEncoder(model, self._vocab, load.pooling, self._context_length)
         self._embedder = Embedder(encoder)
         self._judge = Judge(
@@ -95,7 +95,8 @@ class LlamaEngine:
 
     def step(self) -> bool:
         """Advance all answers, one batch of texts and one thing to judge."""
-        self._preparation.step()
+        if self._preparation is not None:
+            self._preparation.step()
         generates = self._generator is not None and self._generator.step()
         embeds = self._embedder.step()
         judges = self._judging.step()
@@ -105,12 +106,13 @@ class LlamaEngine:
         """Forget all work."""
         if self._generator is not None:
             self._generator.reset()
-        self._preparation.reset()
+        if self._preparation is not None:
+            self._preparation.reset()
         self._embedder.reset()
         self._judging.reset()
 
     def _start_generation(self, job: Job, request: Generate) -> None:
-        if self._generator is None or self._prompter is None:
+        if self._generator is None or self._prompter is None or self._preparation is None:
             raise unsupported_mode("generate", BACKEND, "this model only embeds")
         job.rendering()
         prompt = self._prompter.prompt(request)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from car_rpc.errors import CarError
 from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.llama_cpp.native import lib
-from car_rpc.workers.text.segment import MARKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,12 +35,7 @@ class Vocab:
         self.size: int = lib.llama_vocab_n_tokens(handle)
         self._bos: int = lib.llama_vocab_bos(handle)
         self._eos: int = lib.llama_vocab_eos(handle)
-        # A vocabulary may call these control tokens, whose text is hidden by default.
-        self._shown = {
-            tokens[0]
-            for tokens in (self.tokenize(marker, special=True) for marker in MARKERS)
-            if len(tokens) == 1
-        }
+        self._shown: set[int] = set()
 
     @property
     def bos_text(self) -> str:
@@ -80,6 +74,11 @@ class Vocab:
             special={token for token in tokens if self._is_control(token) or token in self._shown},
             ends=[token for token in tokens if self.ends(token)] or [self.end_of_turn],
         )
+
+    def show(self, markers: Iterable[str]) -> None:
+        """Let control tokens that are spelled like these be part of what a model says."""
+        spelled = (self.tokenize(marker, special=True) for marker in markers)
+        self._shown |= {tokens[0] for tokens in spelled if len(tokens) == 1}
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a generation."""

@@ -43,8 +43,8 @@ class MlxEngine:
         """Load the folder and generate once."""
         folder = open_folder(load.path)
         self._vocab = Vocab(folder)
-        self._preparation = Preparation(self._vocab, BACKEND)
         self._prompter = Prompter(self._vocab, folder.chat_template, BACKEND)
+        self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
         self._model = model = Model(folder, progress)
         self._context_length = context_length(load.context_length, folder.context_trained)
         try:

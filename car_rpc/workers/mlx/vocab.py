@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from car_rpc.errors import CarError
 from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.mlx.folder import unusable
-from car_rpc.workers.text.segment import MARKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +52,7 @@ class Vocab:
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token: entry.content for token, entry in added.items()}
         self._control = {token for token, entry in added.items() if entry.special}
-        self._hidden = {token for token in self._control if self._added[token] not in MARKERS}
+        self._shown: set[int] = set()
         self._bos = self._tokenizer.token_to_id(self.bos_text)
         self._adds_bos = folder.adds_bos
         eos = self._tokenizer.token_to_id(self.eos_text)
@@ -62,7 +61,7 @@ class Vocab:
 
     def spellings(self) -> Spellings:
         """How it spells its tokens; may run beside everything else."""
-        special = self._control | {token for token, text in self._added.items() if text in MARKERS}
+        special = self._control | self._shown
         tokens = [
             self._added[token].encode() if token in self._added else self.piece(token)
             for token in range(max(self._spellings) + 1)
@@ -76,6 +75,11 @@ class Vocab:
     def has_token(self, text: str) -> bool:
         """Whether the text is one token of its own."""
         return self._tokenizer.token_to_id(text) is not None
+
+    def show(self, markers: Iterable[str]) -> None:
+        """Let control tokens that are spelled like these be part of what a model says."""
+        spelled = {*markers}
+        self._shown |= {token for token, text in self._added.items() if text in spelled}
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a generation."""
@@ -124,7 +128,7 @@ class Vocab:
 
     def piece(self, token: int) -> bytes:
         """Bytes that a generated token adds; none for control tokens."""
-        if token in self._hidden:
+        if token in self._control and token not in self._shown:
             return b""
         if token in self._added:
             return self._added[token].encode()

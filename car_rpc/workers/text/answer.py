@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
 from car_rpc.wire.events import (
+    ContentBlockStop,
     Stop,
     StopReason,
     StreamEvent,
     TextDelta,
-    ToolCallStart,
     UsageEvent,
 )
+from car_rpc.workers.text.calls.families import HERMES
+from car_rpc.workers.text.harmony import HarmonySegmenter
 from car_rpc.workers.text.segment import Segmenter
 from car_rpc.workers.text.stop import StopMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from car_rpc.workers.text.calls.families import Family
 
 
 class Answer:
@@ -30,7 +34,8 @@ class Answer:
 
     Args:
         stops: Stop strings.
-        tools: Whether the request offers tools.
+        tools: The tools that the request offers.
+        family: How the model writes.
         in_reasoning: Whether the prompt already opened the reasoning block.
         reasoning_budget: Most reasoning tokens; 0 means no budget.
         begun_tokens: Tokens of it that are part of the prompt already.
@@ -41,7 +46,8 @@ class Answer:
         self,
         *,
         stops: Sequence[str] = (),
-        tools: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        family: Family = HERMES,
         in_reasoning: bool = False,
         reasoning_budget: int = 0,
         begun_tokens: int = 0,
@@ -49,12 +55,16 @@ class Answer:
     ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         in_text = begun_tokens > 0
-        self.segments = Segmenter(tools=tools, in_reasoning=in_reasoning, in_text=in_text)
+        self.segments: Segmenter | HarmonySegmenter = (
+            HarmonySegmenter(tools=tools, in_text=in_text)
+            if family.channels
+            else Segmenter(tools=tools, family=family, in_reasoning=in_reasoning, in_text=in_text)
+        )
         self._matcher = StopMatcher(stops)
         self._budget = reasoning_budget
+        self._calls = 0
         self._has_text = in_text
         self._text_so_far = [begun_text]
-        self._has_calls = False
         self.tokens = begun_tokens
         self.thinking_tokens = 0
 
@@ -114,11 +124,11 @@ class Answer:
             thinking_tokens=self.thinking_tokens or UNSET,
         )
         reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)
-        valid = UNSET if verdict is None or self._has_calls else verdict(self.text)
+        valid = UNSET if verdict is None or self._calls else verdict(self.text)
         return [*events, usage, Stop(reason=reason, schema_valid=valid)]
 
     def _reason(self, *, limited: bool, cut_reasoning: bool) -> StopReason:
-        if self._has_calls:
+        if self._calls:
             return "tool_use"
         if self.stopped:
             return "stop_sequence"
@@ -137,7 +147,7 @@ class Answer:
             else:
                 # A stop string lies within one run of text, so the run ends here.
                 events += [*self._text(self._matcher.flush()), event]
-                self._has_calls |= isinstance(event, ToolCallStart)
+                self._calls += isinstance(event, ContentBlockStop)
         return events
 
     def _text(self, text: str) -> list[StreamEvent]:
