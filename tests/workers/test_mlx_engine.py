@@ -11,7 +11,13 @@ import pytest
 
 from car_rpc.errors import CarError
 from car_rpc.wire.content import Message
-from car_rpc.wire.events import ReasoningDelta, TextDelta, ToolCallDelta, ToolCallStart
+from car_rpc.wire.events import (
+    ContentBlockStop,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStart,
+)
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_engines import LONG, Asked, chat, run
@@ -184,7 +190,9 @@ def said(answer: Asked) -> str:
         elif isinstance(event, ToolCallStart):
             written += f'<tool_call>{{"name": "{event.name}", "arguments": '
         elif isinstance(event, ToolCallDelta):
-            written += f"{event.arguments_delta}}}</tool_call>"
+            written += event.arguments_delta
+        elif isinstance(event, ContentBlockStop):
+            written += "}</tool_call>"
     return "".join(written.split())
 
 
