@@ -10,7 +10,7 @@ from car_rpc.workers.chat.messages import template_messages
 from car_rpc.workers.chat.prompt import Guard, Part
 from car_rpc.workers.chat.template import CHATML, ChatTemplate
 from car_rpc.workers.text.calls.families import HERMES, Family, family_of
-from car_rpc.workers.text.harmony import CHANNEL, ENDS, MESSAGE, START
+from car_rpc.workers.text.calls.harmony import CHANNEL, ENDS, MESSAGE, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from car_rpc.wire.inference import ResponseFormat
     from car_rpc.workers.constraint.guide import Guide
     from car_rpc.workers.constraint.vocabulary import GuideVocabulary
-    from car_rpc.workers.text.harmony import HarmonySegmenter
+    from car_rpc.workers.text.calls.harmony import HarmonySegmenter
     from car_rpc.workers.text.segment import Segmenter
 
 

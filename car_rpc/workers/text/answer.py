@@ -16,7 +16,7 @@ from car_rpc.wire.events import (
     UsageEvent,
 )
 from car_rpc.workers.text.calls.families import HERMES
-from car_rpc.workers.text.harmony import HarmonySegmenter
+from car_rpc.workers.text.calls.harmony import HarmonySegmenter
 from car_rpc.workers.text.segment import Segmenter
 from car_rpc.workers.text.stop import StopMatcher
 

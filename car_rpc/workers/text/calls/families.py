@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from car_rpc.workers.text.calls import readers
-from car_rpc.workers.text.harmony import CHANNEL, ENDS, MARKERS, MESSAGE, START
+from car_rpc.workers.text.calls.harmony import CHANNEL, ENDS, MARKERS, MESSAGE, START
 
 if TYPE_CHECKING:
     from car_rpc.workers.text.calls.readers import Reader
@@ -45,7 +45,7 @@ class Family(NamedTuple):
         think: The markers around reasoning.
         inner: Markers that only stand inside of calls.
         channels: Whether it writes all of an answer in messages of channels
-            (:mod:`car_rpc.workers.text.harmony`).
+            (:mod:`car_rpc.workers.text.calls.harmony`).
     """
 
     name: str
