@@ -43,13 +43,14 @@ def checkpoint_of(trace_id: str, story: Iterable[LogEvent]) -> Checkpoint:
 
     Raises:
         CarError: ``not_found`` without such a request, ``conflict`` when it has its result,
-            ``not_replayable`` when only its metadata were kept.
+            ``not_replayable`` when only its metadata were kept, or its files are gone.
     """
     params: Any = None
+    missing: object = None
     accumulator = Accumulator()
     for event in story:
         if event.type == "request" and event.data.get("method") == "generate":
-            params = event.data.get("params")
+            params, missing = event.data.get("params"), event.data.get("blobs")
         elif event.type == "deltas":
             for delta in _deltas(trace_id, event):
                 accumulator.push(delta)
@@ -60,6 +61,9 @@ def checkpoint_of(trace_id: str, story: Iterable[LogEvent]) -> Checkpoint:
         raise CarError("not_found", f"the event log has no `generate` of trace {trace_id!r}")
     if not isinstance(params, dict) or not {"prompt", "messages"} & params.keys():
         raise _metadata_only(trace_id)
+    if missing:
+        detail = f"images or recordings of {trace_id} are gone, or were too long to be kept"
+        raise CarError("not_replayable", detail, trace_id=trace_id)
     return Checkpoint(trace_id, params, accumulator.snapshot())
 
 

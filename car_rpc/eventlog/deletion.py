@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from car_rpc.eventlog.blobs import BlobFiles, sweep
 from car_rpc.eventlog.chain import content_hash
 from car_rpc.eventlog.store import BUSY_TIMEOUT_S, io_errors, transaction
 from car_rpc.wire.base import MAX_SAFE_INTEGER
@@ -37,6 +38,10 @@ _CHOSEN = """
 _BURY = """
     INSERT INTO tombstones (seq, ts, session_id, type, content_hash, hash)
     VALUES (?, ?, ?, ?, ?, ?)
+"""
+_FREE_BLOBS = "DELETE FROM blob_uses WHERE seq = ? RETURNING sha256"
+_BLOB_BYTES = """
+    SELECT coalesce(sum(bytes), 0) FROM (SELECT DISTINCT sha256, bytes FROM blob_uses)
 """
 _START = "SELECT seq FROM chain WHERE name = 'start'"
 _FIRST_LEFT = "SELECT min(seq) FROM events WHERE seq > ?"
@@ -75,13 +80,34 @@ def delete_batch(path: Path, chosen: Chosen) -> int:
         rows = connection.execute(
             _CHOSEN.format(chosen.condition), (*chosen.values, BATCH_EVENTS)
         ).fetchall()
-        connection.executemany("DELETE FROM events WHERE seq = ?", ((row[0],) for row in rows))
+        seqs = [(row[0],) for row in rows]
+        connection.executemany("DELETE FROM events WHERE seq = ?", seqs)
+        freed = {
+            digest for seq in seqs for (digest,) in connection.execute(_FREE_BLOBS, seq).fetchall()
+        }
         start = connection.execute(_START).fetchone()
         if start is not None:
             (start_seq,) = start
             connection.executemany(_BURY, (_tombstone(r) for r in rows if r[0] > start_seq))
             _move_start(connection, start_seq)
+    if freed:
+        # Not before the events are gone for good: a kill must not leave them without their files.
+        with _connected(path) as connection, transaction(connection):
+            BlobFiles(path).remove_unused(connection, freed)
     return len(rows)
+
+
+def sweep_blobs(path: Path) -> None:
+    """Remove files that no event names, as a kill may leave them.
+
+    Raises:
+        CarError: ``io_error``.
+    """
+    files = BlobFiles(path)
+    with _connected(path) as connection:
+        for shard in files.shards():
+            with transaction(connection):
+                sweep(connection, files, shard)
 
 
 def give_back_space(path: Path) -> bool:
@@ -109,14 +135,15 @@ def empty_write_ahead_log(path: Path) -> None:
 
 
 def used_bytes(path: Path) -> int:
-    """How much of the database holds something.
+    """How much of the database holds something, and the files beside it.
 
     Raises:
         CarError: ``io_error``.
     """
     with _connected(path) as connection:
         pages, free, page_bytes = _pages(connection)
-    return (pages - free) * page_bytes
+        (blob_bytes,) = connection.execute(_BLOB_BYTES).fetchone()
+    return (pages - free) * page_bytes + int(blob_bytes)
 
 
 def read_policy(path: Path) -> RetentionPolicy | None:

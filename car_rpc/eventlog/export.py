@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Longest text that a result holds; what is longer needs a file.
 MAX_CONTENT_BYTES = 16 * 1024 * 1024
 _PAGE = 1000
+# What is written at a time, so that the files of many requests are not in memory together.
+_PIECE_BYTES = 4 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -112,7 +114,15 @@ async def _lines(log: EventLog, params: EventlogExportParams) -> AsyncGenerator[
         events = [event for event in page.events if event.seq <= last_seq]
         if not events:
             return
-        yield len(events), b"".join(_encode(event) + b"\n" for event in events)
+        text, count = bytearray(), 0
+        for event in events:
+            (whole,) = await log.restored([event])
+            text += _encode(whole) + b"\n"
+            count += 1
+            if len(text) > _PIECE_BYTES:
+                yield count, bytes(text)
+                text, count = bytearray(), 0
+        yield count, bytes(text)
         wanted = msgspec.structs.replace(wanted, after_seq=page.next_seq)
 
 
@@ -124,7 +134,7 @@ async def _spans(log: EventLog, params: EventlogExportParams) -> AsyncGenerator[
     separator = b""
     while wanted.after_seq < last_seq and (page := await log.query(wanted)).events:
         for request in page.events:
-            story = await log.story(request.trace_id) if request.trace_id else []
+            story = await log.story(request.trace_id, files=False) if request.trace_id else []
             span = otlp.span(story)
             if span is not None and request.seq <= last_seq:
                 yield 1, separator + _encode(span)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import invalid_params
+from car_rpc.eventlog.blobs import Blob, take_out
 from car_rpc.eventlog.redact import redact_json
 from car_rpc.eventlog.store import EventRow
 from car_rpc.wire.log import LogEvent
@@ -49,7 +50,11 @@ def import_lines(store: Store, lines: Iterable[bytes]) -> int:
 def _row(line: bytes, number: int) -> EventRow:
     try:
         event = _decode(line)
-        data = redact_json(bytes(msgspec.json.decode(line, type=_Line).data)).decode()
+        text = bytes(msgspec.json.decode(line, type=_Line).data)
+        blobs: tuple[Blob, ...] = ()
+        if event.type == "request":
+            text, blobs = take_out(text)
+        data = redact_json(text).decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_params(f"line {number} is no event: {error}", f"$[{number - 1}]") from None
     return EventRow(
@@ -60,4 +65,5 @@ def _row(line: bytes, number: int) -> EventRow:
         attempt=None if event.attempt is UNSET else event.attempt,
         type=event.type,
         data=data,
+        blobs=blobs,
     )

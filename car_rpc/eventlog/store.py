@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from msgspec import UNSET
 
 from car_rpc.errors import CarError
+from car_rpc.eventlog.blobs import Blob, BlobFiles
 from car_rpc.eventlog.chain import SALT_BYTES, content_hash, link
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.wire.base import decode_object
@@ -88,6 +89,18 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE TABLE retention (id INTEGER PRIMARY KEY CHECK (id = 1), policy TEXT NOT NULL)",
     ),
+    (
+        # Which events name which of the files beside the database.
+        """
+        CREATE TABLE blob_uses (
+            sha256 TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            PRIMARY KEY (sha256, seq)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX blob_uses_by_seq ON blob_uses (seq)",
+    ),
 )
 
 _INSERT = """
@@ -102,6 +115,7 @@ _HEAD = f"""
     SELECT max(({_LAST_SEQ}), coalesce((SELECT seq FROM chain WHERE name = 'head'), 0)),
         coalesce((SELECT hash FROM chain WHERE name = 'head'), zeroblob(32))
 """  # noqa: S608 - nothing is joined that anybody sent
+_USE_BLOB = "INSERT OR IGNORE INTO blob_uses (sha256, seq, bytes) VALUES (?, ?, ?)"
 _SET_HEAD = "REPLACE INTO chain (name, seq, hash) VALUES ('head', ?, ?)"
 
 _SqlValue: TypeAlias = str | int | None
@@ -113,6 +127,7 @@ class EventRow(NamedTuple):
     Attributes:
         ts: From :func:`car_rpc.eventlog.times.to_text`.
         data: A JSON object.
+        blobs: The files that it names.
     """
 
     ts: str
@@ -122,6 +137,7 @@ class EventRow(NamedTuple):
     attempt: int | None
     type: str
     data: str
+    blobs: tuple[Blob, ...] = ()
 
 
 class Store:
@@ -130,6 +146,7 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
+        self._files = BlobFiles(path)
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -160,12 +177,27 @@ class Store:
         Raises:
             CarError: ``io_error``: nothing was written.
         """
-        with io_errors(self._path), transaction(self._connection) as connection:
-            last_seq, last_hash = connection.execute(_HEAD).fetchone()
-            chained = _chained(rows, last_seq, last_hash)
-            connection.executemany(_INSERT, chained)
-            if chained:
-                connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1]))
+        with io_errors(self._path):
+            self._keep_blobs(rows)  # before others wait for this transaction
+            with transaction(self._connection) as connection:
+                last_seq, last_hash = connection.execute(_HEAD).fetchone()
+                chained = _chained(rows, last_seq, last_hash)
+                connection.executemany(_INSERT, chained)
+                if chained:
+                    connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1]))
+                uses = [
+                    (blob.sha256, seq, len(blob.content))
+                    for seq, row in enumerate(rows, last_seq + 1)
+                    for blob in row.blobs
+                ]
+                if uses:
+                    connection.executemany(_USE_BLOB, uses)
+                    self._keep_blobs(rows)  # what another process has removed meanwhile
+
+    def _keep_blobs(self, rows: Sequence[EventRow]) -> None:
+        for row in rows:
+            for blob in row.blobs:
+                self._files.keep(blob)
 
     def sessions(self) -> set[str]:
         """All sessions that wrote something that is still there. Goes through the whole log.
@@ -194,7 +226,7 @@ def _chained(
         seq = last_seq + 1 + index
         content = content_hash(salt, row.trace_id, row.conversation_id, row.attempt, row.data)
         last_hash = link(last_hash, content, seq, row.ts, row.session_id, row.type)
-        chained.append((seq, *row, salt, last_hash))
+        chained.append((seq, *row[:-1], salt, last_hash))
     return chained
 
 

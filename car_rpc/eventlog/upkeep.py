@@ -19,6 +19,7 @@ from car_rpc.eventlog.deletion import (
     empty_write_ahead_log,
     give_back_space,
     read_policy,
+    sweep_blobs,
     used_bytes,
     write_policy,
 )
@@ -114,6 +115,7 @@ class Upkeep:
         Raises:
             CarError: ``io_error``.
         """
+        await asyncio.to_thread(sweep_blobs, self._path)
         policy = await self._policy()
         count = 0
         if policy.max_age_ms:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import UNSET
 
+from car_rpc.eventlog.blobs import BlobFiles, named
 from car_rpc.eventlog.chain import ORIGIN, content_hash, link
 from car_rpc.eventlog.store import connect_to_read, io_errors
 from car_rpc.wire.log import EventlogVerifyResult
@@ -78,30 +79,54 @@ def verify_page(path: Path, so_far: Verified, limit: int = PAGE_EVENTS) -> Verif
                 return so_far._replace(done=True, bad_seq=early)
         if so_far.seq < start_seq:  # what was next is deleted meanwhile
             so_far = so_far._replace(seq=start_seq, hash=start_hash)
-        return _follow(connection, so_far, limit, head_seq, head_hash)
+        verified, digests = _follow(connection, so_far, limit, head_seq, head_hash)
+    return _with_files(path, verified, digests)
 
 
 def _follow(
     connection: sqlite3.Connection, so_far: Verified, limit: int, head_seq: int, head_hash: bytes
-) -> Verified:
+) -> tuple[Verified, dict[str, int]]:
+    """Follow the chain; returns also the first event that names each of the files."""
+    digests: dict[str, int] = {}
     seq, last_hash, checked, *_ = so_far
     page_end = checked + limit
     for row in connection.execute(_PAGE, (seq, limit)):
         if row[0] != seq + 1:
-            return Verified(seq, last_hash, checked, done=True, bad_seq=seq + 1)
+            return Verified(seq, last_hash, checked, done=True, bad_seq=seq + 1), digests
         checked += 1
         expected = _hash_of(last_hash, row)
         if expected is None or row[-1] != expected or row[0] > head_seq:
-            return Verified(seq, last_hash, checked, done=True, bad_seq=row[0])
+            return Verified(seq, last_hash, checked, done=True, bad_seq=row[0]), digests
         seq, last_hash = row[0], expected
+        if row[3] == "request" and row[7] is not None:
+            for digest in named(row[7]):
+                digests.setdefault(digest, seq)
     if checked == page_end:
-        return Verified(seq, last_hash, checked)
+        return Verified(seq, last_hash, checked), digests
     bad_seq = None
     if seq != head_seq:
         bad_seq = seq + 1
     elif last_hash != head_hash:
         bad_seq = max(seq, 1)
-    return Verified(seq, last_hash, checked, done=True, bad_seq=bad_seq)
+    return Verified(seq, last_hash, checked, done=True, bad_seq=bad_seq), digests
+
+
+def _with_files(path: Path, verified: Verified, digests: dict[str, int]) -> Verified:
+    """What was found, unless a file that an earlier event names is not as it was."""
+    files = BlobFiles(path)
+    for digest, seq in sorted(digests.items(), key=lambda item: item[1]):
+        if verified.bad_seq is not None and verified.bad_seq <= seq:
+            break
+        # One that was deleted with its event meanwhile is no fault.
+        if not files.is_whole(digest) and _is_used(path, digest, seq):
+            return verified._replace(done=True, bad_seq=seq)
+    return verified
+
+
+def _is_used(path: Path, digest: str, seq: int) -> bool:
+    with io_errors(path), closing(connect_to_read(path)) as connection:
+        found = connection.execute("SELECT 1 FROM events WHERE seq = ?", (seq,)).fetchone()
+    return found is not None and not BlobFiles(path).is_whole(digest)
 
 
 def _hash_of(last_hash: bytes, row: tuple[Any, ...]) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from car_rpc.errors import CarError
+from car_rpc.eventlog.blobs import Blob, BlobFiles, take_out
 from car_rpc.eventlog.redact import redact_json
 from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
 from car_rpc.eventlog.store import EventRow, Store, last_seq_of, select
@@ -221,8 +222,8 @@ class EventLog:
         """
         return await asyncio.to_thread(select, self._path, params)
 
-    async def story(self, trace_id: str) -> list[LogEvent]:
-        """All events of a request that are committed, in order, of any session.
+    async def story(self, trace_id: str, *, files: bool = True) -> list[LogEvent]:
+        """All events of a request that are committed, in order, of any session; with its files.
 
         Raises:
             CarError: ``io_error`` when the database cannot be read.
@@ -232,7 +233,14 @@ class EventLog:
         while (result := await self.query(page)).events:
             events += result.events
             page = msgspec.structs.replace(page, after_seq=result.next_seq)
-        return events
+        return await self.restored(events) if files else events
+
+    async def restored(self, events: Sequence[LogEvent]) -> list[LogEvent]:
+        """Events with their files in them: see :meth:`BlobFiles.restored`."""
+        files = BlobFiles(self._path)
+        return [
+            await asyncio.to_thread(files.restored, e) if "blobs" in e.data else e for e in events
+        ]
 
     async def last_seq(self) -> int:
         """The number of the last event that any process committed.
@@ -367,13 +375,16 @@ class EventLog:
     def _row(self, entry: _Entry) -> EventRow:
         moment, event, text = entry
         try:
+            blobs: tuple[Blob, ...] = ()
+            if event.type == "request":
+                text, blobs = take_out(text)
             redacted = redact_json(text, NONE if event.names_only else self._secrets)
             if redacted is not text:
                 redacted = redacted.removesuffix(b"}") + b',"redacted":true}'
             data = redacted.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             # What cannot be read cannot be searched for secrets, so it is not written.
-            data = _to_json({"unreadable": type(error).__name__}).decode()
+            data, blobs = _to_json({"unreadable": type(error).__name__}).decode(), ()
         return EventRow(
             ts=to_text(moment),
             session_id=self._session_id,
@@ -382,6 +393,7 @@ class EventLog:
             attempt=event.attempt,
             type=event.type,
             data=data,
+            blobs=blobs,
         )
 
     def _lose(self, count: int, error: Exception) -> None:

@@ -1,22 +1,18 @@
-"""What ``transcribe`` is given: the audio it names or carries, and what of that is logged."""
+"""What ``transcribe`` is given: the audio it names or carries."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from pathlib import Path
-
-import msgspec
 
 from car_rpc.engine.ports import Recording
 from car_rpc.errors import invalid_params
-from car_rpc.wire.base import decode_object
 from car_rpc.wire.speech import TranscribeParams
 
 
-def received(params: TranscribeParams, raw: bytes) -> tuple[Recording, bytes]:
-    """The audio of a request and what is asked of it, and the client's own JSON for the log.
+def received(params: TranscribeParams) -> Recording:
+    """The audio of a request and what is asked of it.
 
     Many megabytes take a while, so this is not for the event loop.
 
@@ -31,22 +27,13 @@ def received(params: TranscribeParams, raw: bytes) -> tuple[Recording, bytes]:
         path = _absolute(params.audio_path)
     else:
         raise invalid_params("give audio_path or audio_b64", "$.audio_path")
-    recording = Recording(
+    return Recording(
         audio=audio,
         path=path,
         language=params.language if isinstance(params.language, str) else None,
         prompt=params.prompt if isinstance(params.prompt, str) else None,
         timestamps=params.timestamps,
     )
-    return recording, raw if audio is None else _without_audio(raw, audio)
-
-
-def _without_audio(raw: bytes, audio: bytes) -> bytes:
-    """The same parameters with the size and the hash of the audio in its place."""
-    params = decode_object(raw)
-    digest = hashlib.sha256(audio).hexdigest()
-    params["audio_b64"] = {"bytes": len(audio), "sha256": digest}
-    return msgspec.json.encode(params)
 
 
 def _decoded(text: str) -> bytes:

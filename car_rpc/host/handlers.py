@@ -138,10 +138,9 @@ async def transcribe(
     services: Services, scope: Scope, params: TranscribeParams
 ) -> TranscribeResult:
     """Write down what is said in a recording."""
-    recording, raw = await asyncio.to_thread(audio.received, params, scope.origin.raw_params)
-    origin = scope.origin._replace(raw_params=raw)
+    recording = await asyncio.to_thread(audio.received, params)
     async with heartbeats(params.progress_token, scope.notify):
-        return await services.engine.transcribe(params.model, recording, origin)
+        return await services.engine.transcribe(params.model, recording, scope.origin)
 
 
 def models_list(services: Services, _: Scope, params: ModelsListParams) -> ModelsListResult:

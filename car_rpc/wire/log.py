@@ -31,8 +31,9 @@ class LogEvent(WireStruct, frozen=True, kw_only=True):
         data: What belongs to the type, with secrets replaced by ``***`` or ``[redacted:…]``;
             ``redacted`` is true where that was done. The text of deltas is searched as one: the
             replacement stands in the delta where the secret began, and later ones lack their
-            part. At the privacy level ``metadata``, content is ``{bytes, hash}``: its size as
-            JSON, and a hash that tells the same content within one session only.
+            part. Base64 of images, recordings and documents is in files, which ``blobs`` names with
+            their places. At the privacy level ``metadata``, content is ``{bytes, hash}``: its size
+            as JSON, and a hash that tells the same content within one session only.
     """
 
     seq: Positive
@@ -116,7 +117,8 @@ class EventlogVerifyResult(WireStruct, frozen=True, kw_only=True):
         ok: Whether it is.
         checked: Events that were looked at, including what is left of deleted ones.
         first_bad_seq: The first event that was changed, removed or added by something else than
-            car-rpc; where the end of the log is missing, the first one that is.
+            car-rpc, or that names a file of which this is true; where the end of the log is
+            missing, the first one that is.
     """
 
     ok: bool
@@ -154,7 +156,8 @@ class RetentionPolicy(WireStruct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         max_age_ms: Longest time that an event is kept, in milliseconds; 0 is without end.
-        max_bytes: Most space that the database may take, in bytes; 0 is without end.
+        max_bytes: Most space that the database and the files beside it may take, in bytes; 0 is
+            without end.
     """
 
     max_age_ms: NonNegative = 0
@@ -177,7 +180,8 @@ class EventlogRetentionResult(WireStruct, frozen=True, kw_only=True):
 
     Attributes:
         policy: What holds.
-        used_bytes: Space that the database takes, without what is free in it, in bytes.
+        used_bytes: Space that the database takes, without what is free in it, and the files
+            beside it, in bytes.
     """
 
     policy: RetentionPolicy
@@ -188,9 +192,9 @@ class EventlogExportParams(WireStruct, frozen=True, kw_only=True):
     """Parameters of ``eventlog.export``. Filters that are given must all hold.
 
     Attributes:
-        format: ``jsonl``: one event per line, to be kept or imported. ``otlp_json``: one span per
-            request for OpenTelemetry, with the attributes of its conventions for generative AI and
-            without what was said.
+        format: ``jsonl``: one event per line, with the files of requests in it as base64, to be
+            kept or imported. ``otlp_json``: one span per request for OpenTelemetry, with the
+            attributes of its conventions for generative AI and without what was said.
         path: The file to write, absolute; one that is there is replaced. Without it the result
             holds the text, if it is not too long.
         trace_id: Only this request.

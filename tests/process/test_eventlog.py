@@ -1,6 +1,8 @@
 """The event log of real processes: watched, verified, purged, kept in bounds, exported."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -223,3 +225,54 @@ def test_an_export_is_a_private_file(echo: Core, tmp_path: Path) -> None:
     spans = echo.call("eventlog.export", {"format": "otlp_json", "trace_id": trace_id})
     assert spans["count"] == 1
     assert "hello" not in spans["content"]
+
+
+def files(core: Core) -> dict[str, bytes]:
+    """The files beside the database, by name."""
+    return {f.name: f.read_bytes() for f in core.state_dir.glob("car.blobs/*/*")}
+
+
+def test_a_picture_is_kept_once_survives_kill_9_is_resumed_from_exported_and_purged(
+    start_core: StartCore, tmp_path: Path
+) -> None:
+    picture = bytes(range(256)) * 40
+    shown = tmp_path / "shown.png"
+    shown.write_bytes(picture)
+    digest = hashlib.sha256(picture).hexdigest()
+    core = start_core("--allow-path", str(tmp_path))
+    core.initialize()
+    script = [event("Once upon a time there was"), {"stall": True}]
+    core.register("t/see:1", {"type": "fake", "script": script}, "generate", "vision")
+    block = {"type": "image", "source": {"type": "path", "path": str(shown)}}
+    stream = core.generate("t/see:1", images=[block, block])
+    trace_id = core.first_event(stream, "attempt")["params"]["event"]["trace_id"]
+    core.first_event(stream, "text_delta")
+    os.kill(core.pid, signal.SIGKILL)
+    core.wait()
+    assert files(core) == {digest: picture}
+    shown.unlink()  # the log has it
+
+    core = start_core(state_dir=core.state_dir)
+    core.initialize()
+    echo = [event("There was a picture.")]
+    core.register("t/see:1", {"type": "fake", "script": echo}, "generate", "vision")
+    result = core.call("generate", {"resume_trace_id": trace_id})
+    assert result["text"].endswith("There was a picture.")
+    assert files(core) == {digest: picture}
+    (asked,) = core.call(
+        "eventlog.query", {"trace_id": result["trace_id"], "types": ["request"]}
+    )["events"]  # fmt: skip
+    assert asked["data"]["params"]["images"][0]["source"] == {
+        "type": "blob",
+        "media_type": "image/png",
+        "sha256": digest,
+    }
+    exported = core.call("eventlog.export", {"format": "jsonl", "trace_id": trace_id})["content"]
+    assert exported.count(base64.b64encode(picture).decode()) == 2
+
+    assert core.call("eventlog.verify")["ok"]
+    core.call("eventlog.purge", {"trace_id": trace_id})
+    assert files(core) == {digest: picture}
+    core.call("eventlog.purge", {"trace_id": result["trace_id"]})
+    assert files(core) == {}
+    assert core.call("eventlog.verify")["ok"]

@@ -18,9 +18,9 @@ export interface EventlogEventParams {
 /** Parameters of `eventlog.export`. Filters that are given must all hold. */
 export interface EventlogExportParams {
   /**
-   * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
-   * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
-   * said.
+   * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
+   * imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
+   * conventions for generative AI and without what was said.
    */
   format: 'jsonl' | 'otlp_json';
   /**
@@ -125,7 +125,9 @@ export interface EventlogRetentionParams {
 export interface EventlogRetentionResult {
   /** What holds. */
   policy: RetentionPolicy;
-  /** Space that the database takes, without what is free in it, in bytes. */
+  /**
+   * Space that the database takes, without what is free in it, and the files beside it, in bytes.
+   */
   used_bytes: number;
 }
 
@@ -145,8 +147,8 @@ export interface EventlogVerifyResult {
   /** Events that were looked at, including what is left of deleted ones. */
   checked: number;
   /**
-   * The first event that was changed, removed or added by something else than car-rpc; where the
-   * end of the log is missing, the first one that is.
+   * The first event that was changed, removed or added by something else than car-rpc, or that
+   * names a file of which this is true; where the end of the log is missing, the first one that is.
    */
   first_bad_seq?: number;
 }
@@ -173,7 +175,8 @@ export interface LogEvent {
   /**
    * What belongs to the type, with secrets replaced by `***` or `[redacted:…]`; `redacted` is true
    * where that was done. The text of deltas is searched as one: the replacement stands in the delta
-   * where the secret began, and later ones lack their part. At the privacy level `metadata`,
+   * where the secret began, and later ones lack their part. Base64 of images, recordings and
+   * documents is in files, which `blobs` names with their places. At the privacy level `metadata`,
    * content is `{bytes, hash}`: its size as JSON, and a hash that tells the same content within one
    * session only.
    */
@@ -188,7 +191,7 @@ export interface RetentionPolicy {
    */
   max_age_ms?: number;
   /**
-   * Most space that the database may take, in bytes; 0 is without end.
+   * Most space that the database and the files beside it may take, in bytes; 0 is without end.
    * @defaultValue `4294967296`
    */
   max_bytes?: number;

@@ -12,9 +12,9 @@ public struct Order: RawRepresentable, Codable, Sendable, Hashable {
     }
 }
 
-/// `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
-/// OpenTelemetry, with the attributes of its conventions for generative AI and without what was
-/// said.
+/// `jsonl`: one event per line, with the files of requests in it as base64, to be kept or imported.
+/// `otlp_json`: one span per request for OpenTelemetry, with the attributes of its conventions for
+/// generative AI and without what was said.
 public struct EventlogExportParamsFormat: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
@@ -46,9 +46,9 @@ public struct EventlogEventParams: Codable, Sendable, Hashable {
 
 /// Parameters of `eventlog.export`. Filters that are given must all hold.
 public struct EventlogExportParams: Codable, Sendable, Hashable {
-    /// `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
-    /// OpenTelemetry, with the attributes of its conventions for generative AI and without what was
-    /// said.
+    /// `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
+    /// imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
+    /// conventions for generative AI and without what was said.
     public var format: EventlogExportParamsFormat
     /// The file to write, absolute; one that is there is replaced. Without it the result holds the
     /// text, if it is not too long.
@@ -246,7 +246,8 @@ public struct EventlogRetentionParams: Codable, Sendable, Hashable {
 public struct EventlogRetentionResult: Codable, Sendable, Hashable {
     /// What holds.
     public var policy: RetentionPolicy
-    /// Space that the database takes, without what is free in it, in bytes.
+    /// Space that the database takes, without what is free in it, and the files beside it, in
+    /// bytes.
     public var usedBytes: Int
 
     public init(policy: RetentionPolicy, usedBytes: Int) {
@@ -281,8 +282,9 @@ public struct EventlogVerifyResult: Codable, Sendable, Hashable {
     public var ok: Bool
     /// Events that were looked at, including what is left of deleted ones.
     public var checked: Int
-    /// The first event that was changed, removed or added by something else than car-rpc; where the
-    /// end of the log is missing, the first one that is.
+    /// The first event that was changed, removed or added by something else than car-rpc, or that
+    /// names a file of which this is true; where the end of the log is missing, the first one that
+    /// is.
     public var firstBadSeq: Int?
 
     public init(ok: Bool, checked: Int, firstBadSeq: Int? = nil) {
@@ -317,9 +319,10 @@ public struct LogEvent: Codable, Sendable, Hashable {
     public var type: String
     /// What belongs to the type, with secrets replaced by `***` or `[redacted:…]`; `redacted` is
     /// true where that was done. The text of deltas is searched as one: the replacement stands in
-    /// the delta where the secret began, and later ones lack their part. At the privacy level
-    /// `metadata`, content is `{bytes, hash}`: its size as JSON, and a hash that tells the same
-    /// content within one session only.
+    /// the delta where the secret began, and later ones lack their part. Base64 of images,
+    /// recordings and documents is in files, which `blobs` names with their places. At the privacy
+    /// level `metadata`, content is `{bytes, hash}`: its size as JSON, and a hash that tells the
+    /// same content within one session only.
     public var data: [String: JSONValue]
 
     public init(
@@ -359,7 +362,7 @@ public struct RetentionPolicy: Codable, Sendable, Hashable {
     /// Longest time that an event is kept, in milliseconds; 0 is without end.
     /// Default: `0`.
     public var maxAgeMs: Int?
-    /// Most space that the database may take, in bytes; 0 is without end.
+    /// Most space that the database and the files beside it may take, in bytes; 0 is without end.
     /// Default: `4294967296`.
     public var maxBytes: Int?
 

@@ -19,9 +19,9 @@ value class Order(val value: String) {
 }
 
 /**
- * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
- * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
- * said.
+ * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or imported.
+ * `otlp_json`: one span per request for OpenTelemetry, with the attributes of its conventions for
+ * generative AI and without what was said.
  */
 @Serializable
 @JvmInline
@@ -46,9 +46,9 @@ data class EventlogEventParams(
 @Serializable
 data class EventlogExportParams(
     /**
-     * `jsonl`: one event per line, to be kept or imported. `otlp_json`: one span per request for
-     * OpenTelemetry, with the attributes of its conventions for generative AI and without what was
-     * said.
+     * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
+     * imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
+     * conventions for generative AI and without what was said.
      */
     val format: EventlogExportParamsFormat,
     /**
@@ -168,7 +168,9 @@ data class EventlogRetentionParams(
 data class EventlogRetentionResult(
     /** What holds. */
     val policy: RetentionPolicy,
-    /** Space that the database takes, without what is free in it, in bytes. */
+    /**
+     * Space that the database takes, without what is free in it, and the files beside it, in bytes.
+     */
     @SerialName("used_bytes")
     val usedBytes: Long,
 )
@@ -192,8 +194,9 @@ data class EventlogVerifyResult(
     /** Events that were looked at, including what is left of deleted ones. */
     val checked: Long,
     /**
-     * The first event that was changed, removed or added by something else than car-rpc; where the
-     * end of the log is missing, the first one that is.
+     * The first event that was changed, removed or added by something else than car-rpc, or that
+     * names a file of which this is true; where the end of the log is missing, the first one that
+     * is.
      */
     @SerialName("first_bad_seq")
     val firstBadSeq: Long? = null,
@@ -227,9 +230,10 @@ data class LogEvent(
     /**
      * What belongs to the type, with secrets replaced by `***` or `[redacted:…]`; `redacted` is
      * true where that was done. The text of deltas is searched as one: the replacement stands in
-     * the delta where the secret began, and later ones lack their part. At the privacy level
-     * `metadata`, content is `{bytes, hash}`: its size as JSON, and a hash that tells the same
-     * content within one session only.
+     * the delta where the secret began, and later ones lack their part. Base64 of images,
+     * recordings and documents is in files, which `blobs` names with their places. At the privacy
+     * level `metadata`, content is `{bytes, hash}`: its size as JSON, and a hash that tells the
+     * same content within one session only.
      */
     val data: JsonObject,
 )
@@ -244,7 +248,7 @@ data class RetentionPolicy(
     @SerialName("max_age_ms")
     val maxAgeMs: Long = 0,
     /**
-     * Most space that the database may take, in bytes; 0 is without end.
+     * Most space that the database and the files beside it may take, in bytes; 0 is without end.
      * Default: `4294967296`.
      */
     @SerialName("max_bytes")
