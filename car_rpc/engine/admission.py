@@ -23,8 +23,8 @@ BYTES_PER_PERMIT = 8_000_000_000
 #: Most permits that memory gives: more models at work only slow each other down.
 MAX_PERMITS = 8
 
-#: Requests that one model works on at once; llama.cpp's batch here has as many places.
-MODEL_SLOTS = 4
+#: Requests that one model works on at once; llama.cpp's batch here has up to as many places.
+MODEL_SLOTS = 8
 
 #: ``data.cause`` of ``overloaded`` when it is this queue that is full and no model is at fault.
 QUEUE_FULL = "queue_full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 #: Tokens of context per request where nobody asks: long conversations fit, and the memory for
 #: them stays far below what the weights of a model with a context of a million would suggest.
@@ -14,8 +15,11 @@ KV_BUDGET_BYTES = 1024**3
 #: The same for what is kept of prompts whose slot another needed: copies beside the slots.
 SAVED_BUDGET_BYTES = 1024**3
 
-#: More answers at once than this make each too slow on a desktop's processor.
+#: Answers at once that a worker is ready for when it has loaded.
 MAX_SLOTS = 4
+
+#: More answers at once than this make each too slow on a desktop's processor.
+MAX_GROWN_SLOTS = 8
 
 
 def context_length(asked: int | None, trained: int) -> int:
@@ -44,6 +48,30 @@ def slot_count(slot_bytes: int) -> int:
 def saved_budget() -> int:
     """Memory for the caches of prompts that had to make room, in bytes."""
     return min(SAVED_BUDGET_BYTES, physical_memory() // 16)
+
+
+def more_slots(slots: int, slot_bytes: int) -> int:
+    """How many answers run at once when more wait than there are slots.
+
+    Args:
+        slots: How many do now.
+        slot_bytes: What the cache of each takes.
+
+    Returns:
+        Up to twice as many, as long as their caches take no more than half of the free memory.
+    """
+    wanted = min(2 * slots, MAX_GROWN_SLOTS)
+    return wanted if wanted * slot_bytes <= free_memory() // 2 else slots
+
+
+def free_memory() -> int:
+    """Memory that nobody uses, in bytes; half of all where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return physical_memory() // 2
+    (available,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(available) * 1024
 
 
 def physical_memory() -> int:

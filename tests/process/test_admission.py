@@ -2,7 +2,7 @@
 
 import pytest
 
-from car_rpc.engine.admission import AdmissionPolicy
+from car_rpc.engine.admission import MODEL_SLOTS, AdmissionPolicy
 from car_rpc.registry.hardware import memory_total_bytes
 from tests.process.conftest import Core, StartCore, request
 
@@ -33,7 +33,7 @@ def test_who_is_waited_for_goes_before_the_background(start_core: StartCore) -> 
     answers = [core.response(number) for number in range(12)]
     assert all("result" in answer for answer in answers)
     # At most those of the one batch that ran already.
-    assert sum(core.index(answer) < core.index(embedded) for answer in answers) <= 4
+    assert sum(core.index(answer) < core.index(embedded) for answer in answers) <= MODEL_SLOTS
     assert core.call("admission.status")["env_override"] == 1
     idle(core)
 
@@ -45,7 +45,7 @@ def test_a_full_queue_is_overload_with_a_hint(start_core: StartCore) -> None:
     core.send(*generates(12))
     answers = [core.response(number) for number in range(12)]
     errors = [answer["error"]["data"] for answer in answers if "error" in answer]
-    assert len(errors) == 12 - 5
+    assert len(errors) == 12 - (MODEL_SLOTS + 1)
     assert {error["kind"] for error in errors} == {"overloaded"}
     assert all(error["retry_after_ms"] > 0 and error["retryable"] for error in errors)
     idle(core)

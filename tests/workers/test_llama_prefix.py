@@ -178,6 +178,52 @@ def test_a_prefix_changes_logits_by_little(path: Path) -> None:
     assert np.abs(whole - rest).max() < MAX_LOGIT_CHANGE
 
 
+# --------------------------------------------------------------------------------- growing
+
+TEXTS = [letter * 300 for letter in "abcdefghij"]
+
+
+def requests_at_once(**params: Any) -> list[Generate]:
+    return [chat(text, ignore_eos=True, **params) for text in TEXTS]
+
+
+def test_more_run_at_once_when_some_wait_and_none_is_the_wiser(path: Path) -> None:
+    engine = load(path)
+    generator = generator_of(engine)
+    first = generator._slots
+    alone = [run(engine, request)[0].events for request in requests_at_once(max_tokens=20)]
+    (known,) = run(engine, shared("k" * 300))
+    assert generator._slots == first
+    early = [Asked(engine, request) for request in requests_at_once(max_tokens=20)[:first]]
+    for _ in range(12):  # some are in the middle of their answers
+        engine.step()
+    late = run(engine, *requests_at_once(max_tokens=20)[first:])
+    assert [asked.events for asked in early + late] == alone
+    assert generator._slots == 2 * first
+    (again,) = run(engine, shared("k" * 300))
+    assert cached(again) == again.prompt_tokens - 1
+    assert again.prompt_tokens == known.prompt_tokens
+
+
+def test_all_are_answered_where_there_is_no_memory_for_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(path)
+    generator = generator_of(engine)
+    slots = generator._slots
+    tries: list[int] = []
+
+    def fail(slots: int) -> Any:
+        tries.append(slots)
+        raise MemoryError
+
+    monkeypatch.setattr(generator, "_make_context", fail)
+    asked = run(engine, *requests_at_once(max_tokens=3))
+    assert all(isinstance(each.answer, Reply) for each in asked)
+    assert generator._slots == slots
+    assert tries == [2 * slots]
+
+
 # ------------------------------------------------------------------------------ cancelling
 
 

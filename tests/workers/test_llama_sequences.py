@@ -176,6 +176,33 @@ def test_nothing_is_known_after_all_is_cleared() -> None:
     assert slots.run([*text(0), 1]) == 0
 
 
+def test_what_was_read_moves_to_a_larger_memory() -> None:
+    slots = Slots(2)
+    slots.run(text(0))
+    busy, _ = slots.start(text(100))
+    assert slots.run(text(200)) == 0
+    larger = TokenMemory()
+    assert slots.sequences.move(larger, 4)
+    slots.memory = larger
+    assert slots.held(busy) == busy.tokens == text(100)
+    for start in (300, 400):
+        slots.start(text(start))
+    assert slots.sequences.any_free
+    assert slots.run([*text(200), 1]) == 50
+    assert slots.run([*text(0), 1]) == 50  # which had made room before
+
+
+def test_nothing_moves_where_there_is_no_room() -> None:
+    slots = Slots(2)
+    busy, _ = slots.start(text(100))
+    full = TokenMemory()
+    full.restore = lambda sequence, state: False
+    assert not slots.sequences.move(full, 4)
+    assert slots.held(busy) == text(100)
+    slots.start(text(200))
+    assert not slots.sequences.any_free
+
+
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 uses = st.lists(st.tuples(prompts, st.booleans(), st.booleans()), max_size=12)
 

@@ -1,7 +1,13 @@
 import pytest
 
 from car_rpc.workers import slots
-from car_rpc.workers.slots import context_length, slot_count
+from car_rpc.workers.slots import (
+    context_length,
+    free_memory,
+    more_slots,
+    physical_memory,
+    slot_count,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +39,26 @@ def test_slots_are_given_up_to_save_memory(
 def test_a_slot_larger_than_the_machine_is_refused() -> None:
     with pytest.raises(MemoryError):
         slot_count(2**60)
+
+
+@pytest.mark.parametrize(
+    ("slots", "slot_bytes", "more"),
+    [
+        (1, 2**20, 2),
+        (4, 2**20, 8),
+        (8, 2**20, 8),
+        (1, 2**30, 2),
+        (2, 2**30, 4),
+        (4, 2**30, 4),
+        (1, 2**33, 1),
+    ],
+)
+def test_more_run_at_once_as_long_as_half_of_the_free_memory_suffices(
+    monkeypatch: pytest.MonkeyPatch, slots: int, slot_bytes: int, more: int
+) -> None:
+    monkeypatch.setattr("car_rpc.workers.slots.free_memory", lambda: 2**33)
+    assert more_slots(slots, slot_bytes) == more
+
+
+def test_free_memory_is_a_part_of_all() -> None:
+    assert 0 < free_memory() < physical_memory()

@@ -59,6 +59,10 @@ class Row(NamedTuple):
 #: enum llama_flash_attn_type
 _FLASH_AUTO, _FLASH_OFF = -1, 0
 
+#: Where a saved state says how many sequences its context had, in words of 4 bytes: behind a mark
+#: and the number of the sequence.
+_STREAMS_WORD = 2
+
 #: What llama_decode returns where the abort callback ended it.
 _ABORTED = 2
 
@@ -94,10 +98,20 @@ class Context:
         self._encodes = bool(lib.llama_model_has_encoder(model.handle))
         self._memory: Any = lib.llama_get_memory(self.handle)
         self._batch = _Batch(capacity)
-        recurrent = lib.llama_model_is_recurrent(model.handle)
-        self.can_cut = not (recurrent or lib.llama_model_is_hybrid(model.handle))
+        self._sequences = int(self._params.n_seq_max)
+        # A sliding window forgets by itself what lies before it.
+        self.can_cut = not (
+            lib.llama_model_is_recurrent(model.handle)
+            or lib.llama_model_is_hybrid(model.handle)
+            or lib.llama_model_n_swa(model.handle)
+        )
         self._abort = ctypes.create_string_buffer(2)
         lib.llama_set_abort_callback(self.handle, _IS_SET, self._abort)
+
+    @property
+    def room(self) -> int:
+        """Tokens of one sequence."""
+        return int(lib.llama_n_ctx_seq(self.handle))
 
     def decode(self, rows: Sequence[Row], owner: Job | None = None) -> None:
         """Run the model over a batch.
@@ -150,14 +164,38 @@ class Context:
         return state
 
     def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
-        """Let an empty sequence be what was saved; tells whether there was room."""
+        """Let an empty sequence be what was saved; tells whether there was room.
+
+        The state may come from a context with fewer sequences, if :attr:`can_cut`.
+        """
+        if self.can_cut:
+            state = _widened(state, self._sequences)
         pointer = _pointer(state.ctypes.data, ctypes.c_uint8)
         return bool(lib.llama_state_seq_set_data(self.handle, pointer, state.nbytes, sequence))
+
+    def close(self) -> None:
+        """Free it; nothing can be done with it any more."""
+        lib.llama_free(self.handle)
 
     def clear(self) -> None:
         """Forget everything. An encoder has no memory to forget."""
         if self._memory:
             lib.llama_memory_clear(self._memory, True)
+
+
+def _widened(state: NDArray[np.uint8], sequences: int) -> NDArray[np.uint8]:
+    """The state of a sequence as a context with more sequences would have saved it.
+
+    llama_kv_cache::state_write says how many there are and then how many tokens each holds, which
+    is none but for the saved one: more sequences are more zeros at the end.
+    """
+    words = state[: _STREAMS_WORD * 4 + 4].view(np.uint32)
+    more = sequences - int(words[_STREAMS_WORD])
+    if more <= 0:
+        return state
+    wider = np.concatenate([state, np.zeros(4 * more, np.uint8)])
+    wider[: len(words) * 4].view(np.uint32)[_STREAMS_WORD] = sequences
+    return wider
 
 
 class _Batch:

@@ -23,11 +23,10 @@ from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, poolin
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
 from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
-from car_rpc.workers.llama_cpp.native import BACKEND, lib, version
-from car_rpc.workers.llama_cpp.sequences import Sequences
+from car_rpc.workers.llama_cpp.native import BACKEND, version
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
-from car_rpc.workers.slots import context_length, saved_budget, slot_count
+from car_rpc.workers.slots import context_length, slot_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,18 +121,22 @@ class LlamaEngine:
         self._preparation.add(generation, request, lambda: add(generation))
 
     def _make_generator(self, model: Model) -> Generator:
-        slots = slot_count(self._context_length * model.kv_bytes_per_token())
-        context = Context(
-            model,
-            PREFILL_CHUNK,
-            n_ctx=self._context_length * slots,
-            n_seq_max=slots,
-            n_outputs_max=slots,  # the default reserves logits for a whole batch
-            kv_unified=False,  # a slot's room is its own: no long answer starves the others
-        )
-        room: int = lib.llama_n_ctx_seq(context.handle)
-        self._context_length = min(self._context_length, room)
-        return Generator(context, Sequences(context, slots, saved_budget()))
+        def make_context(slots: int) -> Context:
+            return Context(
+                model,
+                PREFILL_CHUNK,
+                n_ctx=self._context_length * slots,
+                n_seq_max=slots,
+                n_outputs_max=slots,  # the default reserves logits for a whole batch
+                # A slot's room is its own: no long answer starves the others, and what others
+                # hold does not slow one down.
+                kv_unified=False,
+            )
+
+        slot_bytes = self._context_length * model.kv_bytes_per_token()
+        generator = Generator(make_context, slot_count(slot_bytes), slot_bytes)
+        self._context_length = min(self._context_length, generator.room)
+        return generator
 
 
 def make_engine() -> LlamaEngine:

@@ -10,15 +10,18 @@ from car_rpc.workers.generation import Generation
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
 from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sampler import Sampler
+from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.prefix import common
+from car_rpc.workers.slots import more_slots, saved_budget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence as SequenceOf
 
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
-    from car_rpc.workers.llama_cpp.sequences import Sequence, Sequences
+    from car_rpc.workers.llama_cpp.sequences import Sequence
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
 #: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
@@ -74,15 +77,28 @@ class Generator:
     model computes depend on it, so a request gets the same answer on a busy machine.
 
     Args:
-        context: The context.
-        sequences: Its sequences; as many generations run at once.
+        make_context: Makes a context for so many generations at once; may raise MemoryError.
+        slots: How many run at once to begin with.
+        slot_bytes: What the cache for one takes.
+
+    Raises:
+        MemoryError: There is no room to begin with.
     """
 
-    def __init__(self, context: Context, sequences: Sequences) -> None:
-        self._context = context
-        self._sequences = sequences
+    def __init__(self, make_context: Callable[[int], Context], slots: int, slot_bytes: int) -> None:
+        self._make_context = make_context
+        self._slots = slots
+        self._slot_bytes = slot_bytes
+        self._context = make_context(slots)
+        self._may_grow = self._context.can_cut
+        self._sequences = Sequences(self._context, slots, saved_budget())
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
+
+    @property
+    def room(self) -> int:
+        """Tokens that one generation may use."""
+        return self._context.room
 
     def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
@@ -92,6 +108,9 @@ class Generator:
         """Advance all; returns whether any can go on at once."""
         self._drop_cancelled()
         self._admit()
+        if self._waiting and not self._sequences.any_free:
+            self._grow()
+            self._admit()
         self._advance_running()
         self._read_prompt()
         next_can_start = bool(self._waiting) and self._sequences.any_free
@@ -125,6 +144,23 @@ class Generator:
                 f" {len(generation.prompt)} prompt tokens were read before, the others are read"
                 f" {PREFILL_CHUNK} at once"
             )
+
+    def _grow(self) -> None:
+        """Let more run at once, where the memory suffices. What was read moves with them."""
+        slots = more_slots(self._slots, self._slot_bytes) if self._may_grow else self._slots
+        if slots == self._slots:
+            return
+        try:
+            context = self._make_context(slots)
+        except MemoryError:
+            self._may_grow = False
+            return
+        if self._sequences.move(context, slots):
+            context, self._context, self._slots = self._context, context, slots
+            log_debug(f"{slots} requests are answered at once from now on")
+        else:
+            self._may_grow = False
+        context.close()
 
     def _is_being_read(self, generation: LlamaGeneration) -> bool:
         """Whether another is about to read much of the same prompt, which is worth a wait."""

@@ -137,6 +137,24 @@ class Sequences:
         if not self._memory.can_cut and sequence.shared and sequence.tokens:
             self._save(sequence)
 
+    def move(self, memory: Memory, count: int) -> bool:
+        """Go on in another memory, which has more sequences and as much room for each.
+
+        Args:
+            memory: The other memory, in which nothing is.
+            count: How many sequences it has.
+
+        Returns:
+            Whether that was possible; otherwise nothing has changed.
+        """
+        for sequence in self._all:
+            number = sequence.number
+            if sequence.tokens and not memory.restore(number, self._memory.save(number)):
+                return False
+        self._all += [Sequence(number) for number in range(len(self._all), count)]
+        self._memory = memory
+        return True
+
     def clear(self) -> None:
         """Forget all; nothing is busy any more."""
         self._saved.clear()
