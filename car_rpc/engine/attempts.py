@@ -284,13 +284,13 @@ class Attempts:
             raise interrupted(cause, snapshot=snapshot)
         delay_ms = self._patience.policy.delay_ms(failure, self.recoveries)
         self.recoveries += 1
-        complete = await self._carry_out(snapshot, cause, model)
+        complete = self._carry_out(snapshot, cause, model)
         if not complete:
             self._reason = f"recovery: {cause}"
             await self._wait(delay_ms, failure)
         return complete
 
-    async def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
+    def _carry_out(self, snapshot: InterruptSnapshot, cause: str, model: ModelSchema) -> bool:
         chosen = plan(snapshot)
         if isinstance(chosen, ContinueText | TruncateBeforeTool) and not self.can_continue(
             chosen.assistant_prefix, model
@@ -300,22 +300,22 @@ class Attempts:
         name = PLAN_NAMES[type(chosen)]
         self._recorder.note("recovery", cause=cause, plan=name)
         if continues:
-            await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
+            self._output.pass_on(self._accumulator.cancel_open_calls(cause))
         recovery = Recovery(cause=cause, plan=name, attempt=self.next_number)
-        await self._output.recovers(recovery, may_repeat=continues)
+        self._output.recovers(recovery, may_repeat=continues)
         if isinstance(chosen, WholeRestart):
-            await self._restart(cause)
+            self._restart(cause)
             return False
         if isinstance(chosen, SynthesizeToolUse):
-            await self._output.pass_on(self._accumulator.cancel_open_calls(cause))
-            await self._output.push(Stop(reason="tool_use"))
+            self._output.pass_on(self._accumulator.cancel_open_calls(cause))
+            self._output.push(Stop(reason="tool_use"))
             return True
         reasoning = snapshot.reasoning if isinstance(snapshot.reasoning, str) else ""
         self._continuation = Continuation(chosen.assistant_prefix, reasoning)
         self._prompt = CONTINUE_PROMPT
         return False
 
-    async def _replayed(self, model: ModelSchema) -> bool:
+    def _replayed(self, model: ModelSchema) -> bool:
         """Show what an earlier request had got; tells whether that is a complete answer."""
         snapshot, self._resumed = self._resumed, None
         if snapshot is None:
@@ -325,12 +325,12 @@ class Attempts:
             text=snapshot.text or "",
             tool_calls=snapshot.completed_tool_calls,
         ):
-            await self._output.push(event)
-        return await self._carry_out(snapshot, "resumed_from_checkpoint", model)
+            self._output.push(event)
+        return self._carry_out(snapshot, "resumed_from_checkpoint", model)
 
-    async def _restart(self, cause: str) -> None:
+    def _restart(self, cause: str) -> None:
         self._continuation = None
-        await self._output.push(StreamReset(reason=cause))
+        self._output.push(StreamReset(reason=cause))
 
     async def _attempt(self, model: ModelSchema) -> None:
         number = self.next_number
@@ -344,10 +344,10 @@ class Attempts:
         )
         outcome = "success"
         try:
-            if await self._replayed(model):
+            if self._replayed(model):
                 return
             backend = self._parts.backend_of(model)
-            call = await self._call(backend, model, number)
+            call = self._call(backend, model, number)
             work, metering = work_of(call, self._asked), self._parts.metering
             async with (
                 self._guard.metered(metering, work, self.bill, self._recorder) as meter,
@@ -356,21 +356,20 @@ class Attempts:
                 self._meter = meter
                 async for event in events:
                     meter.take(event)
-                    await meter.sent(self._output.push(event))
+                    if not self._output.push(event):
+                        await meter.sent(self._output.room())
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else self._stop().kind
             raise
         finally:
+            latency_ms = round(clock.now_ms() - started_ms, 3)
             self._reports.append(
                 AttemptReport(
-                    attempt=number,
-                    model=model.id,
-                    outcome=outcome,
-                    latency_ms=round(clock.now_ms() - started_ms, 3),
+                    attempt=number, model=model.id, outcome=outcome, latency_ms=latency_ms
                 )
             )
 
-    async def _call(self, backend: Backend, model: ModelSchema, number: int) -> GenerateCall:
+    def _call(self, backend: Backend, model: ModelSchema, number: int) -> GenerateCall:
         """The attempt as its backend sees it, with the answer so far where there is one."""
         asked, continuation = self._asked, self._continuation
         may_repeat = False
@@ -379,7 +378,7 @@ class Attempts:
                 asked = ask_to_continue(asked, continuation.text, self._prompt)
                 may_repeat = True
             else:
-                await self._restart("this model cannot continue")
+                self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
         told = prepared(self._guard.capped(asked, model), model)

@@ -64,7 +64,7 @@ class Extension:
                 ended = "thinking_truncated"
                 await self._ask_without_thinking(model)
                 if self._said_nothing():
-                    await self._output.push(Stop(reason=ended))
+                    self._output.push(Stop(reason=ended))
             for _ in range(self._asked.request.max_tokens_continuations):
                 if not self._was_cut(model):
                     break
@@ -73,8 +73,8 @@ class Extension:
         except CarError as error:
             if error.kind == "cancelled":
                 raise
-            await self._output.pass_on(self._accumulator.cancel_open_calls(error.kind))
-            await self._output.push(Stop(reason=ended))
+            self._output.pass_on(self._accumulator.cancel_open_calls(error.kind))
+            self._output.push(Stop(reason=ended))
 
     def _said_nothing(self) -> bool:
         answer = self._accumulator
@@ -102,21 +102,21 @@ class Extension:
 
     async def _ask_without_thinking(self, model: ModelSchema) -> None:
         self._asked = self._asked.with_params(thinking="off")
-        await self._announce("thinking_truncated", RETRY, may_repeat=False)
-        await self._output.push(StreamReset(reason="the model only thought"))
+        self._announce("thinking_truncated", RETRY, may_repeat=False)
+        self._output.push(StreamReset(reason="the model only thought"))
         self._attempts.start_again(self._asked, reason=RETRY)
         await self._attempts.run([model])
 
     async def _ask_to_continue(self, model: ModelSchema) -> None:
         answer = self._accumulator
-        await self._output.pass_on(answer.cancel_open_calls("max_tokens"))
-        await self._announce("max_tokens", CONTINUE, may_repeat=True)
+        self._output.pass_on(answer.cancel_open_calls("max_tokens"))
+        self._announce("max_tokens", CONTINUE, may_repeat=True)
         so_far = Continuation(answer.text, answer.reasoning)
         self._attempts.go_on(so_far, MAX_TOKENS_PROMPT, reason=CONTINUE)
         await self._attempts.run([model])
 
-    async def _announce(self, cause: str, plan: str, *, may_repeat: bool) -> None:
+    def _announce(self, cause: str, plan: str, *, may_repeat: bool) -> None:
         self.count += 1
         attempt = self._attempts.next_number
         recovery = Recovery(cause=cause, plan=plan, attempt=attempt)
-        await self._output.recovers(recovery, may_repeat=may_repeat)
+        self._output.recovers(recovery, may_repeat=may_repeat)

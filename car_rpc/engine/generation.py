@@ -139,7 +139,7 @@ class Generation:
                 model = await attempts.run(route.models, partial(routing.moves, route))
                 routing.answered(route, model)
                 await extension.run(model)
-                await self._output.close()
+                self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -24,12 +24,12 @@ from car_rpc.wire.events import (
 class Listener(Protocol):
     """Who gets the events of a stream."""
 
-    async def room(self) -> None:
-        """Wait while too many events are unread."""
+    def send(self, event: StreamEvent) -> bool:
+        """Pass on an event; tells whether there is room for another one."""
         ...
 
-    def send(self, event: StreamEvent) -> None:
-        """Pass on an event, without waiting."""
+    async def room(self) -> None:
+        """Wait while too many are unread."""
         ...
 
 
@@ -60,12 +60,12 @@ class Output:
         if self._recovery is not None:
             self._recovery = msgspec.structs.replace(self._recovery, attempt=attempt.attempt)
         await self._recorder.written()
-        await self._room()
+        await self.room()
         self._recorder.attempt(attempt)
         if self._listener is not None:
             self._listener.send(attempt)
 
-    async def recovers(self, recovery: Recovery, *, may_repeat: bool) -> None:
+    def recovers(self, recovery: Recovery, *, may_repeat: bool) -> None:
         """The stream goes on.
 
         With ``may_repeat`` the next attempt may say the end of the text again, and this is told
@@ -74,28 +74,31 @@ class Output:
         if may_repeat:
             self._recovery = recovery
         else:
-            await self._tell(recovery)
+            self._tell(recovery)
 
-    async def push(self, event: StreamEvent | RunnerEvent) -> None:
-        """Take an event of the backend.
+    def push(self, event: StreamEvent | RunnerEvent) -> bool:
+        """Take an event of the backend; tells whether there is room for another one.
 
         Raises:
             CarError: As :meth:`Accumulator.push`.
         """
-        await self.pass_on(self._accumulator.push(event))
+        return self.pass_on(self._accumulator.push(event))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """The answer is complete."""
-        await self.pass_on(self._accumulator.close())
+        self.pass_on(self._accumulator.close())
 
-    async def pass_on(self, events: Iterable[StreamEvent]) -> None:
-        """Tell the log and the client what the accumulator has taken."""
-        removed = self._accumulator.overlap_removed
-        if self._recovery is not None and removed is not None:
-            recovery, self._recovery = self._recovery, None
-            if removed:
-                recovery = msgspec.structs.replace(recovery, overlap_removed=removed)
-            await self._tell(recovery)
+    async def room(self) -> None:
+        """Wait while the log is behind or the client has too much to read."""
+        await self._recorder.room()
+        if self._listener is not None:
+            await self._listener.room()
+
+    def pass_on(self, events: Iterable[StreamEvent]) -> bool:
+        """Tell the log and the client what the accumulator has taken; see :meth:`push`."""
+        if self._recovery is not None:
+            self._tell_recovery(self._recovery)
+        has_room = True
         for event in events:
             if self.first_token_at_ms is None and isinstance(
                 event, TextDelta | ReasoningDelta | ToolCallStart
@@ -103,22 +106,25 @@ class Output:
                 self.first_token_at_ms = self._clock.now_ms()
                 after_ms = round(self.first_token_at_ms - self._started_ms, 3)
                 self._recorder.aside("first_token", after_ms=after_ms)
-            await self._tell(event)
+            has_room = self._tell(event)
+        return has_room
 
     def finish(self, event: StreamEvent) -> None:
-        """The last event of the stream, which nothing holds up."""
+        """The last event of the stream."""
         if self._listener is not None:
             self._listener.send(event)
 
-    async def _tell(self, event: StreamEvent) -> None:
-        # Told to both at once, so that the log holds what the client got, whenever a cancel comes.
-        await self._room()
-        self._recorder.delta(event)
-        if self._listener is not None:
-            self._listener.send(event)
+    def _tell_recovery(self, recovery: Recovery) -> None:
+        removed = self._accumulator.overlap_removed
+        if removed is not None:
+            self._recovery = None
+            if removed:
+                recovery = msgspec.structs.replace(recovery, overlap_removed=removed)
+            self._tell(recovery)
 
-    async def _room(self) -> None:
-        """Wait while the log or the client is behind."""
-        await self._recorder.room()
+    def _tell(self, event: StreamEvent) -> bool:
+        # To both at once, so that the log holds what the client got, whenever a cancel comes.
+        has_room = self._recorder.delta(event)
         if self._listener is not None:
-            await self._listener.room()
+            return self._listener.send(event) and has_room
+        return has_room

@@ -69,8 +69,13 @@ class EventSink(Protocol):
         """Record events; returns when these and all earlier ones are durable."""
         ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether little enough of what was appended is not written yet."""
+        ...
+
     async def room(self) -> None:
-        """Wait while too much that was appended is not written yet."""
+        """Wait until there is room."""
         ...
 
     async def story(self, trace_id: str) -> list[LogEvent]:

@@ -100,8 +100,8 @@ class Recorder:
         if self._redactor is not None:
             self._write(self._redactor.end(), changed=self._redactor.changed)
 
-    def delta(self, event: StreamEvent) -> None:
-        """Record a stream event, grouped with its neighbours.
+    def delta(self, event: StreamEvent) -> bool:
+        """Record a stream event, grouped with its neighbours; tells whether the log keeps up.
 
         Secrets are looked for in the whole group: one that may be a part of a secret waits until
         that is known, and later ones with it.
@@ -112,6 +112,7 @@ class Recorder:
             self.flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELTA_WAIT_S, self.flush)
+        return self._sink.has_room
 
     async def room(self) -> None:
         """Wait while the log is behind."""

@@ -122,9 +122,11 @@ class Accumulator:
         match event:
             case TextDelta():
                 self._said_text = self._said_text or bool(event.text)
-                return self._push_text(self._overlap.push(event.text))
+                if not self._overlap.decided:
+                    return self._push_text(self._overlap.push(event.text))
+                return self._add(self._text, event)
             case ReasoningDelta():
-                return self._push_reasoning(event)
+                return self._add(self._reasoning, event)
             case (
                 ToolCallStart()
                 | ToolCallDelta()
@@ -177,18 +179,14 @@ class Accumulator:
         return self._calls.whole()
 
     def _push_text(self, text: str) -> list[StreamEvent]:
+        return self._add(self._text, TextDelta(text=text))
+
+    def _add(self, so_far: list[str], event: TextDelta | ReasoningDelta) -> list[StreamEvent]:
+        text = event.text
         if not text:
             return []
         self._take_room(text)
-        self._text.append(text)
-        self.streamed = True
-        return [TextDelta(text=text)]
-
-    def _push_reasoning(self, event: ReasoningDelta) -> list[StreamEvent]:
-        if not event.text:
-            return []
-        self._take_room(event.text)
-        self._reasoning.append(event.text)
+        so_far.append(text)
         self.streamed = True
         return [event]
 

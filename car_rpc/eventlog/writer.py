@@ -204,12 +204,17 @@ class EventLog:
             raise CarError("shutting_down", "the event log is closed")
         await done
 
+    @property
+    def has_room(self) -> bool:
+        """Whether less than :data:`MAX_WAITING_BYTES` waits to be written, as it normally does."""
+        return self._waiting_bytes <= MAX_WAITING_BYTES
+
     async def room(self) -> None:
-        """Return when less than :data:`MAX_WAITING_BYTES` waits to be written: normally at once."""
-        while self._waiting_bytes > MAX_WAITING_BYTES:
+        """Return when there is room."""
+        while not self.has_room:
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             with self._changed:
-                if self._waiting_bytes <= MAX_WAITING_BYTES:
+                if self.has_room:
                     return
                 self._room.append(free)
             await free

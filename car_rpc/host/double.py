@@ -221,9 +221,9 @@ class _Tee:
     async def room(self) -> None:
         await self._listener.room()
 
-    def send(self, event: StreamEvent) -> None:
+    def send(self, event: StreamEvent) -> bool:
         self._note(event)
-        self._listener.send(event)
+        return self._listener.send(event)
 
 
 class _Wanted(Struct, frozen=True):

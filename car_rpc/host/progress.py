@@ -20,7 +20,7 @@ Report: TypeAlias = Callable[[ProgressValue], None]
 
 @asynccontextmanager
 async def heartbeats(
-    token: int | str | UnsetType, send: Callable[[str, bytes], None]
+    token: int | str | UnsetType, send: Callable[[str, bytes], object]
 ) -> AsyncGenerator[Report]:
     """Send ``$/progress`` begin, a report every few seconds, and end, around some work.
 

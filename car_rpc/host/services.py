@@ -50,13 +50,14 @@ class Scope(NamedTuple):
 
     Attributes:
         origin: Where it came from.
-        notify: Sends a notification of it, before its response: method and encoded params.
+        notify: Sends a notification of it, before its response, from its method and encoded
+            params; tells whether there is room for another one.
         room: Waits while too many of its notifications are unread.
         open_stream: Opens its stream; takes the client's own reference to the request.
     """
 
     origin: Origin
-    notify: Callable[[str, bytes], None]
+    notify: Callable[[str, bytes], bool]
     room: Callable[[], Awaitable[None]]
     open_stream: Callable[[str | UnsetType], Listener]
 

@@ -377,10 +377,14 @@ class Session:
             self._drained.clear()
             await self._drained.wait()
 
-    def notify(self, request_id: RequestId, method: str, params: bytes) -> None:
-        """Queue a notification of a request: after its earlier ones, before its response."""
-        self._connection.notify(method, params, stream=request_id)
+    def notify(self, request_id: RequestId, method: str, params: bytes) -> bool:
+        """Queue a notification of a request: after its earlier ones, before its response.
+
+        Tells whether there is room for another one.
+        """
+        unread_bytes = self._connection.notify(method, params, stream=request_id)
         self._kick()
+        return unread_bytes <= STREAM_BUFFER_BYTES
 
     def send_log(self, payload: bytes) -> None:
         """Queue a ``log`` notification, unless too many are unread."""

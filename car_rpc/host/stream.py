@@ -11,7 +11,6 @@ from msgspec import UNSET, Struct, UnsetType
 from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
-from car_rpc.wire.inference import GenerateEventParams
 
 #: What there is of a ``generate`` that was cancelled before it began.
 NOTHING: dict[str, Any] = {"text": "", "tool_calls": [], "usage": None}
@@ -24,37 +23,39 @@ class Stream:
 
     Args:
         request_id: The request that they belong to.
-        notify: Queues a notification: method and encoded params.
-        room: Waits while too many are unread.
+        notify: Queues a notification, its method and encoded params; tells whether there is room
+            for another one.
+        room: Waits until there is room.
         client_ref: The client's own reference to the request.
     """
 
     def __init__(
         self,
         request_id: RequestId,
-        notify: Callable[[str, bytes], None],
+        notify: Callable[[str, bytes], bool],
         room: Callable[[], Awaitable[None]],
         client_ref: str | UnsetType,
     ) -> None:
-        self._request_id = request_id
-        self._notify = notify
         self._room = room
-        self._client_ref = client_ref
+        self._notify = notify
+        # Of GenerateEventParams, what all events have in common.
+        named: dict[str, RequestId] = {"request_id": request_id}
+        if client_ref is not UNSET:
+            named["client_ref"] = client_ref
+        self._head = _encode(named).removesuffix(b"}")
         self._seq = 0
         self._ended = False
 
-    async def room(self) -> None:
-        """Wait while too many events are unread."""
-        await self._room()
-
-    def send(self, event: StreamEvent) -> None:
-        """Send an event, without waiting."""
-        params = GenerateEventParams(
-            request_id=self._request_id, client_ref=self._client_ref, seq=self._seq, event=event
-        )
+    def send(self, event: StreamEvent) -> bool:
+        """Send an event; tells whether there is room for another one."""
+        params = b'%b,"seq":%d,"event":%b}' % (self._head, self._seq, _encode(event))
         self._seq += 1
         self._ended = isinstance(event, Done | ErrorEvent)
-        self._notify("generate.event", _encode(params))
+        return self._notify("generate.event", params)
+
+    async def room(self) -> None:
+        """Wait until there is room."""
+        await self._room()
 
     def fail(self, error: CarError) -> None:
         """End the stream with an error, unless it has ended."""

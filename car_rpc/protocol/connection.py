@@ -242,13 +242,17 @@ class Connection(Generic[T]):
         if payload:
             self._outbox.put_response(escape_line_breaks(payload), after_streams=after_streams)
 
-    def notify(self, method: str, params: bytes, stream: Hashable = None) -> None:
-        """Send a notification; with ``stream`` (such as a request's id) as an event of that."""
+    def notify(self, method: str, params: bytes, stream: Hashable = None) -> int:
+        """Send a notification; with ``stream`` (such as a request's id) as an event of that.
+
+        Returns:
+            Bytes of the stream's events that are not written yet.
+        """
         payload = escape_line_breaks(write_notification(method, params))
-        if stream is None:
-            self._outbox.put_urgent(payload)
-        else:
-            self._outbox.put_in_lane(stream, payload)
+        if stream is not None:
+            return self._outbox.put_in_lane(stream, payload)
+        self._outbox.put_urgent(payload)
+        return 0
 
     def call(self, method: str, params: bytes, waiting: T) -> RequestId:
         """Send a request of ours. ``waiting`` comes back with the answer."""

@@ -17,80 +17,95 @@ from collections import deque
 from collections.abc import Hashable
 
 
+class _Queue:
+    """Messages in order, and their size."""
+
+    def __init__(self) -> None:
+        self.messages: deque[bytes] = deque()
+        self.size_bytes = 0
+
+    def put(self, payload: bytes) -> None:
+        self.messages.append(payload)
+        self.size_bytes += len(payload)
+
+    def move(self, taken: list[bytes], room: int) -> int:
+        """Move messages to those that are taken, while there is room; returns what is left of it."""
+        if self.size_bytes < room:
+            taken += self.messages
+            room -= self.size_bytes
+            self.messages.clear()
+            self.size_bytes = 0
+        while self.messages and room > 0:
+            room -= self.move_one(taken)
+        return room
+
+    def move_one(self, taken: list[bytes]) -> int:
+        payload = self.messages.popleft()
+        taken.append(payload)
+        self.size_bytes -= len(payload)
+        return len(payload)
+
+
 class Outbox:
     """Ordered, counted queue of encoded messages."""
 
     def __init__(self) -> None:
-        self._urgent: deque[bytes] = deque()
-        self._finishing: deque[bytes] = deque()
-        self._lanes: dict[Hashable, deque[bytes]] = {}
-        self._lane_bytes: dict[Hashable, int] = {}
-        self.urgent_bytes = 0
+        self._urgent = _Queue()
+        self._finishing = _Queue()
+        self._lanes: dict[Hashable, _Queue] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._urgent or self._finishing or self._lanes)
+        return bool(self._urgent.messages or self._finishing.messages or self._lanes)
+
+    @property
+    def urgent_bytes(self) -> int:
+        """Bytes of all but the streams that go on."""
+        return self._urgent.size_bytes + self._finishing.size_bytes
 
     def lane_bytes(self, lane: Hashable) -> int:
         """Bytes of a stream that are not written yet."""
-        return self._lane_bytes.get(lane, 0)
+        queue = self._lanes.get(lane)
+        return 0 if queue is None else queue.size_bytes
 
     def put_urgent(self, payload: bytes) -> None:
         """Queue a message that overtakes all deltas."""
-        self._urgent.append(payload)
-        self.urgent_bytes += len(payload)
+        self._urgent.put(payload)
 
-    def put_in_lane(self, lane: Hashable, payload: bytes) -> None:
-        """Queue an event of a stream."""
+    def put_in_lane(self, lane: Hashable, payload: bytes) -> int:
+        """Queue an event of a stream; returns the bytes of it that are not written yet."""
         queue = self._lanes.get(lane)
         if queue is None:
-            queue = self._lanes[lane] = deque()
-            self._lane_bytes[lane] = 0
-        queue.append(payload)
-        self._lane_bytes[lane] += len(payload)
+            queue = self._lanes[lane] = _Queue()
+        queue.put(payload)
+        return queue.size_bytes
 
     def finish_lane(self, lane: Hashable) -> bool:
         """A stream ended: what is left of it, if anything, goes before the lanes of others."""
         left = self._lanes.pop(lane, None)
         if left is None:
             return False
-        self._finishing += left
-        self.urgent_bytes += self._lane_bytes.pop(lane)
+        self._finishing.messages += left.messages
+        self._finishing.size_bytes += left.size_bytes
         return True
 
     def put_response(self, payload: bytes, *, after_streams: bool) -> None:
         """Queue a response; ``after_streams`` keeps it behind every lane finished so far."""
-        queue = self._finishing if after_streams and self._finishing else self._urgent
-        queue.append(payload)
-        self.urgent_bytes += len(payload)
+        behind = after_streams and self._finishing.messages
+        (self._finishing if behind else self._urgent).put(payload)
 
     def take(self, limit_bytes: int) -> list[bytes]:
         """Remove the next messages: at least one if there is any, then up to the limit."""
         taken: list[bytes] = []
-        room = limit_bytes
-        if self._urgent and not self._finishing and self.urgent_bytes < room:
-            taken += self._urgent
-            room -= self.urgent_bytes
-            self._urgent.clear()
-            self.urgent_bytes = 0
-        while room > 0 and self:
-            payload = self._next()
-            taken.append(payload)
-            room -= len(payload)
+        room = self._urgent.move(taken, limit_bytes)
+        room = self._finishing.move(taken, room)
+        while self._lanes and room > 0:
+            lane, queue = next(iter(self._lanes.items()))
+            if len(self._lanes) == 1:
+                room = queue.move(taken, room)
+            else:
+                room -= queue.move_one(taken)
+            # Moving the lane to the end of the dict is what makes the turns fair.
+            del self._lanes[lane]
+            if queue.messages:
+                self._lanes[lane] = queue
         return taken
-
-    def _next(self) -> bytes:
-        for queue in (self._urgent, self._finishing):
-            if queue:
-                payload = queue.popleft()
-                self.urgent_bytes -= len(payload)
-                return payload
-        lane, queue = next(iter(self._lanes.items()))
-        payload = queue.popleft()
-        # Moving the lane to the end of the dict is what makes the turns fair.
-        del self._lanes[lane]
-        if queue:
-            self._lanes[lane] = queue
-            self._lane_bytes[lane] -= len(payload)
-        else:
-            del self._lane_bytes[lane]
-        return payload

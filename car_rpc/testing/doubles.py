@@ -70,8 +70,13 @@ class MemorySink:
         self.entries += entries
         self.committed = len(self.entries)
 
-    async def room(self) -> None:
+    @property
+    def has_room(self) -> bool:
         """There is always room."""
+        return True
+
+    async def room(self) -> None:
+        """Nothing to wait for."""
 
     async def story(self, trace_id: str) -> list[LogEvent]:
         """The durable events of a request, as they would be read from a database."""

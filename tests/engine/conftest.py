@@ -101,13 +101,14 @@ class Listener:
     async def room(self) -> None:
         await asyncio.sleep(0)
 
-    def send(self, event: StreamEvent) -> None:
+    def send(self, event: StreamEvent) -> bool:
         if isinstance(event, Done | ErrorEvent):
             self.last.append(event)
             self.story_at_end = self._sink.committed_types
         else:
             assert not self.last, "an event after the last one"
             self.events.append(event)
+        return False
 
 
 class Ids:

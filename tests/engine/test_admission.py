@@ -337,8 +337,9 @@ async def test_a_stream_that_nobody_reads_lends_its_permit(local: Local, play: A
             if self.begun:
                 await read.wait()
 
-        def send(self, event: StreamEvent) -> None:
+        def send(self, event: StreamEvent) -> bool:
             self.begun = self.begun or isinstance(event, TextDelta)
+            return not self.begun
 
     local.world.backend.play = play(TextDelta(text="one "), TextDelta(text="two"))
     raw = b'{"prompt": "hi", "model": "a"}'

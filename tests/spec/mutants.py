@@ -222,9 +222,10 @@ def reading_stops_because_of_a_stream() -> None:
 
 @mutant("flow", "no-delta-dropped")
 def deltas_that_are_not_read_are_dropped() -> None:
-    def put(original: Any, self: Any, lane: Any, payload: bytes) -> None:
+    def put(original: Any, self: Any, lane: Any, payload: bytes) -> int:
         if self.lane_bytes(lane) < 100_000 or b"text_delta" not in payload:
-            original(lane, payload)
+            return original(lane, payload)
+        return self.lane_bytes(lane)
 
     wrap(outbox.Outbox, "put_in_lane", put)
 
@@ -458,9 +459,8 @@ def a_request_without_id_is_executed() -> None:
 
 @mutant("concatenation", "generate-stream")
 def a_delta_is_lost() -> None:
-    async def send(original: Any, self: Any, event: Any) -> None:
-        if not (isinstance(event, TextDelta) and self._seq == 2):
-            await original(event)
+    def send(original: Any, self: Any, event: Any) -> bool:
+        return (isinstance(event, TextDelta) and self._seq == 2) or original(event)
 
     wrap(host_stream.Stream, "send", send)
 

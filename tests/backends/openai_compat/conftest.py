@@ -69,12 +69,13 @@ class Stream:
     async def room(self) -> None:
         pass
 
-    def send(self, event: StreamEvent) -> None:
+    def send(self, event: StreamEvent) -> bool:
         if isinstance(event, Done | ErrorEvent):
             self.last.append(event)
         else:
             assert not self.last, "an event after the last one"
             self.events.append(event)
+        return True
 
     @property
     def text(self) -> str:

@@ -89,10 +89,11 @@ class LeavingStream(Stream):
         self._left = leaves_after
         self.leaving = asyncio.Event()
 
-    def send(self, event: Any) -> None:
-        super().send(event)
+    def send(self, event: Any) -> bool:
+        has_room = super().send(event)
         if self._left is not None and len(self.events) > self._left:
             self.leaving.set()
+        return has_room
 
 
 @pytest.fixture
