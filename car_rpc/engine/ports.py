@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from car_rpc.engine.continuation import Continuation
+from car_rpc.eventlog.redact import Search
 from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.content import Message
@@ -46,8 +47,8 @@ class LogEntry(NamedTuple):
         trace_id: The request that it belongs to.
         conversation_id: The client's name of the conversation.
         attempt: Attempt of the request, from 1.
-        names_only: Whether only values under the names of secrets are replaced, as its text is to
-            be kept or was searched before.
+        search: Where secrets are looked for and replaced: in all of it, only under their names, as
+            its text is to be kept, or nowhere, as that was done before.
     """
 
     type: str
@@ -55,7 +56,7 @@ class LogEntry(NamedTuple):
     trace_id: str | None = None
     conversation_id: str | None = None
     attempt: int | None = None
-    names_only: bool = False
+    search: Search = "all"
 
 
 class EventSink(Protocol):

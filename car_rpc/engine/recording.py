@@ -7,6 +7,7 @@ from typing import Any
 
 from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.engine.privacy import Privacy
+from car_rpc.eventlog.redact import Search
 from car_rpc.eventlog.stream import StreamRedactor
 from car_rpc.wire.events import Attempt, StreamEvent
 
@@ -139,21 +140,28 @@ class Recorder:
     def _write(self, events: list[StreamEvent], *, changed: bool) -> None:
         if events:
             times_ms, self._times_ms = self._times_ms[: len(events)], self._times_ms[len(events) :]
-            at_ms = [round(time_ms - self._started_ms) for time_ms in times_ms]
-            data: dict[str, Any] = {"events": events, "at_ms": at_ms}
+            data: dict[str, Any] = {"events": events, "at_ms": self._at_ms(times_ms)}
             if changed:
                 data["redacted"] = True
             self._sink.append(self._entry("deltas", data))
 
+    def _at_ms(self, times_ms: list[float]) -> list[int]:
+        first, last = (round(times_ms[at] - self._started_ms) for at in (0, -1))
+        if first == last:  # as in a flood
+            return [first] * len(times_ms)
+        return [round(time_ms - self._started_ms) for time_ms in times_ms]
+
     def _entry(self, event_type: str, data: dict[str, Any]) -> LogEntry:
-        # The text of deltas was searched as one. The text of an error may quote a key, also where
-        # all content is kept.
-        is_kept = self._privacy.level == "full" and "error" not in data
+        search: Search = "all"
+        if event_type == "deltas" and self._redactor is not None:
+            search = "nowhere"  # their text was searched as one
+        elif event_type == "deltas" or (self._privacy.level == "full" and "error" not in data):
+            search = "names"  # the text of an error may quote a key, also where content is kept
         return LogEntry(
             event_type,
             self._privacy.kept(data),
             self.trace_id,
             self._conversation_id,
             self._attempt,
-            names_only=is_kept or event_type == "deltas",
+            search=search,
         )

@@ -10,15 +10,18 @@ Each event is looked at alone; :mod:`car_rpc.eventlog.stream` finds what is spli
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from car_rpc.eventlog.shapes import KNOWN, Secrets
+from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
 from car_rpc.wire.base import decode_object
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
+
+#: Where secrets are looked for: in all strings, only in values under their names, or nowhere.
+Search: TypeAlias = Literal["all", "names", "nowhere"]
 
 _MASK = "***"
 
@@ -69,12 +72,13 @@ _ESCAPE = b"\\u"
 _DENSE_BYTES = 1024
 
 
-def redact_json(text: bytes, secrets: Secrets = KNOWN) -> bytes:
+def redact_json(text: bytes, secrets: Secrets = KNOWN, search: Search = "all") -> bytes:
     """An encoded JSON object with its secrets replaced.
 
     Args:
         text: A JSON object in UTF-8.
         secrets: What is replaced in strings.
+        search: Where it is looked for.
 
     Returns:
         The same bytes if there was nothing to replace; else the object encoded again.
@@ -84,6 +88,10 @@ def redact_json(text: bytes, secrets: Secrets = KNOWN) -> bytes:
         UnicodeDecodeError: The text is not UTF-8.
         RecursionError: It is nested too deeply to be searched.
     """
+    if search == "nowhere":
+        return text
+    if search == "names":
+        secrets = NONE
     value: JsonObject = decode_object(text)
     is_dense = _has_more_values(value, len(text) // _DENSE_BYTES)
     if is_dense and not _may_hold_secrets(text.lower(), secrets):

@@ -16,8 +16,8 @@ import msgspec
 
 from car_rpc.errors import CarError
 from car_rpc.eventlog.blobs import Blob, BlobFiles, take_out
-from car_rpc.eventlog.redact import redact_json
-from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
+from car_rpc.eventlog.redact import Search, redact_json
+from car_rpc.eventlog.shapes import KNOWN, Secrets
 from car_rpc.eventlog.store import EventRow, Store, last_seq_of, select
 from car_rpc.eventlog.times import to_text
 from car_rpc.eventlog.verification import Verified, verify_page
@@ -87,8 +87,8 @@ class Loggable(Protocol):
         ...
 
     @property
-    def names_only(self) -> bool:
-        """Whether only values under the names of secrets are replaced."""
+    def search(self) -> Search:
+        """Where secrets are looked for and replaced."""
         ...
 
 
@@ -100,7 +100,7 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str | None = None
     conversation_id: str | None = None
     attempt: int | None = None
-    names_only: bool = False
+    search: Search = "all"
 
 
 class _Entry(NamedTuple):
@@ -383,7 +383,7 @@ class EventLog:
             blobs: tuple[Blob, ...] = ()
             if event.type == "request":
                 text, blobs = take_out(text)
-            redacted = redact_json(text, NONE if event.names_only else self._secrets)
+            redacted = redact_json(text, self._secrets, event.search)
             if redacted is not text:
                 redacted = redacted.removesuffix(b"}") + b',"redacted":true}'
             data = redacted.decode()

@@ -29,7 +29,7 @@ class _Queue:
         self.size_bytes += len(payload)
 
     def move(self, taken: list[bytes], room: int) -> int:
-        """Move messages to those that are taken, while there is room; returns what is left of it."""
+        """Move messages to those that are taken, while there is room; returns what room is left."""
         if self.size_bytes < room:
             taken += self.messages
             room -= self.size_bytes

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from car_rpc.engine.ports import GenerateCall, LogEntry
 from car_rpc.eventlog.redact import redact_json
-from car_rpc.eventlog.shapes import KNOWN, NONE
+from car_rpc.eventlog.shapes import KNOWN
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import Capability, FakeSource, ModelSchema, ScriptStep
@@ -95,8 +95,7 @@ class MemorySink:
         ]
 
     def _kept(self, entry: LogEntry) -> dict[str, Any]:
-        secrets = NONE if entry.names_only else self.secrets
-        text = redact_json(msgspec.json.encode(entry.data), secrets)
+        text = redact_json(msgspec.json.encode(entry.data), self.secrets, entry.search)
         return msgspec.json.decode(text, type=dict[str, Any])
 
     @property

@@ -7,6 +7,7 @@ backend inside the core and by the fake worker, so both play a script alike.
 from __future__ import annotations
 
 import re
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import UNSET, Struct
@@ -100,34 +101,28 @@ def expand(script: Sequence[ScriptStep], user_text: str) -> Iterator[Action]:
         user_text: What ``echo`` repeats.
     """
     stopped = False
-    for action in _actions(script, user_text):
-        yield action
-        if isinstance(action, Fail | Crash | Stall):
-            return
-        if isinstance(action, Emit):
-            stopped = stopped or isinstance(action.event, Stop)
-            if isinstance(action.event, Done):
+    for step in script:
+        if step.echo is not UNSET:
+            for word in _WORD.findall(user_text):
+                yield Emit(TextDelta(text=word))
+        elif step.emit is UNSET or isinstance(step.emit, ErrorEvent):
+            action = _action(step)
+            yield action
+            if isinstance(action, Fail | Crash | Stall):
+                return
+        elif step.repeat and not isinstance(step.emit, Heartbeat):
+            if isinstance(step.emit, Done):
+                yield Emit(step.emit)
                 break
+            stopped = stopped or isinstance(step.emit, Stop)
+            yield from repeat(Emit(step.emit), step.repeat)
     if not stopped:
         yield Emit(Stop(reason="end_turn"))
 
 
-def _actions(script: Sequence[ScriptStep], user_text: str) -> Iterator[Action]:
-    for step in script:
-        if step.emit is not UNSET:
-            if isinstance(step.emit, ErrorEvent):
-                yield Fail(ScriptedFailure(kind=step.emit.kind, message=step.emit.message))
-            elif not isinstance(step.emit, Heartbeat):
-                for _ in range(step.repeat):
-                    yield Emit(step.emit)
-        elif step.echo is not UNSET:
-            for word in _WORD.findall(user_text):
-                yield Emit(TextDelta(text=word))
-        else:
-            yield _single(step)
-
-
-def _single(step: ScriptStep) -> Action:
+def _action(step: ScriptStep) -> Action:
+    if isinstance(step.emit, ErrorEvent):
+        return Fail(ScriptedFailure(kind=step.emit.kind, message=step.emit.message))
     if step.sleep_ms is not UNSET:
         return Sleep(step.sleep_ms)
     if step.print is not UNSET:

@@ -14,7 +14,14 @@ from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.privacy import Privacy
 from car_rpc.errors import CarError
 from car_rpc.eventlog.shapes import Secrets
-from car_rpc.wire.events import Recovery, StreamEvent, TextDelta, ToolCallDelta, ToolCallStart
+from car_rpc.wire.events import (
+    ProviderOutputItem,
+    Recovery,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStart,
+)
 from tests.engine.test_checkpoint import die_after, resume
 
 # Put together here, so that no scanner takes this file for a leak.
@@ -126,12 +133,24 @@ async def test_full_keeps_what_was_said_and_no_key_of_an_error(world: Any, play:
     world.backend.play = play(TextDelta(text=KEY[:9]), TextDelta(text=KEY[9:]))
     await world.generate(privacy="full", prompt=KEY)
     assert logged_text(world) == KEY
-    assert all(entry.names_only for entry in world.sink.entries)
+    assert {entry.search for entry in world.sink.entries} == {"names"}
 
     world.listener.last.clear()
     world.sink.entries.clear()
     await world.failure(privacy="full", model="test/nobody:a")
-    assert not world.sink.entries[-1].names_only, "the log looks for secrets in it"
+    assert world.sink.entries[-1].search == "all"
+
+
+async def test_events_were_searched_for_names_too_before_the_log_gets_them(
+    world: Any, play: Any
+) -> None:
+    item = ProviderOutputItem(item={"api_key": "plain words", "note": KEY})
+    world.backend.play = play(TextDelta(text="x"), item, TextDelta(text="y"))
+    await world.generate()
+    (row,) = [entry for entry in world.sink.entries if entry.type == "deltas"]
+    assert row.search == "nowhere"
+    (_, logged, *_) = msgspec.to_builtins(row.data["events"])
+    assert logged["item"] == {"api_key": "***", "note": REDACTED}
 
 
 async def test_metadata_are_sizes_and_hashes_that_only_the_process_can_compare(
