@@ -20,6 +20,7 @@ from car_rpc.wire.events import (
     RunnerEvent,
     Stop,
     StreamEvent,
+    TextDelta,
     UsageEvent,
 )
 from car_rpc.wire.models import DelegatedSource, ModelSchema
@@ -94,6 +95,8 @@ class DelegatedBackend(GenerateOnly):
             async for item in run:
                 next(count)
                 match item:
+                    case TextDelta():  # as most are
+                        yield item
                     case RunnerResult():
                         for event in _events_of(item, last_words, stopped=stopped):
                             yield event

@@ -36,7 +36,9 @@ def content_hash(
 ) -> bytes:
     """Hash of what can be deleted of an event."""
     owner = _encode((trace_id, conversation_id, attempt))
-    return sha256(salt + owner + data.encode()).digest()
+    digest = sha256(salt + owner)
+    digest.update(data.encode())
+    return digest.digest()
 
 
 def link(

@@ -265,7 +265,10 @@ class Secrets:
         if not self.may_open(text, begin):
             return None
         openings: list[Opening] = []
+        marks = {mark for mark in self._marks if mark in text}
         for shape in self._shapes:
+            if shape.mark in shape.opening and shape.mark not in marks:
+                continue
             if shape.opening in (text.lower() if shape.any_case else text):
                 openings += (
                     shape.opened(match)

@@ -86,7 +86,7 @@ class Run:
         """The next of what the app sent; replies that waited for room are given."""
         item, size_bytes = self._unread.popleft()
         self.unread_bytes -= size_bytes
-        if self.unread_bytes <= RUNNER_ROOM_BYTES:
+        if self._withheld and self.unread_bytes <= RUNNER_ROOM_BYTES:
             self._reply_all(emitted=True)
         return item
 

@@ -114,7 +114,8 @@ class _Server:
             self._written,
             lambda: self._end(Ending("the client reads no more", READER_GONE)),
         )
-        self._runner = RunnerHost(self._connection, self._writer.kick)
+        self.kick = self._writer.kick
+        self._runner = RunnerHost(self._connection, self.kick)
         self._session = Session(
             settings=self._settings,
             session_id=self._bootstrap.session_id,
@@ -180,9 +181,6 @@ class _Server:
         self._writer.kick()
         self._runner.abandon()
         self._end(Ending("the input ended", 0, self._settings.drain_ms / 1000))
-
-    def kick(self) -> None:
-        self._writer.kick()
 
     # What ends the session
 

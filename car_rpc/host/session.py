@@ -23,7 +23,7 @@ from car_rpc.host.params import decode_params
 from car_rpc.host.runner import Run, RunnerHost
 from car_rpc.host.stream import NOTHING, Stream, wanted_stream
 from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event, Refused
-from car_rpc.protocol.messages import Notification, Request, compact
+from car_rpc.protocol.messages import Notification, Request, compact, write_notification
 from car_rpc.wire.announced import PROTOCOL_VERSION
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.lifecycle import InitializeParams, PingResult, RunnerStatus
@@ -359,8 +359,8 @@ class Session:
         return stream
 
     def _stream(self, request_id: RequestId, client_ref: str | UnsetType) -> Stream:
-        notify, room = partial(self.notify, request_id), partial(self.room, request_id)
-        return Stream(request_id, notify, room, client_ref)
+        put, room = partial(self._put_event, request_id), partial(self.room, request_id)
+        return Stream(request_id, put, room, client_ref)
 
     def _fail_stream(self, request: Request, error: CarError) -> None:
         """End the stream of a request that failed, also of one that never began."""
@@ -382,7 +382,10 @@ class Session:
 
         Tells whether there is room for another one.
         """
-        unread_bytes = self._connection.notify(method, params, stream=request_id)
+        return self._put_event(request_id, write_notification(method, params))
+
+    def _put_event(self, request_id: RequestId, payload: bytes) -> bool:
+        unread_bytes = self._connection.send_event(request_id, payload)
         self._kick()
         return unread_bytes <= STREAM_BUFFER_BYTES
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from car_rpc.errors import CarError
+from car_rpc.protocol.messages import write_notification
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import Done, ErrorEvent, StreamEvent
 
@@ -23,8 +24,7 @@ class Stream:
 
     Args:
         request_id: The request that they belong to.
-        notify: Queues a notification, its method and encoded params; tells whether there is room
-            for another one.
+        put: Queues a notification; tells whether there is room for another one.
         room: Waits until there is room.
         client_ref: The client's own reference to the request.
     """
@@ -32,26 +32,27 @@ class Stream:
     def __init__(
         self,
         request_id: RequestId,
-        notify: Callable[[str, bytes], bool],
+        put: Callable[[bytes], bool],
         room: Callable[[], Awaitable[None]],
         client_ref: str | UnsetType,
     ) -> None:
         self._room = room
-        self._notify = notify
-        # Of GenerateEventParams, what all events have in common.
+        self._put = put
+        # What all notifications have in common, up to `seq`.
         named: dict[str, RequestId] = {"request_id": request_id}
         if client_ref is not UNSET:
             named["client_ref"] = client_ref
-        self._head = _encode(named).removesuffix(b"}")
+        common = write_notification("generate.event", _encode(named))
+        self._head = common.removesuffix(b"}}") + b',"seq":'
         self._seq = 0
         self._ended = False
 
     def send(self, event: StreamEvent) -> bool:
         """Send an event; tells whether there is room for another one."""
-        params = b'%b,"seq":%d,"event":%b}' % (self._head, self._seq, _encode(event))
+        seq = _encode(self._seq)
         self._seq += 1
         self._ended = isinstance(event, Done | ErrorEvent)
-        return self._notify("generate.event", params)
+        return self._put(b"".join((self._head, seq, b',"event":', _encode(event), b"}}")))
 
     async def room(self) -> None:
         """Wait until there is room."""

@@ -248,11 +248,15 @@ class Connection(Generic[T]):
         Returns:
             Bytes of the stream's events that are not written yet.
         """
-        payload = escape_line_breaks(write_notification(method, params))
+        payload = write_notification(method, params)
         if stream is not None:
-            return self._outbox.put_in_lane(stream, payload)
-        self._outbox.put_urgent(payload)
+            return self.send_event(stream, payload)
+        self._outbox.put_urgent(escape_line_breaks(payload))
         return 0
+
+    def send_event(self, stream: Hashable, payload: bytes) -> int:
+        """Send a whole notification as an event of a stream; see :meth:`notify`."""
+        return self._outbox.put_in_lane(stream, escape_line_breaks(payload))
 
     def call(self, method: str, params: bytes, waiting: T) -> RequestId:
         """Send a request of ours. ``waiting`` comes back with the answer."""
