@@ -197,6 +197,50 @@ async def test_what_comes_later_is_written_after_another_kick(kind: Any, pipe: P
     assert os.read(pipe.reader_fd, 100) == b"onetwo"
 
 
+async def test_what_may_be_polled_is_written_within_the_call(pipe: Pipe) -> None:
+    writer = open_writer(PolledWriter, pipe, Source(b"now"))
+    writer.write()
+    assert waiting_bytes(pipe) == 3
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_what_a_full_pipe_leaves_of_a_write_follows_when_it_is_read(
+    kind: Any, pipe: Pipe
+) -> None:
+    source = Source(b"x" * 2 * MIB)
+    writer = open_writer(kind, pipe, source)
+    writer.write()
+    writer.write()
+    sink = Sink()
+    assert not await writer.flush(0.05)
+    ThreadReader(pipe.reader_fd, sink.on_data, sink.on_eof)
+    await sink.until(2 * MIB)
+    assert await writer.flush(10)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_write_and_a_kick_of_the_same_turn_write_everything_once(
+    kind: Any, pipe: Pipe
+) -> None:
+    source = Source(b"one", b"two")
+    writer = open_writer(kind, pipe, source)
+    writer.kick()
+    writer.write()
+    assert await writer.flush(10)
+    assert os.read(pipe.reader_fd, 100) == b"onetwo"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+async def test_a_write_that_nobody_reads_breaks_like_a_kick(kind: Any, pipe: Pipe) -> None:
+    pipe.close(pipe.reader_fd)
+    source = Source(b"x")
+    writer = open_writer(kind, pipe, source)
+    writer.write()
+    await asyncio.wait_for(source.broken.wait(), 10)
+    writer.write()
+    assert source.breaks == 1
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 async def test_a_kick_without_anything_to_write_is_idle(kind: Any, pipe: Pipe) -> None:
     writer = open_writer(kind, pipe, Source())
