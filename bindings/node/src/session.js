@@ -28,6 +28,14 @@ const SHUTDOWN_TIMEOUT_MS = 5000;
  * @typedef {import('./wire/index.js').LogParams} LogEntry
  * @typedef {'debug' | 'info' | 'warning' | 'error'} LogLevel
  *
+ * @typedef {object} Cassette
+ * @property {string} file
+ * @property {'record' | 'replay' | 'auto' | 'strict'} [mode] `record` runs all requests and writes
+ *   them down, `replay` (the default) runs none, `auto` runs and adds those that are not there,
+ *   `strict` wants all that are there, once and in their order, or the exit code is 5.
+ * @property {'fast' | 'timed'} [speed] Whether what is replayed takes the time that it took; default
+ *   `fast`.
+ *
  * @typedef {object} StartOptions
  * @property {string | readonly string[]} [command] Path of the car-rpc program, or a whole command
  *   line such as `['python3', '-m', 'car_rpc', 'serve']`. Default: the environment's
@@ -37,6 +45,7 @@ const SHUTDOWN_TIMEOUT_MS = 5000;
  * @property {string} [stateDir] Where the event log and the registry are kept. Default: `$CAR_HOME`
  *   or `~/.car`.
  * @property {string} [modelsDir] Where model files lie. Default: `models` in the same place.
+ * @property {Cassette} [cassette] Answers from a recording of earlier requests, or makes one.
  * @property {readonly string[]} [allowedPaths] Roots below which message content may name files.
  * @property {{ name: string, version?: string }} [clientInfo] Who the app is, for the core's log.
  * @property {AbortSignal} [signal] Gives up starting. Has no effect once `start` has returned.
@@ -206,12 +215,16 @@ export class Session {
 }
 
 /** @param {StartOptions} options */
-function serveArguments({ stateDir, modelsDir, args = [] }) {
-  return [
-    ...(stateDir === undefined ? [] : ['--state-dir', stateDir]),
-    ...(modelsDir === undefined ? [] : ['--models-dir', modelsDir]),
-    ...args,
-  ];
+function serveArguments({ stateDir, modelsDir, cassette, args = [] }) {
+  const options = {
+    '--state-dir': stateDir,
+    '--models-dir': modelsDir,
+    '--cassette': cassette?.file,
+    '--cassette-mode': cassette?.mode,
+    '--cassette-speed': cassette?.speed,
+  };
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return [.../** @type {string[]} */ (given.flat()), ...args];
 }
 
 /** @param {AbortSignal | undefined} signal */

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { join } from 'node:path';
 import { test } from 'node:test';
 
 import { CarError, CarProcessError, RunnerError } from '../index.js';
@@ -11,6 +12,7 @@ import {
   registerDelegated,
   registerScript,
   startCar,
+  temporaryFolder,
   untilGone,
 } from './support/helpers.js';
 
@@ -113,6 +115,27 @@ test('how a model did, and what it cost, is kept', bounded, async (t) => {
   await assert.rejects(again.result, { kind: 'spend_limit_exceeded' });
   assert.equal((await car.admission.status()).queued, 0);
 });
+
+test(
+  'a cassette answers in the place of the models that it was recorded from',
+  bounded,
+  async (t) => {
+    const file = join(temporaryFolder(t), 'c.jsonl');
+    const recording = await startCar(t, { cassette: { file, mode: 'record' } });
+    const model = await registerScript(recording, [{ echo: true }]);
+    const told = await collect(recording.generate({ model, prompt: 'one two' }));
+    await recording.close();
+
+    const car = await startCar(t, { cassette: { file, mode: 'strict', speed: 'timed' } });
+    await registerScript(car, [{ echo: true }]);
+    const stream = car.generate({ model, prompt: 'one two' });
+    assert.deepEqual(await collect(stream), told);
+    assert.equal((await stream.result).text, 'one two');
+    await assert.rejects(car.models.list(), { kind: 'not_found', local: false });
+    await car.close();
+    assert.equal((await car.ended).exitCode, 5);
+  },
+);
 
 test('the health of all models, and why one is chosen, are told', bounded, async (t) => {
   const car = await startCar(t);

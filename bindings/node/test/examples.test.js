@@ -68,6 +68,30 @@ test('node-runner streams, calls a tool, cancels, and maps errors', bounded, asy
   }
 });
 
+test('node-cassette tests an app without models, keys, network or state', bounded, async (t) => {
+  const folder = temporaryFolder(t);
+  const nowhere = 'http://127.0.0.1:9';
+  const env = {
+    ...process.env,
+    NODE_TEST_CONTEXT: undefined, // or what is run would report to this test
+    ...(COMMAND && { CAR_RPC_COMMAND: COMMAND }),
+    CAR_HOME: join(folder, 'home'),
+    TMPDIR: folder,
+    ALL_PROXY: nowhere,
+    HTTP_PROXY: nowhere,
+    HTTPS_PROXY: nowhere,
+  };
+  const args = ['--test', '--test-reporter=tap', join(REPOSITORY, 'examples', 'node-cassette')];
+  const app = spawn(process.execPath, args, { env });
+  t.after(() => app.kill('SIGKILL'));
+  let output = '';
+  app.stdout.setEncoding('utf8').on('data', (text) => (output += text));
+  const [exitCode] = await once(app, 'close');
+  assert.equal(exitCode, 0, output);
+  assert.match(output, /^# pass 4$/m);
+  assert.deepEqual(readdirSync(folder), []);
+});
+
 test('the demo leaves no process behind when its app is killed', bounded, async () => {
   const env = { ...process.env, ...(COMMAND && { CAR_RPC_COMMAND: COMMAND }) };
   const demo = spawn(process.execPath, [join(REPOSITORY, 'examples', 'node-demo', 'main.js')], {
