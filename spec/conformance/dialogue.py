@@ -99,7 +99,10 @@ class Dialogue:
         self.rules: list[str] = head.pop("rules", [])
         self.examples: dict[str, Any] = head.pop("examples", {})
         self.handshake: bool = head.pop("handshake", True)
-        self.arguments: list[str] = head.pop("arguments", [])
+        here = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120 - as above
+        self.arguments: list[str] = [
+            each.replace("$here", here) for each in head.pop("arguments", [])
+        ]
         self.sides: list[str] = head.pop("sides", [*SIDES])
         self.framings: list[str] = head.pop("framings", [*FRAMINGS])
         self.steps = [Step(raw, line) for line, raw in enumerate(steps, start=2)]
