@@ -67,6 +67,7 @@ class Generation:
         self.cached_tokens = 0  # tokens of the prompt that an earlier request left behind
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
+        self._one_call = not request.parallel_tool_calls
         self.asked_tokens = len(prompt.tokens) - prompt.answer_tokens
         most = context_length - self.asked_tokens
         self._limit = min(params.max_tokens or most, most)
@@ -96,7 +97,7 @@ class Generation:
         return complete
 
     def _take(self, token: int) -> bool:
-        ended = self._vocab.ends(token) and (self.constraint is not None or not self._ignore_eos)
+        ended = self._vocab.ends(token) and not self._ignores_ends
         events = self.answer.feed(b"" if ended else self._vocab.piece(token))
         if self.constraint is not None and not ended:
             self.constraint.accept(token, self.answer.segments)
@@ -104,6 +105,7 @@ class Generation:
                 self.job.fail(_without_form("the answer got too complex for the form"))
                 return True
             ended = self.constraint.complete
+        ended = ended or self._called_once
         limited = self.answer.tokens >= self._limit or self.answer.out_of_budget
         complete = ended or self.answer.stopped or limited
         if complete:
@@ -116,6 +118,17 @@ class Generation:
             )
         self.job.emit(events)
         return complete
+
+    @property
+    def _ignores_ends(self) -> bool:
+        """Whether the answer goes on where the model would end it; one in a form cannot."""
+        return self._ignore_eos and not (self.constraint is not None and self.constraint.demands)
+
+    @property
+    def _called_once(self) -> bool:
+        """Whether the one call that may be is made."""
+        segments = self.answer.segments
+        return self._one_call and segments.calls > 0 and not segments.in_call
 
 
 def _without_form(reason: str) -> CarError:

@@ -246,7 +246,6 @@ def test_a_model_whose_tokens_all_go_into_thinking_answers_without(core: Core) -
 
 def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
     for extra in (
-        {"params": {"tool_choice": "required"}, "tools": []},
         {"params": {"logprobs": 3}},
         {"images": [{"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}]},
     ):

@@ -122,10 +122,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(core: Core) -> Non
 
 
 def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
-    for extra in (
-        {"params": {"tool_choice": "required"}, "tools": []},
-        {"params": {"logprobs": 3}},
-    ):
+    for extra in ({"params": {"logprobs": 3}},):
         error = core.fail("generate", {"model": CHAT, "prompt": "x", **extra})
         assert error["data"]["kind"] == "unsupported_mode"
         assert error["data"]["backend"] == "mlx"

@@ -159,3 +159,62 @@ def test_what_cannot_be_enforced_is_refused_by_its_name(fail: Callable[..., Any]
     assert refusal["path"] == "$.response_format.schema"
     wrong = fail(response_format={"type": "regex", "pattern": "("})
     assert (wrong["kind"], wrong["path"]) == ("invalid_request", "$.response_format.pattern")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "parameters": {
+            "type": "object",
+            "properties": {"zone": {"enum": ["CET", "UTC"]}},
+            "required": ["zone"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("thinking", ["on", "off"])
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"get_weather", "get_time"}),
+        ("get_time", {"get_time"}),
+        ({"type": "function", "function": {"name": "get_time"}}, {"get_time"}),
+    ],
+)
+def test_a_call_that_must_be_made_is_made(
+    ask: Callable[..., Any], choice: Any, names: set[str], thinking: str
+) -> None:
+    params = {
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "temperature": 1.0,
+        "seed": 3,
+        "thinking": thinking,
+    }
+    result = ask("Hello!", tools=[WEATHER, TIME], params=params)
+    (call,) = result["tool_calls"]
+    assert call["name"] in names
+    schemas = {t["function"]["name"]: t["function"]["parameters"] for t in (WEATHER, TIME)}
+    jsonschema.validate(call["arguments"], schemas[call["name"]])
+    assert (result["text"], result["stop_reason"]) == ("", "tool_use")
+
+
+def test_a_call_of_no_tool_cannot_be_demanded(fail: Callable[..., Any]) -> None:
+    refusal = fail(tools=[TIME], params={"tool_choice": "get_weather"})
+    assert (refusal["kind"], refusal["path"]) == ("invalid_request", "$.params.tool_choice")

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,13 @@ import jsonschema
 import msgspec
 import pytest
 
-from car_rpc.wire.events import ReasoningDelta, Stop
+from car_rpc.wire.events import (
+    ContentBlockStop,
+    ReasoningDelta,
+    Stop,
+    ToolCallDelta,
+    ToolCallStart,
+)
 from car_rpc.wire.inference import (
     GrammarFormat,
     JsonObjectFormat,
@@ -19,9 +25,9 @@ from car_rpc.wire.inference import (
     RegexFormat,
     ResponseFormat,
 )
-from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Reply
+from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Reply, SamplingParams
 from car_rpc.workers.runtime import Engine
-from tests.workers.conftest import Kind, Load
+from tests.workers.conftest import CHAT_TEMPLATE, Kind, Load
 from tests.workers.test_engines import Asked, chat, finish, run, token
 
 
@@ -250,6 +256,126 @@ def test_a_form_that_cannot_be_enforced_is_refused_by_name(
     assert asked.answer.data["path"].startswith("$.response_format.")
 
 
+# -------------------------------------------------------------------------------------- calls
+
+
+def tool(name: str, **properties: Any) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+WEATHER = tool("weather", city={"enum": ["Paris", "Rome"]}, days={"type": "integer", "maximum": 9})
+CLOCK = tool("clock", zone={"type": "string", "maxLength": 4})
+PARAMETERS = {each["function"]["name"]: each["function"]["parameters"] for each in (WEATHER, CLOCK)}
+
+#: Takes tools; what it does with them is no matter here.
+TOOL_TEMPLATE = CHAT_TEMPLATE + "{%- if tools is none -%}{%- endif -%}"
+
+
+@pytest.fixture(scope="module")
+def caller(load: Load, model: Callable[..., Path]) -> Engine:
+    return load(model(TOOL_TEMPLATE))
+
+
+def calling(*tools: dict[str, Any], must: Sequence[str] = (), **fields: Any) -> Generate:
+    options = {name: fields.pop(name) for name in list(fields) if name in PARAMS}
+    options = {"max_tokens": 120, "temperature": 1.5, "seed": 1, "thinking": "off", **options}
+    return msgspec.structs.replace(
+        chat(**options), tools=list(tools), must_call=list(must), **fields
+    )
+
+
+PARAMS = SamplingParams.__struct_fields__
+
+
+def calls_of(asked: Asked) -> list[tuple[str, Any]]:
+    """The calls that are whole."""
+    names = {event.index: event.name for event in asked.events if isinstance(event, ToolCallStart)}
+    whole = [event.index for event in asked.events if isinstance(event, ContentBlockStop)]
+    arguments = dict.fromkeys(names, "")
+    for event in asked.events:
+        if isinstance(event, ToolCallDelta):
+            arguments[event.index] += event.arguments_delta
+    return [(names[index], json.loads(arguments[index])) for index in whole]
+
+
+def test_a_call_is_made_where_one_must_be(
+    caller: Engine, proof_count: Callable[[int, int], int]
+) -> None:
+    both = ["weather", "clock"]
+    requests = [calling(WEATHER, CLOCK, must=both, seed=n) for n in range(proof_count(4, 100))]
+    for asked in run(caller, *requests):
+        calls = calls_of(asked)
+        assert (asked.reason == "tool_use") is bool(calls)
+        for name, arguments in calls:
+            jsonschema.validate(arguments, PARAMETERS[name])
+
+
+def test_one_call_may_be_all_and_of_one_tool(caller: Engine) -> None:
+    one = calling(WEATHER, CLOCK, must=["weather"], parallel_tool_calls=False)
+    (asked,) = run(caller, one)
+    ((name, arguments),) = calls_of(asked)
+    assert (name, asked.reason, validity(asked)) == ("weather", "tool_use", msgspec.UNSET)
+    jsonschema.validate(arguments, PARAMETERS[name])
+
+
+def test_a_call_that_the_model_chose_to_make_is_right(caller: Engine) -> None:
+    bias = {token(caller, "<tool_call>"): 1000.0}
+    asked = Asked(caller, calling(WEATHER, logit_bias=bias, parallel_tool_calls=False))
+    asked.woken.wait()  # what calls must be like is known
+    finish(caller, asked)
+    ((name, arguments),) = calls_of(asked)
+    assert (name, asked.reason) == ("weather", "tool_use")
+    jsonschema.validate(arguments, PARAMETERS[name])
+
+
+def test_without_a_call_an_answer_with_tools_is_free(caller: Engine) -> None:
+    request = calling(temperature=0.0, ignore_eos=True, max_tokens=20)
+    plain, offered = run(caller, request, msgspec.structs.replace(request, tools=[WEATHER]))
+    assert offered.text == plain.text
+
+
+def test_an_answer_in_a_form_may_be_a_call_instead(caller: Engine) -> None:
+    bias = {token(caller, "<tool_call>"): 1000.0}
+    form = {"response_format": PHONE, "parallel_tool_calls": False}
+    text, call = run(caller, calling(WEATHER, **form), calling(WEATHER, logit_bias=bias, **form))
+    assert (len(text.text), validity(text), calls_of(text)) == (8, True, [])
+    assert (call.text, validity(call), len(calls_of(call))) == ("", msgspec.UNSET, 1)
+
+
+def test_parameters_that_cannot_be_enforced_are_refused_only_where_they_must_be(
+    caller: Engine,
+) -> None:
+    strange = tool("f", a={"not": {"type": "string"}})
+    bias = {token(caller, "<tool_call>"): 1000.0}
+    free = calling(strange, logit_bias=bias, parallel_tool_calls=False)
+    demanded, chosen = run(caller, calling(strange, must=["f"]), free)
+    assert isinstance(demanded.answer, Failed)
+    assert demanded.answer.kind == "unsupported_mode"
+    assert demanded.answer.data["path"] == "$.tools"
+    assert '"not"' in demanded.answer.detail
+    assert isinstance(chosen.answer, Reply)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [CHAT_TEMPLATE, TOOL_TEMPLATE + "{#<function=<parameter=#}"],
+    ids=["takes-no-tools", "calls-in-tags"],
+)
+def test_a_model_that_cannot_be_made_to_call_says_so(
+    load: Load, model: Callable[..., Path], template: str
+) -> None:
+    (asked,) = run(load(model(template)), calling(WEATHER, must=["weather"]))
+    assert isinstance(asked.answer, Failed)
+    assert asked.answer.kind == "unsupported_mode"
+    assert asked.answer.data["mode"] == "tool-choice"
+
+
 # ----------------------------------------------------------------------------- beside the engine
 
 
@@ -285,8 +411,8 @@ def held(
 
 def test_free_answers_do_not_wait_for_what_forms_need(held: Held) -> None:
     waiting = Asked(held.engine, formed(PHONE))
-    (free,) = run(held.engine, chat())
-    assert isinstance(free.answer, Reply)
+    for free in run(held.engine, chat(), calling(WEATHER)):
+        assert isinstance(free.answer, Reply)
     assert waiting.answer is None
     held.go()
     finish(held.engine, waiting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
@@ -41,10 +41,13 @@ def to_worker(
     """
     _refuse(request, backend)
     form = request.response_format
+    tools = _tools(request)
     return Generate(
         id=request_id,
         messages=conversation(request, backend),
-        tools=_tools(request),
+        tools=tools,
+        must_call=_must_call(request, tools),
+        parallel_tool_calls=request.params.parallel_tool_calls is not False,
         response_format=None if form is UNSET else form,
         params=_params(model, request),
         prefix_cache=request.prefix_cache,
@@ -85,8 +88,8 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
     if request.overflow == "truncate":
         reason = "turns are not cut yet; send a shorter conversation"
         raise unsupported_mode("overflow-truncate", backend, reason)
-    if params.tool_choice not in (UNSET, "auto", "none"):
-        reason = "a tool call cannot be forced yet; use `auto` or `none`"
+    if params.tool_choice not in (UNSET, "auto", "none") and backend not in ENFORCING:
+        reason = "nothing can change what it says; use a local model"
         raise unsupported_mode("tool-choice", backend, reason)
     if params.logprobs not in (UNSET, 0):
         raise unsupported_mode("logprobs", backend, "log-probabilities are not reported yet")
@@ -111,6 +114,31 @@ def _tools(request: GenerateRequest) -> list[dict[str, Any]]:
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
     return tools
+
+
+def _must_call(request: GenerateRequest, tools: list[dict[str, Any]]) -> list[str]:
+    """Names of the tools of which one must be called; none where none must."""
+    choice = request.params.tool_choice
+    if choice in (UNSET, "auto", "none"):
+        return []
+    names = [tool["function"]["name"] for tool in tools]
+    if choice not in ("required", "any"):
+        name = _chosen(choice)
+        names = [each for each in names if each == name]
+    if not names:
+        path = "$.params.tool_choice"
+        detail = f"a tool call is demanded, but there is no such tool - at `{path}`"
+        raise CarError("invalid_request", detail, path=path)
+    return names
+
+
+def _chosen(choice: Any) -> Any:
+    """The name in a choice: as such, or in one of OpenAI's two forms."""
+    if not isinstance(choice, dict):
+        return choice
+    members = cast("dict[str, Any]", choice)
+    function: Any = members.get("function", members)
+    return cast("dict[str, Any]", function).get("name") if isinstance(function, dict) else function
 
 
 def _params(model: ModelSchema, request: GenerateRequest) -> SamplingParams:

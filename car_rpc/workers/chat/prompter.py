@@ -90,6 +90,9 @@ class Prompter:
             CarError: The conversation does not suit the model (``unsupported_mode``), its
                 template fails (``invalid_request``) or its text cannot be tokenized.
         """
+        if request.must_call and "tools" not in (self._source or ""):
+            reason = "the model's chat template takes no tools; use another model"
+            raise unsupported_mode("tool-choice", self._backend, reason)
         options: dict[str, Any] = {"add_generation_prompt": True}
         if request.params.thinking != "auto":  # undefined is the template's own default
             options["enable_thinking"] = request.params.thinking == "on"

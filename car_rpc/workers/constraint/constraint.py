@@ -27,15 +27,24 @@ class Plan(NamedTuple):
 
     Attributes:
         vocabulary: Whose tokens it is made of.
-        form: The form of its text.
-        grammar: The grammar of the form.
+        form: The form of its text, if it must have one.
+        form_grammar: The grammar of the form.
+        calls: The grammar of calls that it may or must be instead of a text in the form.
+        call: The grammar of what follows the marker of a call in an otherwise free answer.
         think_token: The token that may begin it with reasoning, if there is one.
     """
 
     vocabulary: GuideVocabulary
-    form: ResponseFormat
-    grammar: str
-    think_token: int | None
+    form: ResponseFormat | None = None
+    form_grammar: str = ""
+    calls: str = ""
+    call: str = ""
+    think_token: int | None = None
+
+    @property
+    def whole(self) -> list[str]:
+        """The grammars of which one must allow the answer as a whole; none for a free one."""
+        return [grammar for grammar in (self.form_grammar, self.calls) if grammar]
 
     def constraint(self, *, in_reasoning: bool, so_far: str | None) -> Constraint:
         """The constraint of one such answer.
@@ -58,30 +67,30 @@ class Constraint:
 
     def __init__(self, plan: Plan, *, in_reasoning: bool, so_far: str | None) -> None:
         self._plan = plan
+        #: Whether the answer must be like something as a whole.
+        self.demands = bool(plan.whole)
         #: Other tokens that may come next, none of which is part of the form.
-        self._others = np.array([], np.intp)
+        self._others = _NONE
         self._guide: Guide | None = None
-        if not in_reasoning:
-            self._guide = plan.vocabulary.guide(plan.grammar)
-            if so_far is not None:
-                self._guide.accept_text(so_far)
-            elif plan.think_token is not None:
+        if self.demands and not in_reasoning:
+            self._guide = self._begin(so_far or "")
+            if so_far is None and plan.think_token is not None:
                 self._others = np.array([plan.think_token], np.intp)
 
     @property
     def complete(self) -> bool:
         """Whether the answer is whole, and nothing can follow."""
-        return self._guide is not None and self._guide.complete
+        return self.demands and self._guide is not None and self._guide.complete
 
     @property
     def lost(self) -> bool:
-        """Whether the answer can no longer get the form."""
-        return self._guide is not None and self._guide.lost
+        """Whether the answer can no longer be what it must."""
+        return self.demands and self._guide is not None and self._guide.lost
 
-    def allowed(self) -> NDArray[np.bool_]:
-        """For each token whether it may come next."""
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """For each token whether it may come next; ``None`` when all may."""
         if self._guide is None:
-            return self._plan.vocabulary.goes_on
+            return self._plan.vocabulary.goes_on if self.demands else None
         mask = self._guide.allowed()
         mask[self._others] = True
         return mask
@@ -92,19 +101,46 @@ class Constraint:
 
     def accept(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
         """Take the next token, which the segmenter has seen."""
-        others, self._others = self._others, np.array([], np.intp)
+        if not self.demands:
+            self._accept_freely(token, segmenter)
+            return
+        others, self._others = self._others, _NONE
         if segmenter.in_reasoning:
             self._guide = None
         elif self._guide is None:
-            self._guide = self._plan.vocabulary.guide(self._plan.grammar)
+            if segmenter.in_call:  # which only Harmony's channels begin like this
+                return
             begun = (segmenter.entered or "").lstrip("\n")
-            self._guide.accept_text(begun)
+            self._guide = self._begin(begun)
             if not begun:
                 self._others = self._plan.vocabulary.line_ends
         elif token not in others or self._guide.allows(token):
             self._guide.accept(token)
 
-    def verdict(self, text: str) -> bool:
-        """Whether a whole text has the form."""
+    def verdict(self, text: str) -> bool | None:
+        """Whether a whole text has the form; ``None`` where it need not have one."""
         plan = self._plan
-        return has_form(text, plan.form, plan.grammar, plan.vocabulary)
+        if plan.form is None:
+            return None
+        return has_form(text, plan.form, plan.form_grammar, plan.vocabulary)
+
+    def _begin(self, text: str) -> Guide:
+        guide = self._plan.vocabulary.guide(*self._plan.whole)
+        guide.accept_text(text)
+        return guide
+
+    def _accept_freely(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
+        """A free answer is followed from the marker of a call to its end."""
+        if segmenter.entered is not None:
+            self._guide = None
+            if segmenter.in_call and self._plan.call:
+                self._guide = self._plan.vocabulary.guide(self._plan.call)
+                self._guide.accept_text(segmenter.entered)
+        elif self._guide is not None:
+            self._guide.accept(token)
+        if self._guide is not None and (self._guide.lost or self._guide.complete):
+            self._guide = None
+
+
+#: No tokens.
+_NONE = np.array([], np.intp)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WHITE_SPACE = r"\x20|\n\x20{0,40}|\n\t{0,20}"
 
 #: What nothing in a schema changes.
-_JSON_OPTIONS: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE, "lenient": False}
+JSON_OPTIONS: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE, "lenient": False}
 
 #: What llguidance says of a form that may be right, but not here.
 _UNSUPPORTED = ("Unimplemented keys", "Unknown format", "is not supported", "is not present")
@@ -50,14 +50,14 @@ def grammar_of(form: ResponseFormat, vocabulary: GuideVocabulary, backend: str) 
         return grammar
     if any(reason in problem for reason in _UNSUPPORTED):
         kind = str(form.__struct_config__.tag).replace("_", "-")
-        refusal = unsupported_mode(f"structured-output-{kind}", backend, _first_lines(problem))
+        refusal = unsupported_mode(f"structured-output-{kind}", backend, one_line(problem))
         raise refusal.with_data(path=f"$.response_format.{field}")
-    raise _wrong(_first_lines(problem), field)
+    raise _wrong(one_line(problem), field)
 
 
 def json_grammar(schema: Any) -> str:
     """The grammar of JSON that a schema allows."""
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS)  # type: ignore[arg-type]  # a plain dict is one
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)  # type: ignore[arg-type]  # a plain dict is one
 
 
 def _grammar(form: ResponseFormat) -> str:
@@ -91,7 +91,7 @@ def _wrong(problem: str, field: str) -> CarError:
     return CarError("invalid_request", f"{problem} - at `{path}`", path=path)
 
 
-def _first_lines(problem: str) -> str:
-    """The problem in one line; llguidance draws a picture of some."""
+def one_line(problem: str) -> str:
+    """What llguidance says of a problem, in one line and without the picture that it draws."""
     lines = [line.strip() for line in problem.splitlines()]
     return " ".join(line for line in lines if line.strip("^ |"))

@@ -21,7 +21,6 @@ from car_rpc.workers.job import request_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from car_rpc.wire.inference import ResponseFormat
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.constraint.constraint import Plan
     from car_rpc.workers.constraint.spellings import Spellings
@@ -65,7 +64,7 @@ class Constrained(Protocol):
 class _Entry(NamedTuple):
     generation: Constrained
     plan: Future[Plan]
-    start: Callable[[], None]
+    start: Callable[[], None] | None
 
 
 class Preparation:
@@ -86,14 +85,17 @@ class Preparation:
         self._waiting: list[_Entry] = []
 
     def add(self, generation: Constrained, request: Generate, start: Callable[[], None]) -> None:
-        """Start an answer: at once, or as soon as its constraint is ready."""
-        if request.response_format is None:
+        """Start an answer: at once, or as soon as the constraint is ready that it must have.
+
+        One that is free until it calls a tool takes its constraint when that is ready.
+        """
+        must_wait = request.response_format is not None or bool(request.must_call)
+        if not must_wait:
             start()
-            return
-        think_token = self._think_token(request)
-        plan = self._pool.submit(self._plan, request.response_format, think_token)
-        self._waiting.append(_Entry(generation, plan, start))
-        plan.add_done_callback(lambda _: generation.job.wake())
+        if must_wait or request.tools:
+            plan = self._pool.submit(self._plan, request, self._think_token(request))
+            self._waiting.append(_Entry(generation, plan, start if must_wait else None))
+            plan.add_done_callback(lambda _: generation.job.wake())
 
     def step(self) -> None:
         """Start the answers whose constraints are ready."""
@@ -116,17 +118,15 @@ class Preparation:
         vocabulary: GuideVocabulary = make(self._vocab.spellings(), plain)
         return vocabulary
 
-    def _plan(self, form: ResponseFormat, think_token: int | None) -> Plan:
+    def _plan(self, request: Generate, think_token: int | None) -> Plan:
         try:
+            make_plan = import_module("car_rpc.workers.constraint.plan").make_plan
             vocabulary = self._vocabulary.result()
-            grammar_of = import_module("car_rpc.workers.constraint.grammar").grammar_of
-            plan_of = import_module("car_rpc.workers.constraint.constraint").Plan
         except ImportError as error:
             reason = f"the library {error.name} is not installed; install the engine's extra anew"
             raise unsupported_mode("structured-output", self._backend, reason) from error
-        grammar = grammar_of(form, vocabulary, self._backend)
-        plan: Plan = plan_of(vocabulary, form, grammar, think_token)
-        return plan
+        plan: Plan = make_plan(request, self._family, vocabulary, self._backend)
+        return plan._replace(think_token=think_token)
 
     def _think_token(self, request: Generate) -> int | None:
         """The token that may begin an answer with reasoning."""
@@ -141,9 +141,11 @@ def _start(entry: _Entry) -> None:
     try:
         entry.generation.constrain(entry.plan.result())
     except Exception as error:  # noqa: BLE001 - one bad form must not end the others' answers
-        entry.generation.job.fail(request_failure(error))
+        if entry.start is not None:
+            entry.generation.job.fail(request_failure(error))
         return
-    entry.start()
+    if entry.start is not None:
+        entry.start()
 
 
 def _yield_to_the_engine() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,27 @@ class GuideVocabulary:
         matcher = self._matcher(grammar)
         tokens = self._tokenizer.tokenize_str(text)
         return matcher.consume_tokens(tokens) and matcher.is_accepting()
+
+    def literal(self, text: str) -> str:
+        """A text in Lark's syntax, in which spellings of special tokens are these tokens."""
+        pieces = self._special.split(text) if self._by_spelling else [text]
+        return " ".join(
+            f"<[{self._by_spelling[piece]}]>"
+            if piece in self._by_spelling
+            else json.dumps(piece, ensure_ascii=False)
+            for piece in pieces
+            if piece
+        )
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, int]:
+        spelled = self._spellings.tokens
+        return {spelled[token].decode(errors="replace"): token for token in self._spellings.special}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        longest_first = sorted(self._by_spelling, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     @cached_property
     def line_ends(self) -> NDArray[np.intp]:

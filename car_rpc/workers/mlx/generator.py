@@ -47,6 +47,8 @@ class MlxGeneration(Generation):
         super().__init__(job, request, prompt, vocab, context_length)
         self.sampler = Sampler(request.params, vocab_size, self.asked_tokens)
         self.complete = False
+        #: Whether a constraint may have to know of each token before the next one is chosen.
+        self._is_followed = bool(request.tools) or request.response_format is not None
         self.tokens = list(prompt.tokens)  # the whole sequence so far
         self.read = Prefix()  # the part of it that the model has read, outside of the batch
         self.uses_prefixes = request.prefix_cache
@@ -54,12 +56,12 @@ class MlxGeneration(Generation):
     @property
     def processors(self) -> list[Any]:
         """What changes the logits before a token is chosen of them."""
-        constrain = [] if self.constraint is None else [self._constrain]
+        constrain = [self._constrain] if self._is_followed else []
         return [*self.sampler.processors, *constrain]
 
     def take(self, token: int) -> None:
-        """Take the sampled token, unless the constraint had to know of it before."""
-        if self.constraint is None:
+        """Take the sampled token, unless it had to be known before."""
+        if not self._is_followed:
             self.accept(token)
 
     def accept(self, token: int) -> bool:
@@ -77,10 +79,13 @@ class MlxGeneration(Generation):
         """
         if tokens.size > len(self.tokens):
             self.accept(int(tokens[-1].item()))
+        # Nothing is made of these logits where the answer ends here, or other tokens must follow.
         if self.constraint is None or self.complete or len(self.pending) > 1:
-            return logits  # nothing will be made of these
-        allowed = np.zeros(logits.shape[-1], np.bool_)
+            return logits
         mask = self.constraint.allowed()
+        if mask is None:
+            return logits
+        allowed = np.zeros(logits.shape[-1], np.bool_)
         allowed[: mask.size] = mask[: allowed.size]
         return mx.where(mx.array(allowed), logits, -mx.inf)
 

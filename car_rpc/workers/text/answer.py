@@ -100,7 +100,7 @@ class Answer:
         prompt_tokens: int,
         context_window: int,
         cached_tokens: int = 0,
-        verdict: Callable[[str], bool] | None = None,
+        verdict: Callable[[str], bool | None] | None = None,
     ) -> list[StreamEvent]:
         """The last events: what was held back, ``usage`` and ``stop``.
 
@@ -109,7 +109,7 @@ class Answer:
             prompt_tokens: Tokens of the prompt.
             context_window: Tokens of context that the request could use.
             cached_tokens: Tokens of the prompt that were read for an earlier request.
-            verdict: Tells whether a text has the form that was asked for.
+            verdict: Tells whether a text has the form that was asked for; ``None`` for no form.
         """
         events = self._visible(self.segments.feed(self._decoder.decode(b"", final=True)))
         cut_reasoning = self.segments.in_reasoning
@@ -124,8 +124,8 @@ class Answer:
             thinking_tokens=self.thinking_tokens or UNSET,
         )
         reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)
-        valid = UNSET if verdict is None or self._calls else verdict(self.text)
-        return [*events, usage, Stop(reason=reason, schema_valid=valid)]
+        valid = None if verdict is None or self._calls else verdict(self.text)
+        return [*events, usage, Stop(reason=reason, schema_valid=UNSET if valid is None else valid)]
 
     def _reason(self, *, limited: bool, cut_reasoning: bool) -> StopReason:
         if self._calls:

@@ -101,6 +101,46 @@ def test_tools_go_on_unless_none_is_to_be_used() -> None:
     assert frame(tools=[tool], params={"tool_choice": "none"}).tools == []
 
 
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    for name in ("f", "g")
+]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("auto", []),
+        ("required", ["f", "g"]),
+        ("any", ["f", "g"]),
+        ("g", ["g"]),
+        ({"type": "function", "function": {"name": "g"}}, ["g"]),
+        ({"type": "function", "name": "g"}, ["g"]),
+        ({"function": "g"}, ["g"]),
+    ],
+)
+def test_a_choice_of_tools_becomes_the_tools_that_must_be_called(
+    choice: Any, names: list[str]
+) -> None:
+    assert frame(tools=TOOLS, params={"tool_choice": choice}).must_call == names
+    if names:
+        assert refusal("fake", tools=TOOLS, params={"tool_choice": choice}).data["mode"] == (
+            "tool-choice"
+        )
+
+
+@pytest.mark.parametrize("choice", ["h", {"type": "function"}, {"function": []}])
+def test_a_choice_of_no_tool_is_refused_by_its_place(choice: Any) -> None:
+    for tools in (TOOLS, []):
+        error = refusal(tools=tools, params={"tool_choice": choice})
+        assert (error.kind, error.data["path"]) == ("invalid_request", "$.params.tool_choice")
+
+
+def test_several_calls_at_once_may_be_forbidden() -> None:
+    assert frame(tools=TOOLS).parallel_tool_calls
+    assert not frame(tools=TOOLS, params={"parallel_tool_calls": False}).parallel_tool_calls
+
+
 IMAGE = {"type": "image", "source": {"type": "url", "url": "http://x"}}
 NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
 
@@ -110,8 +150,6 @@ NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
     [
         ({"images": [IMAGE]}, "multimodal-content"),
         ({"overflow": "truncate"}, "overflow-truncate"),
-        ({"params": {"tool_choice": "required"}}, "tool-choice"),
-        ({"params": {"tool_choice": {"type": "function"}}}, "tool-choice"),
         ({"params": {"logprobs": 3}}, "logprobs"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image-content-block"),
         ({"messages": [{"role": "tool", "content": [NESTED]}]}, "image-content-block"),

@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
+#: Stands for the number of a call in its answer.
+INDEX = "{index}"
+
+
 class CallForm(NamedTuple):
     """How a call with arguments in JSON is spelled, so that it can be enforced.
 
     Attributes:
-        before_name: What stands before the name, behind the opening marker.
+        before_name: What stands before the name.
         after_name: What stands between the name and the arguments.
         after_arguments: What ends the call.
         between: What stands between two calls.
-        closing: What ends the last one.
+        begin: What stands before the first, behind the opening marker.
+        closing: What ends the last one; empty where every call has its own marker.
     """
 
     before_name: str
     after_name: str
     after_arguments: str = ""
     between: str = ""
+    begin: str = ""
     closing: str = ""
 
 
@@ -114,7 +120,7 @@ FAMILIES = (
         closing="<|tool_calls_section_end|>",
         form=CallForm(
             "<|tool_call_begin|>functions.",
-            ":0<|tool_call_argument_begin|>",
+            f":{INDEX}<|tool_call_argument_begin|>",
             "<|tool_call_end|>",
             closing="<|tool_calls_section_end|>",
         ),
@@ -131,7 +137,7 @@ FAMILIES = (
             "\n```json\n",
             f"\n```{readers.DEEPSEEK_CALL_END}",
             "\n",
-            readers.DEEPSEEK_CALLS_END,
+            closing=readers.DEEPSEEK_CALLS_END,
         ),
         inner=_DEEPSEEK_INNER,
     ),
@@ -163,7 +169,7 @@ FAMILIES = (
         marks=("[TOOL_CALLS]",),
         opening="[TOOL_CALLS]",
         read=readers.mistral,
-        form=CallForm('[{"name": "', '", "arguments": ', "}", closing="]"),
+        form=CallForm('{"name": "', '", "arguments": ', "}", ", ", "[", "]"),
         think=_MISTRAL_THINK,
         inner=_MISTRAL_INNER,
     ),
@@ -201,7 +207,7 @@ FAMILIES = (
         marks=("<|start_header_id|>", '"parameters"'),
         opening="<|python_tag|>",
         read=readers.llama,
-        form=CallForm('{"name": "', '", "parameters": ', "}"),
+        form=CallForm('{"name": "', '", "parameters": ', "}", "; "),
         bare="{",
     ),
     Family(

@@ -40,6 +40,7 @@ class CallWriter:
     def __init__(self, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         self.count = 0
         self._tools = {tool["function"]["name"]: tool["function"] for tool in tools}
+        self._ids: set[str] = set()
         self._open_id = ""
         self._members = 0
 
@@ -60,7 +61,9 @@ class CallWriter:
             raise BadToolCall(
                 "it has no name" if not name else f"{name[:40]!r} is no name of a tool"
             )
-        self._open_id = call_id or f"call_{self.count}"
+        fresh = call_id and call_id not in self._ids
+        self._open_id = call_id if fresh else f"call_{self.count}"
+        self._ids.add(self._open_id)
         self._members = 0
         return ToolCallStart(index=self.count, id=self._open_id, name=name)
 

@@ -1,0 +1,37 @@
+"""From a request to what its answer must be like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from car_rpc.workers.constraint.calls import demanded_calls, offered_calls
+from car_rpc.workers.constraint.constraint import Plan
+from car_rpc.workers.constraint.grammar import grammar_of
+
+if TYPE_CHECKING:
+    from car_rpc.wire.worker import Generate
+    from car_rpc.workers.constraint.vocabulary import GuideVocabulary
+    from car_rpc.workers.text.calls.families import Family
+
+
+def make_plan(request: Generate, family: Family, vocabulary: GuideVocabulary, backend: str) -> Plan:
+    """What the answer to a request must be like.
+
+    Args:
+        request: The request.
+        family: How the model writes.
+        vocabulary: Its vocabulary.
+        backend: Name of the engine, for errors.
+
+    Raises:
+        CarError: The form or the call cannot be enforced (``unsupported_mode``), or the form is
+            wrong (``invalid_request``).
+    """
+    if request.must_call:
+        return Plan(vocabulary, calls=demanded_calls(request, family, vocabulary, backend))
+    form = request.response_format
+    if form is None:
+        return Plan(vocabulary, call=offered_calls(request, family, vocabulary, opened=True))
+    grammar = grammar_of(form, vocabulary, backend)
+    calls = offered_calls(request, family, vocabulary, opened=False)
+    return Plan(vocabulary, form, grammar, calls)
