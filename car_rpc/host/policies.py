@@ -15,13 +15,12 @@ from car_rpc.errors import CarError
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.registry.catalog import normalised
 from car_rpc.wire.lifecycle import EmptyParams
+from car_rpc.wire.methods import RUNS_MODELS
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.policy import PolicyRemoveParams, PolicyRulesResult, PolicySetParams
 
 #: What chooses a model, and asks about it then. ``runner.event`` only answers a run.
-ASKED_LATER = frozenset(
-    {"generate", "embed", "classify", "rerank", "ground", "transcribe", "runner.event"}
-)
+ASKED_LATER = RUNS_MODELS | {"runner.event"}
 
 
 #: What runs the model that it names. Rules are asked about anything else only by its name.

@@ -9,19 +9,17 @@ from car_rpc.wire import (
     keys,
     lifecycle,
     log,
-    models,
     outcomes,
     policy,
-    pulls,
     replay,
     routing,
     runner,
-    search,
     speech,
     spend,
     tasks,
 )
 from car_rpc.wire.method import Method
+from car_rpc.wire.model_methods import MODEL_METHODS
 
 #: What runs models. Whatever else the event log holds changes the state that these work on.
 RUNS_MODELS = frozenset({"classify", "embed", "generate", "ground", "rerank", "transcribe"})
@@ -116,52 +114,7 @@ METHODS: dict[str, Method] = {
         speech.TranscribeResult,
         logged=True,
     ),
-    "models.list": Method(
-        "Lists models.", models.ModelsListParams, models.ModelsListResult, inline=True
-    ),
-    "models.get": Method(
-        "Looks up one model.", models.ModelParams, models.ModelResult, inline=True
-    ),
-    "models.search": Method(
-        "Finds models, those of the built-in catalog included, and says which fit this machine.",
-        search.ModelsSearchParams,
-        search.ModelsSearchResult,
-    ),
-    "models.upgrades": Method(
-        "Lists newer versions of the models whose weights are on this machine.",
-        lifecycle.EmptyParams,
-        search.ModelsUpgradesResult,
-    ),
-    "models.register": Method(
-        "Adds a model, or replaces the one that was registered with its id.",
-        models.ModelsRegisterParams,
-        models.ModelsRegisterResult,
-        logged=True,
-    ),
-    "models.unregister": Method(
-        "Removes a model that was registered; its files stay.",
-        models.ModelParams,
-        models.ModelsUnregisterResult,
-        logged=True,
-    ),
-    "models.pull": Method(
-        "Downloads the weights of a model, or goes on where a cancelled download stopped.",
-        pulls.ModelsPullParams,
-        pulls.ModelsPullResult,
-        logged=True,
-    ),
-    "models.remove": Method(
-        "Deletes the weights of a model from this machine.",
-        models.ModelParams,
-        pulls.ModelsRemoveResult,
-        logged=True,
-    ),
-    "models.discover": Method(
-        "Looks for servers with models on this machine and makes their models known.",
-        models.ModelsDiscoverParams,
-        models.ModelsDiscoverResult,
-        logged=True,
-    ),
+    **MODEL_METHODS,
     "keys.stats": Method(
         "Tells how the API keys of servers have fared, by their names.",
         lifecycle.EmptyParams,
