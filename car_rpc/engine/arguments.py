@@ -65,8 +65,7 @@ class Arguments:
         One that nests too deep for those who read it is none.
         """
         if self._parsed is None:
-            text = self.text.strip()
-            self._parsed = (_object(text) if text else {},)
+            self._parsed = (parsed_arguments(self.text),)
         return self._parsed[0]
 
     def _add(self, piece: str) -> str:
@@ -86,6 +85,12 @@ class Arguments:
             return ""
         is_all = _object(self._unsure) is not None
         return self._unsure[self._size :] if is_all else self._unsure
+
+
+def parsed_arguments(text: str) -> dict[str, Any] | None:
+    """As :meth:`Arguments.parsed`, of all of them."""
+    text = text.strip()
+    return _object(text) if text else {}
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -338,10 +338,9 @@ class Attempts:
         await self._guard.admit(model)
         clock = self._parts.clock
         started_ms = clock.now_ms()
-        trace_id = self._recorder.trace_id
-        await self._output.begin_attempt(
-            Attempt(attempt=number, trace_id=trace_id, model=model.id, reason=self._reason or UNSET)
-        )
+        trace_id, reason = self._recorder.trace_id, self._reason or UNSET
+        attempt = Attempt(attempt=number, trace_id=trace_id, model=model.id, reason=reason)
+        await self._output.begin_attempt(attempt, model)
         outcome = "success"
         try:
             if self._replayed(model):

@@ -39,6 +39,7 @@ from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import Routing, RoutingInputs
+from car_rpc.engine.screening import screened, screened_words
 from car_rpc.engine.spending import Bill, Spending
 from car_rpc.errors import CarError
 from car_rpc.policy.rules import Rules
@@ -254,7 +255,10 @@ class Engine:
             async with guard.metered(self.metering, attempt, Bill(), recorder):
                 said = await self.backend_of(model).transcribe(model, recording)
             return TranscribeResult(
-                text=said.text, model_used=model.id, language=said.language, words=said.words
+                text=screened(guard, model, said.text),
+                model_used=model.id,
+                language=said.language,
+                words=screened_words(guard, model, said.words),
             )
 
         return await self.traced(origin, work)

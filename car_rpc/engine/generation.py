@@ -26,6 +26,7 @@ from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.policing import Policing, refused
 from car_rpc.engine.recording import Recorder, absorb_cancel
 from car_rpc.engine.routing import MAX_LOGGED_CANDIDATES, Routing
+from car_rpc.engine.screening import Screen
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.wire.base import RequestId
@@ -83,10 +84,11 @@ class Generation:
         self._clock = parts.clock
         self._started_ms = parts.clock.now_ms()
         self._accumulator = Accumulator()
-        self._output = Output(self._accumulator, recorder, listener, parts.clock)
+        self._guard = parts.policing.guard(origin.method, recorder, request)
+        screen = Screen(self._guard) if self._guard.screens else None
+        self._output = Output(self._accumulator, recorder, listener, parts.clock, screen)
         self._checkpoint = checkpoint
         self._reports: list[AttemptReport] = []
-        self._guard = parts.policing.guard(origin.method, recorder, request)
 
     async def result(self) -> InferenceResult:
         """Run it.
@@ -98,6 +100,7 @@ class Generation:
         try:
             result = await self._run()
             self._recorder.end_deltas()
+            self._output.conclude()
             for call in result.tool_calls:
                 self._recorder.aside("tool_call", call=call)
             await self._recorder.commit_final("completion", outcome="success", result=result)
@@ -139,7 +142,7 @@ class Generation:
                 model = await attempts.run(route.models, partial(routing.moves, route))
                 routing.answered(route, model)
                 await extension.run(model)
-                self._output.close()
+                await self._output.close()
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -148,6 +151,7 @@ class Generation:
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
+        failure = self._output.conclude(failure) or failure
         data = {"trace_id": self._recorder.trace_id}
         if self._reports:
             data["model"] = self._reports[-1].model
@@ -162,21 +166,22 @@ class Generation:
         return failure
 
     def _partial(self) -> dict[str, object]:
-        accumulator = self._accumulator
+        answer = self._output.answer
         return {
-            "text": accumulator.text,
-            "tool_calls": accumulator.tool_calls(),
-            "usage": accumulator.usage,
+            "text": answer.text,
+            "tool_calls": answer.tool_calls(),
+            "usage": self._accumulator.usage,
         }
 
     def _inference_result(
         self, model: ModelSchema, attempts: Attempts, extensions: int
     ) -> InferenceResult:
-        accumulator = self._accumulator
+        accumulator, answer = self._accumulator, self._output.answer
+        text = answer.text
         first_token_at_ms = self._output.first_token_at_ms
         return InferenceResult(
-            text=accumulator.text,
-            tool_calls=accumulator.tool_calls(),
+            text=text,
+            tool_calls=answer.tool_calls(),
             trace_id=self._recorder.trace_id,
             model_used=model.id,
             latency_ms=round(self._clock.now_ms() - self._started_ms, 3),
@@ -185,12 +190,12 @@ class Generation:
             else round(first_token_at_ms - self._started_ms, 3),
             usage=accumulator.usage,
             stop_reason=accumulator.stop_reason,
-            schema_valid=accumulator.schema_valid,
-            reasoning=accumulator.reasoning or UNSET,
+            schema_valid=accumulator.schema_valid if text == accumulator.text else UNSET,
+            reasoning=answer.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
             recoveries=attempts.recoveries + extensions or UNSET,
-            bounding_boxes=boxes_of(model, accumulator.text) or UNSET,
-            provider_output_items=accumulator.provider_output_items or UNSET,
+            bounding_boxes=boxes_of(model, text) or UNSET,
+            provider_output_items=self._output.items or UNSET,
             client_ref=self._request.client_ref,
             cost_usd=attempts.bill.cost_usd,
         )

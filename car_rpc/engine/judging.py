@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.engine.boxes import boxes_of
 from car_rpc.engine.candidates import Veto
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
 from car_rpc.engine.metering import Work
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.routing import Choice
+from car_rpc.engine.screening import screened
 from car_rpc.engine.spending import Bill
 from car_rpc.engine.verdicts import (
     label_scores,
@@ -182,10 +184,9 @@ async def ground(
         answer = await _ask(
             engine, origin, model=choice.model.id, prompt=params.prompt, images=[image]
         )
+        text = screened(guard, choice.model, answer.text)
         return GroundResult(
-            boxes=answer.bounding_boxes or [],
-            raw_text=answer.text,
-            model_used=answer.model_used,
+            boxes=boxes_of(choice.model, text), raw_text=text, model_used=answer.model_used
         )
 
     return await engine.traced(origin, work)

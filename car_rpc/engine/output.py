@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from car_rpc.engine.ports import Clock
 from car_rpc.engine.recording import Recorder
+from car_rpc.engine.screening import Screen
 from car_rpc.engine.stream import Accumulator
+from car_rpc.errors import CarError
 from car_rpc.wire.events import (
     Attempt,
     ReasoningDelta,
@@ -19,6 +21,7 @@ from car_rpc.wire.events import (
     TextDelta,
     ToolCallStart,
 )
+from car_rpc.wire.models import ModelSchema
 
 
 class Listener(Protocol):
@@ -41,10 +44,16 @@ class Output:
         recorder: The request's event log.
         listener: The client's stream, if it wants one.
         clock: Time.
+        screen: What policies leave of them; ``None`` for all.
     """
 
     def __init__(
-        self, accumulator: Accumulator, recorder: Recorder, listener: Listener | None, clock: Clock
+        self,
+        accumulator: Accumulator,
+        recorder: Recorder,
+        listener: Listener | None,
+        clock: Clock,
+        screen: Screen | None = None,
     ) -> None:
         #: When the first token came, by the clock.
         self.first_token_at_ms: float | None = None
@@ -52,11 +61,25 @@ class Output:
         self._recorder = recorder
         self._listener = listener
         self._clock = clock
+        self._screen = screen
         self._started_ms = clock.now_ms()
         self._recovery: Recovery | None = None
 
-    async def begin_attempt(self, attempt: Attempt) -> None:
+    @property
+    def answer(self) -> Accumulator | Screen:
+        """The answer as it is told."""
+        return self._screen or self._accumulator
+
+    @property
+    def items(self) -> list[Any]:
+        """A provider's own items as they are told."""
+        items = self._accumulator.provider_output_items
+        return items if self._screen is None else self._screen.items(items)
+
+    async def begin_attempt(self, attempt: Attempt, model: ModelSchema) -> None:
         """Another attempt begins, once the log holds all before it."""
+        if self._screen is not None:
+            self._screened(self._screen, self._screen.begin_attempt(model))
         if self._recovery is not None:
             self._recovery = msgspec.structs.replace(self._recovery, attempt=attempt.attempt)
         await self._recorder.written()
@@ -80,16 +103,30 @@ class Output:
         """Take an event of the backend; tells whether there is room for another one.
 
         Raises:
-            CarError: As :meth:`Accumulator.push`.
+            CarError: As :meth:`Accumulator.push`; ``policy_denied``.
         """
         return self.pass_on(self._accumulator.push(event))
 
-    def close(self) -> None:
-        """The answer is complete."""
+    async def close(self) -> None:
+        """The answer is complete.
+
+        Raises:
+            CarError: ``policy_denied``.
+        """
         self.pass_on(self._accumulator.close())
+        if self._screen is not None:
+            self._screened(self._screen, self._screen.close())
+            await self._questions(self._screen)
+            self._screened(self._screen, self._screen.end())
 
     async def room(self) -> None:
-        """Wait while the log is behind or the client has too much to read."""
+        """Wait while the app is asked about a call, the log is behind, or the client reads.
+
+        Raises:
+            CarError: ``policy_denied``.
+        """
+        if self._screen is not None:
+            await self._questions(self._screen)
         await self._recorder.room()
         if self._listener is not None:
             await self._listener.room()
@@ -109,6 +146,16 @@ class Output:
             has_room = self._tell(event)
         return has_room
 
+    def conclude(self, failure: CarError | None = None) -> CarError | None:
+        """No event follows but the last one; returns a failure as it is told."""
+        if self._screen is None:
+            return failure
+        self._screen.conclude()
+        if failure is None or "snapshot" not in failure.extra:
+            return failure
+        told = {**failure.extra, "snapshot": self._screen.snapshot()}
+        return CarError(failure.kind, failure.detail, **told)
+
     def finish(self, event: StreamEvent) -> None:
         """The last event of the stream."""
         if self._listener is not None:
@@ -123,6 +170,23 @@ class Output:
             self._tell(recovery)
 
     def _tell(self, event: StreamEvent) -> bool:
+        if self._screen is None:
+            return self._say(event)
+        return self._screened(self._screen, self._screen.take(event))
+
+    def _screened(self, screen: Screen, events: Iterable[StreamEvent]) -> bool:
+        has_room = True
+        for event in events:
+            has_room = self._say(event)
+        if screen.refusal is not None:
+            raise screen.refusal
+        return has_room and not screen.asks
+
+    async def _questions(self, screen: Screen) -> None:
+        while screen.asks:
+            self._screened(screen, await screen.answered())
+
+    def _say(self, event: StreamEvent) -> bool:
         # To both at once, so that the log holds what the client got, whenever a cancel comes.
         has_room = self._recorder.delta(event)
         if self._listener is not None:

@@ -21,12 +21,13 @@ from car_rpc.engine.ports import Approver, Clock, IdSource
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.spending import Bill
 from car_rpc.errors import CarError
-from car_rpc.policy.rules import NO_RULES, Limit, Rules, Verdict
+from car_rpc.policy.rules import NO_RULES, ContentRule, Limit, Rules, Verdict
 from car_rpc.router.estimate import input_tokens, output_tokens
 from car_rpc.spend.prices import Tokens, cost_nano_usd, is_free, to_nano
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import Cost, ModelSchema
 from car_rpc.wire.policy import (
+    ContentPart,
     PolicyApproveParams,
     PolicyApproveResult,
     PolicyRule,
@@ -154,6 +155,59 @@ class Guard:
         verdict = self._verdict(model)
         await self._approved(verdict, self._subject(model))
         self._admitted.add(model_id)
+
+    @property
+    def screens(self) -> bool:
+        """Whether any rule might be about something of the answer."""
+        return self._rules.screen_answers
+
+    def content(self, model: ModelSchema | None) -> list[ContentRule]:
+        """The rules about what a model answers."""
+        return self._rules.content(self._method, model)
+
+    def judges_calls(self, model: ModelSchema | None, tool: str) -> bool:
+        """Whether any rule has to see what a model calls a tool with."""
+        return self._rules.judges_calls(self._method, model, tool)
+
+    def judged_call(
+        self, model: ModelSchema | None, tool: str, arguments: dict[str, Any]
+    ) -> Verdict | None:
+        """What :meth:`approve_call` wants for a call, where the app has to be asked about it.
+
+        Raises:
+            CarError: ``policy_denied``.
+        """
+        verdict = self._rules.call(self._method, model, tool, arguments)
+        subject = self._subject(model, tool=tool)
+        if verdict.rule is not None and verdict.is_denied:
+            raise denied(verdict.rule, subject)
+        if verdict.approvals:
+            return verdict
+        if verdict.rule is not None:
+            self._note(verdict.rule, "allowed", subject)
+        return None
+
+    async def approve_call(
+        self, model: ModelSchema | None, tool: str, arguments: dict[str, Any], verdict: Verdict
+    ) -> None:
+        """Ask the app whether a tool may be called.
+
+        Raises:
+            CarError: ``policy_denied``.
+        """
+        await self._approved(verdict, self._subject(model, tool=tool), arguments=arguments)
+
+    def refused_content(
+        self, model: ModelSchema | None, rule: PolicyRule, part: ContentPart
+    ) -> CarError:
+        """The error of an answer that a rule refuses."""
+        return denied(rule, self._subject(model, content=part))
+
+    def note_replaced(
+        self, model: ModelSchema | None, rule: PolicyRule, part: ContentPart, count: int
+    ) -> None:
+        """Note how often a rule replaced something in the answer."""
+        self._note(rule, "redacted", self._subject(model, content=part), count=count)
 
     def capped(self, asked: Asked, model: ModelSchema) -> Asked:
         """What a model is asked, within the bounds of rules.
@@ -299,6 +353,8 @@ def denied(rule: PolicyRule, subject: PolicySubject, why: str = "") -> CarError:
     what = subject.model if isinstance(subject.model, str) else f"`{subject.method}`"
     if isinstance(subject.tool, str):
         what = f"the tool {subject.tool!r}"
+    if isinstance(subject.content, str):
+        what = f"the {subject.content.replace('_', ' ')} of {what}"
     reasons = [each for each in (rule.reason, why) if each]
     said = ": ".join([f"rule {rule.id!r} refuses {what}", *map(str, reasons)])
     return CarError(

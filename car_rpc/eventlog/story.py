@@ -153,7 +153,9 @@ def _counts(story: Sequence[LogEvent]) -> Iterator[str]:
 
 
 def _text(story: Sequence[LogEvent]) -> Iterator[str]:
-    """The deltas are the text of the result."""
+    """The deltas are the text of the result; a transcript has none."""
+    if not any(event.type == "attempt" for event in story):
+        return
     completion = story[-1].data if story else {}
     result = completion.get("result")
     if completion.get("outcome") != "success" or not isinstance(result, dict):

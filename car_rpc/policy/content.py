@@ -29,29 +29,34 @@ class ContentFilter:
 
     Args:
         rules: The rules, in their order.
+        replaced: Counts how often each rule replaced something, by its id.
+        begun: The beginning of the text, which nothing was decided about yet.
     """
 
-    def __init__(self, rules: Sequence[ContentRule]) -> None:
+    def __init__(
+        self, rules: Sequence[ContentRule], replaced: Counter[str] | None = None, begun: str = ""
+    ) -> None:
         #: The rule that refuses the text, once it does; nothing is passed on from then.
         self.refused_by: PolicyRule | None = None
-        #: How often each rule replaced something, by its id.
-        self.replaced: Counter[str] = Counter()
+        self.replaced = Counter[str]() if replaced is None else replaced
         self._scanners = [
             (rule, Scanner(program, automaton))
             for rule, patterns in rules
             for program, automaton in patterns
         ]
         self._found: list[_Found] = []
+        self._begun = begun
         self._text = ""  # that is not passed on
         self._offset = 0  # of it in the whole text
 
     @property
     def held(self) -> str:
         """What is held back."""
-        return self._text
+        return self._begun + self._text
 
     def push(self, text: str) -> str:
         """The next piece; returns what may be passed on."""
+        text, self._begun = self._begun + text, ""
         self._text += text
         for rule, scanner in self._scanners:
             self._found += [_Found(*span, rule) for span in scanner.push(text)]
@@ -95,9 +100,11 @@ class ContentFilter:
         return taken
 
 
-def filtered(text: str, rules: Sequence[ContentRule]) -> tuple[str, ContentFilter]:
+def filtered(
+    text: str, rules: Sequence[ContentRule], replaced: Counter[str] | None = None
+) -> tuple[str, ContentFilter]:
     """A whole text as it may be passed on, and what was found in it."""
-    content = ContentFilter(rules)
+    content = ContentFilter(rules, replaced)
     return content.push(text) + content.end(), content
 
 

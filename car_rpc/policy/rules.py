@@ -158,6 +158,11 @@ class Rules:
         """Whether any rule might refuse a model."""
         return bool(self._requests or self._tools)
 
+    @property
+    def screen_answers(self) -> bool:
+        """Whether any rule might change or refuse something of an answer."""
+        return bool(self._content or self._tools)
+
     def offered(self, method: str, model: ModelSchema, tool: str) -> PolicyRule | None:
         """The rule that refuses a tool whatever it is called with, or ``None``."""
         for each in self._tools:
@@ -169,7 +174,7 @@ class Rules:
         return None
 
     def call(
-        self, method: str, model: ModelSchema, tool: str, arguments: Mapping[str, Any]
+        self, method: str, model: ModelSchema | None, tool: str, arguments: Mapping[str, Any]
     ) -> Verdict:
         """Whether a tool may be called."""
         verdict = Verdict()
@@ -183,11 +188,11 @@ class Rules:
                 return verdict._replace(rule=each.rule, is_denied=each.rule.action == "deny")
         return verdict
 
-    def judges_calls(self, method: str, model: ModelSchema, tool: str) -> bool:
+    def judges_calls(self, method: str, model: ModelSchema | None, tool: str) -> bool:
         """Whether any rule has to see the calls of a tool."""
         return any(e.is_about(method, model) and _any(e.tools, tool) for e in self._tools)
 
-    def content(self, method: str, model: ModelSchema) -> list[ContentRule]:
+    def content(self, method: str, model: ModelSchema | None) -> list[ContentRule]:
         """The rules about what a model answers."""
         return [rule for each, rule in self._content if each.is_about(method, model)]
 

@@ -88,7 +88,7 @@ class ToolCallDelta(WireStruct, frozen=True, kw_only=True, tag_field="type", tag
 class ToolCallCancel(
     WireStruct, frozen=True, kw_only=True, tag_field="type", tag="tool_call_cancel"
 ):
-    """A tool call that was begun is withdrawn.
+    """A tool call is withdrawn; one that a policy refuses had not been told of.
 
     Attributes:
         index: Number of the tool call in the answer, from 0.

@@ -11,6 +11,7 @@ from car_rpc.wire.base import NonNegativeFloat, Positive, WireStruct
 PolicyAction: TypeAlias = Literal[
     "allow", "deny", "cap", "redact", "require_local", "require_approval"
 ]
+ContentPart: TypeAlias = Literal["text", "reasoning", "tool_arguments"]
 PolicyOrigin: TypeAlias = Literal["configuration", "set"]
 
 #: Most rules that ``policy.set`` keeps.
@@ -142,7 +143,7 @@ class PolicySubject(WireStruct, frozen=True, kw_only=True):
     model: str | UnsetType = UNSET
     tool: str | UnsetType = UNSET
     arguments: dict[str, Any] | UnsetType = UNSET
-    content: Literal["text", "reasoning", "tool_arguments"] | UnsetType = UNSET
+    content: ContentPart | UnsetType = UNSET
 
 
 class PolicyApproveParams(WireStruct, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ import msgspec
 
 from car_rpc.__main__ import main
 from car_rpc.backends import delegated
-from car_rpc.engine import generation, policing, stream
+from car_rpc.engine import generation, output, policing, stream
 from car_rpc.errors import CarError
 from car_rpc.eventlog import recorded
 from car_rpc.host import replay, runner, server, session
 from car_rpc.host import stream as host_stream
-from car_rpc.policy import rules
+from car_rpc.policy import content, rules
 from car_rpc.protocol import connection, framing, lifecycle, messages, outbox
 from car_rpc.wire.events import TextDelta
 from car_rpc.wire.inference import Usage
@@ -340,6 +340,28 @@ def each_attempt_may_take_all_tokens() -> None:
         return None if cap is None else int(cap.value)
 
     wrap(policing.Guard, "tokens_left", left)
+
+
+@mutant("policy", "policy-content")
+def nothing_is_held_back() -> None:
+    def push(original: Any, self: Any, text: str) -> str:
+        told = original(text)
+        told += self._text
+        self._offset += len(self._text)
+        self._text = ""
+        return told
+
+    wrap(content.ContentFilter, "push", push)
+
+
+@mutant("policy", "policy-content")
+def only_the_stream_is_screened() -> None:
+    replace(output.Output, "answer", property(lambda self: self._accumulator))
+
+
+@mutant("policy", "policy-tools")
+def a_call_is_told_before_its_arguments_are_whole() -> None:
+    replace(policing.Guard, "judges_calls", lambda *_: False)
 
 
 @mutant("policy", "policy-rules")

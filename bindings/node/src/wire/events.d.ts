@@ -167,7 +167,7 @@ export interface TextDelta {
   text: string;
 }
 
-/** A tool call that was begun is withdrawn. */
+/** A tool call is withdrawn; one that a policy refuses had not been told of. */
 export interface ToolCallCancel {
   type: 'tool_call_cancel';
   /** Number of the tool call in the answer, from 0. */

@@ -323,7 +323,7 @@ public struct TextDelta: Codable, Sendable, Hashable {
     }
 }
 
-/// A tool call that was begun is withdrawn.
+/// A tool call is withdrawn; one that a policy refuses had not been told of.
 public struct ToolCallCancel: Codable, Sendable, Hashable {
     /// Number of the tool call in the answer, from 0.
     public var index: Int

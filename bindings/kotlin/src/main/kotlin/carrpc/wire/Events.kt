@@ -198,7 +198,7 @@ data class TextDelta(
     val text: String,
 ) : RunnerEvent, StreamEvent
 
-/** A tool call that was begun is withdrawn. */
+/** A tool call is withdrawn; one that a policy refuses had not been told of. */
 @Serializable
 data class ToolCallCancel(
     /** Number of the tool call in the answer, from 0. */
