@@ -18,7 +18,7 @@ HEAVY = {
     *("safetensors", "tokenizers", "torch", "transformers"),
 }
 #: What the dispatcher needs and the handshake does not.
-LATER = {"jsonrpcserver", "jsonschema", "sqlite3", "car_rpc.host.wiring"}
+LATER = {"jsonrpcserver", "sqlite3", "car_rpc.host.wiring"}
 
 
 def imported_by(module: str) -> set[str]:
@@ -36,8 +36,9 @@ def test_the_host_imports_no_library_of_models() -> None:
     assert not {name for name in server if name.startswith("car_rpc.workers")}
 
 
-def test_the_engine_brings_no_server_of_http_and_no_mail() -> None:
-    assert not imported_by("car_rpc.host.wiring") & {"email", "html", "http.server"}
+def test_the_engine_brings_no_server_of_http_no_mail_and_no_validator_of_schemas() -> None:
+    left_out = {"email", "html", "http.server", "jsonschema"}
+    assert not imported_by("car_rpc.host.wiring") & left_out
 
 
 def test_serving_a_model_imports_no_library_of_models(start_core: StartCore) -> None:
