@@ -34,7 +34,7 @@ CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http bench-local bench-routing format spec models lock clean
+.PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http bench-log bench-local bench-routing format spec models lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-http: test-setup ## Measure models behind HTTP servers beside the official
 
 bench-local: test-setup ## Measure local models beside a bare loop and other programs, which this installs (needs node)
 	$(PY) -m benchmarks.local $(BENCH_ARGS)
+
+bench-log: test-setup ## Measure the event log beside plainer ways to keep events
+	$(PY) -m benchmarks.eventlog $(BENCH_ARGS)
 
 bench-routing: setup ## Compare ways to choose a model in simulated worlds (installs LiteLLM)
 	$(PY) -m benchmarks.routing.install $(BENCH_ARGS)

@@ -49,6 +49,7 @@ async def export(options: argparse.Namespace) -> int:
             ("conversation_id", options.conversation),
             ("since", options.since),
             ("until", options.until),
+            ("content", options.content or None),
             ("path", str(options.output.absolute()) if options.output else None),
         )
         if value is not None

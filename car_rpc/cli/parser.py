@@ -61,6 +61,7 @@ def _add_log(log: argparse.ArgumentParser) -> None:
     commands = log.add_subparsers(dest="log_command", metavar="COMMAND")
     export = commands.add_parser("export", help="write events to a file or to standard output")
     export.add_argument("--format", choices=("jsonl", "otlp_json"), default="jsonl")
+    export.add_argument("--content", action="store_true", help="spans that tell what was said")
     export.add_argument("--output", type=Path, metavar="FILE")
     # What the command before has said is not taken back by a default.
     unsaid = argparse.SUPPRESS

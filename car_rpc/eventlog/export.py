@@ -135,7 +135,7 @@ async def _spans(log: EventLog, params: EventlogExportParams) -> AsyncGenerator[
     while wanted.after_seq < last_seq and (page := await log.query(wanted)).events:
         for request in page.events:
             story = await log.story(request.trace_id, files=False) if request.trace_id else []
-            span = otlp.span(story)
+            span = otlp.span(story, with_content=params.content)
             if span is not None and request.seq <= last_seq:
                 yield 1, separator + _encode(span)
                 separator = b","

@@ -1,11 +1,12 @@
 """Requests as spans of OpenTelemetry, in OTLP/JSON. Pure.
 
-The attributes are those of the semantic conventions for generative AI. What was said is not among
-them: the conventions make it opt-in, and spans usually leave the machine.
+The attributes are those of the semantic conventions for generative AI. What was said is among them
+only where that is asked for: the conventions make it opt-in, and spans usually leave the machine.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import msgspec
 
 from car_rpc import __version__
+from car_rpc.eventlog.otlp_content import content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,12 +53,14 @@ _USAGE_ATTRIBUTES = {
     "completion_tokens": "gen_ai.usage.output_tokens",
     "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_creation_tokens": "gen_ai.usage.cache_creation.input_tokens",
+    "thinking_tokens": "gen_ai.usage.reasoning.output_tokens",
 }
 
 # What happened on the way, with the members that are words and numbers of ours.
 _NOTED = {
     "route": ("model", "reason"),
-    "attempt": ("model",),
+    "attempt": ("model", "reason"),
+    "breaker": ("model", "state"),
     "fallback": ("model", "kind"),
     "interruption": ("cause", "bytes_received"),
     "recovery": ("cause", "plan"),
@@ -68,7 +72,7 @@ _Json: TypeAlias = dict[str, Any]
 _SCHEMA_URL = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
 
 
-def span(story: Sequence[LogEvent]) -> _Json | None:
+def span(story: Sequence[LogEvent], *, with_content: bool = False) -> _Json | None:
     """The span of one request; ``None`` for one that runs no model.
 
     A trace of OpenTelemetry is a request of ours: its ids are made from our trace id, so that
@@ -76,6 +80,7 @@ def span(story: Sequence[LogEvent]) -> _Json | None:
 
     Args:
         story: All events of the request, in order.
+        with_content: Whether to tell what was said.
     """
     if not story or story[0].type != "request":
         return None
@@ -93,6 +98,7 @@ def span(story: Sequence[LogEvent]) -> _Json | None:
         **_conversation(request),
         **_asked(params),
         **_answered(story, completion),
+        **(content(params, _object(completion, "result")) if with_content else {}),
     }
     model = attributes.get("gen_ai.request.model") or attributes.get("gen_ai.response.model")
     seed = str(request.trace_id).encode()
@@ -119,22 +125,45 @@ def _asked(params: Mapping[str, Any]) -> _Json:
     attributes = {name: given[key] for key, name in _REQUEST_ATTRIBUTES.items() if key in given}
     if isinstance(params.get("model"), str):
         attributes["gen_ai.request.model"] = params["model"]
+    if isinstance(params.get("stream"), bool):
+        attributes["gen_ai.request.stream"] = params["stream"]
+    if isinstance(params.get("encoding"), str):
+        attributes["gen_ai.request.encoding_formats"] = [params["encoding"]]
+    if str(_object(params, "response_format").get("type")).startswith("json"):
+        attributes["gen_ai.output.type"] = "json"
     return attributes
 
 
 def _answered(story: Sequence[LogEvent], completion: Mapping[str, Any]) -> _Json:
     result = _object(completion, "result")
-    usage = _object(result, "usage")
-    attributes = {name: usage[key] for key, name in _USAGE_ATTRIBUTES.items() if key in usage}
+    usage = _usage(story)
+    attributes: _Json = {
+        name: usage[key] for key, name in _USAGE_ATTRIBUTES.items() if key in usage
+    }
     chosen = [event.data.get("model") for event in story if event.type in ("route", "attempt")]
     model = result.get("model_used") or (chosen[-1] if chosen else None)
     if model is not None:
         attributes["gen_ai.response.model"] = model
     if isinstance(result.get("stop_reason"), str):
         attributes["gen_ai.response.finish_reasons"] = [result["stop_reason"]]
+    if isinstance(result.get("dimensions"), int):
+        attributes["gen_ai.embeddings.dimension.count"] = result["dimensions"]
+    for event in story:
+        if event.type == "first_token":
+            attributes["gen_ai.response.time_to_first_chunk"] = event.data["after_ms"] / 1000
     if isinstance(completion.get("kind"), str):
         attributes["error.type"] = completion["kind"]
     return attributes
+
+
+def _usage(story: Sequence[LogEvent]) -> Counter[str]:
+    """What all attempts took."""
+    usage: Counter[str] = Counter()
+    for event in story:
+        if event.type == "usage":
+            counts = {name: n for name, n in event.data.items() if isinstance(n, int)}
+            usage.update(counts)
+    return usage
 
 
 def _noted(story: Sequence[LogEvent]) -> Iterator[_Json]:

@@ -22,6 +22,7 @@ from msgspec import UNSET
 from car_rpc.errors import CarError
 from car_rpc.eventlog.blobs import Blob, BlobFiles
 from car_rpc.eventlog.chain import SALT_BYTES, content_hash, link
+from car_rpc.eventlog.schema import MIGRATIONS
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.wire.base import decode_object
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult, LogEvent
@@ -34,74 +35,12 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 5.0
 #: A page ends early beyond this much data, so that one answer stays a message of usual size.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
+#: Up to so many events of a time are found by their time, and then sorted.
+NARROW_EVENTS = 20_000
 #: The write-ahead log is cut back to this size after a checkpoint.
 _MAX_IDLE_WAL_BYTES = 16 * 1024 * 1024
 # One suffices for two processes that start together.
 _WAL_TRIES = 8
-
-#: Statements by schema version; the first tuple leads from an empty file to version 1. A
-#: released one never changes: the next change of the schema is the next tuple.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """
-        CREATE TABLE events (
-            seq INTEGER PRIMARY KEY,
-            ts TEXT NOT NULL,
-            session_id TEXT NOT NULL,
-            trace_id TEXT,
-            conversation_id TEXT,
-            attempt INTEGER,
-            type TEXT NOT NULL,
-            data TEXT NOT NULL
-        )
-        """,
-        # Every index ends in seq, the row id, so a filtered page needs no sorting.
-        "CREATE INDEX events_by_trace ON events (trace_id) WHERE trace_id IS NOT NULL",
-        """
-        CREATE INDEX events_by_conversation ON events (conversation_id)
-        WHERE conversation_id IS NOT NULL
-        """,
-        "CREATE INDEX events_by_type ON events (type)",
-        "CREATE INDEX events_by_time ON events (ts)",
-    ),
-    (
-        "ALTER TABLE events ADD COLUMN salt BLOB",
-        "ALTER TABLE events ADD COLUMN hash BLOB",
-        # What is left of deleted events, so that the chain goes through them.
-        """
-        CREATE TABLE tombstones (
-            seq INTEGER PRIMARY KEY,
-            ts TEXT NOT NULL,
-            session_id TEXT NOT NULL,
-            type TEXT NOT NULL,
-            content_hash BLOB NOT NULL,
-            hash BLOB NOT NULL
-        )
-        """,
-        # 'start': the event before the first one that the chain covers. Those up to it were
-        # written before there was a chain, or are deleted without a trace. 'head': the last event
-        # that was ever written, so that a cut at the end shows.
-        "CREATE TABLE chain (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL)",
-        """
-        INSERT INTO chain
-        SELECT name, (SELECT coalesce(max(seq), 0) FROM events), zeroblob(32)
-        FROM (SELECT 'start' AS name UNION SELECT 'head')
-        """,
-        "CREATE TABLE retention (id INTEGER PRIMARY KEY CHECK (id = 1), policy TEXT NOT NULL)",
-    ),
-    (
-        # Which events name which of the files beside the database.
-        """
-        CREATE TABLE blob_uses (
-            sha256 TEXT NOT NULL,
-            seq INTEGER NOT NULL,
-            bytes INTEGER NOT NULL,
-            PRIMARY KEY (sha256, seq)
-        ) WITHOUT ROWID
-        """,
-        "CREATE INDEX blob_uses_by_seq ON blob_uses (seq)",
-    ),
-)
 
 _INSERT = """
     INSERT INTO events
@@ -258,14 +197,15 @@ def select(
     descending = params.order == "desc"
     direction = "DESC" if descending else "ASC"
     columns = "seq, ts, session_id, trace_id, conversation_id, attempt, type, data"
-    statement = (
-        f"SELECT {columns} FROM events "  # noqa: S608 - what the client sent is bound, not joined
-        f"WHERE {condition} ORDER BY seq {direction} LIMIT ?"
-    )
     with io_errors(path), closing(connect_to_read(path)) as connection:
         # One snapshot for both reads: nothing can be committed in between.
         connection.execute("BEGIN")
         (last_seq,) = connection.execute(_LAST_SEQ).fetchone()
+        index = "INDEXED BY events_by_time" if _is_narrow(connection, params) else ""
+        statement = (
+            f"SELECT {columns} FROM events {index} "  # noqa: S608 - what was sent is bound, not joined
+            f"WHERE {condition} ORDER BY seq {direction} LIMIT ?"
+        )
         rows = connection.execute(statement, (*values, params.limit))
         events, complete = _read_page(rows, params.limit, max_bytes or MAX_PAGE_BYTES)
     if not complete:
@@ -276,6 +216,21 @@ def select(
         # Beyond the last match too, so that a poll does not search the same events again.
         next_seq = max(last_seq, params.after_seq)
     return EventlogQueryResult(events=events, next_seq=next_seq)
+
+
+def _is_narrow(connection: sqlite3.Connection, params: EventlogQueryParams) -> bool:
+    """Whether so few events are of the wanted time that to sort them is less than to search."""
+    if params.since is UNSET and params.until is UNSET:
+        return False
+    if params.trace_id is not UNSET or params.conversation_id is not UNSET:
+        return False  # these have indexes of their own
+    times = EventlogQueryParams(since=params.since, until=params.until)
+    condition, values = _condition(times)
+    (count,) = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM events WHERE {condition} LIMIT ?)",  # noqa: S608 - as below
+        (*values, NARROW_EVENTS),
+    ).fetchone()
+    return bool(count < NARROW_EVENTS)
 
 
 def _read_page(rows: Iterator[Any], limit: int, max_bytes: int) -> tuple[list[LogEvent], bool]:
@@ -342,16 +297,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_WAL_BYTES}")
     with transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise CarError(
                 "io_error",
                 f"the event log {path} was written by a newer car-rpc (schema {version}, this "
-                f"one knows {len(_MIGRATIONS)}); update car-rpc or choose another state directory",
+                f"one knows {len(MIGRATIONS)}); update car-rpc or choose another state directory",
             )
-        for statements in _MIGRATIONS[version:]:
+        for statements in MIGRATIONS[version:]:
             for statement in statements:
                 connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute(_LAST_SEQ)  # touches the table: a damaged file shows now, not later
 
 

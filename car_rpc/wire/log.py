@@ -194,7 +194,8 @@ class EventlogExportParams(WireStruct, frozen=True, kw_only=True):
     Attributes:
         format: ``jsonl``: one event per line, with the files of requests in it as base64, to be
             kept or imported. ``otlp_json``: one span per request for OpenTelemetry, with the
-            attributes of its conventions for generative AI and without what was said.
+            attributes of its conventions for generative AI.
+        content: Whether spans tell what was said, as the log has it; lines always do.
         path: The file to write, absolute; one that is there is replaced. Without it the result
             holds the text, if it is not too long.
         trace_id: Only this request.
@@ -205,6 +206,7 @@ class EventlogExportParams(WireStruct, frozen=True, kw_only=True):
     """
 
     format: ExportFormat
+    content: bool = False
     path: str | UnsetType = UNSET
     trace_id: str | UnsetType = UNSET
     conversation_id: str | UnsetType = UNSET

@@ -1,6 +1,7 @@
 """Exports: lines that come back as they were, and spans that OpenTelemetry's own decoder takes."""
 
 import base64
+import hashlib
 import json
 import stat
 from datetime import datetime
@@ -48,7 +49,11 @@ def story(trace_id, method="generate", outcome="success", conversation_id=None):
         ("request", request),
         ("route", {"model": "a/b:1", "reason": "explicit model", "fallbacks": []}),
         ("attempt", {"model": "a/b:1"}),
+        ("first_token", {"after_ms": 250.0}),
         ("interruption", {"cause": "idle_stall", "bytes_received": 7}),
+        ("usage", {"prompt_tokens": 3, "completion_tokens": 2, "thinking_tokens": 1}),
+        ("attempt", {"model": "a/b:1", "reason": "recovery: idle_stall"}),
+        ("usage", {"prompt_tokens": 3, "completion_tokens": 3}),
         ("deltas", {"events": [{"type": "text_delta", "text": "the secret"}]}),
         *([("completion", ends[outcome])] if outcome in ends else []),
     ]
@@ -110,8 +115,10 @@ async def test_a_request_is_a_span_that_opentelemetry_takes(log):
         "gen_ai.request.stop_sequences": ["x"],
         "gen_ai.response.model": "a/b:1",
         "gen_ai.response.finish_reasons": ["end_turn"],
-        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.response.time_to_first_chunk": 0.25,
+        "gen_ai.usage.input_tokens": 6,
         "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.reasoning.output_tokens": 1,
         "car_rpc.trace_id": "tr_1",
         "car_rpc.session_id": "session-1",
     }
@@ -119,7 +126,9 @@ async def test_a_request_is_a_span_that_opentelemetry_takes(log):
         "car_rpc.route",
         "car_rpc.attempt",
         "car_rpc.interruption",
+        "car_rpc.attempt",
     ]
+    assert attributes(span.events[3])["car_rpc.reason"] == "recovery: idle_stall"
     assert attributes(span.events[2]) == {
         "car_rpc.cause": "idle_stall",
         "car_rpc.bytes_received": 7,
@@ -149,6 +158,118 @@ async def test_nothing_that_was_said_is_in_a_span(log):
     await log.commit(*story("tr_1"), *story("tr_2", outcome="failed"))
     result = await export(log, EventlogExportParams(format="otlp_json"))
     assert "secret" not in str(result.content)
+
+
+async def test_what_was_said_is_told_when_it_is_asked_for(log):
+    call = {"id": "c1", "name": "look", "arguments": {"at": "sky"}}
+    blocks = [
+        {"type": "text", "text": "what is it"},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": "AAEC"},
+        },
+        {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}},
+        {"type": "tool_result", "tool_use_id": "c0", "content": "seen"},
+    ]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    params = {
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "blue"},
+            {"role": "user", "content": blocks},
+        ],
+        "tools": tools,
+        "stream": True,
+        "response_format": {"type": "json_object"},
+    }
+    result = {
+        "text": "a secret",
+        "reasoning": "hm",
+        "tool_calls": [call],
+        "stop_reason": "end_turn",
+    }
+    await log.commit(
+        NewEvent(
+            type="request",
+            data={"request_id": 1, "method": "generate", "params": params},
+            trace_id="tr_1",
+        ),
+        NewEvent(type="completion", data={"outcome": "success", "result": result}, trace_id="tr_1"),
+    )
+    _, scope = await decoded(log, content=True)
+    told = attributes(scope.spans[0])
+    assert (told["gen_ai.request.stream"], told["gen_ai.output.type"]) == (True, "json")
+    assert {name for name in told if name.startswith("gen_ai.")} <= KNOWN
+    said = {
+        name: json.loads(told[f"gen_ai.{name}"]) for name in ("input.messages", "output.messages")
+    }
+    call_part = {"type": "tool_call", **call}
+    digest = hashlib.sha256(b"\0\1\2").hexdigest()
+    assert json.loads(told["gen_ai.system_instructions"]) == [
+        {"type": "text", "content": "be brief"}
+    ]
+    assert json.loads(told["gen_ai.tool.definitions"]) == tools
+    assert said["input.messages"] == [
+        {"role": "assistant", "parts": [{"type": "text", "content": ""}, call_part]},
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": "c1", "response": "blue"}],
+        },
+        {
+            "role": "user",
+            "parts": [
+                {"type": "text", "content": "what is it"},
+                {
+                    "type": "file",
+                    "modality": "image",
+                    "mime_type": "image/png",
+                    "file_id": digest,
+                },
+                {"type": "uri", "modality": "image", "uri": "https://x/y.png"},
+                {"type": "tool_call_response", "id": "c0", "response": "seen"},
+            ],
+        },
+    ]
+    assert said["output.messages"] == [
+        {
+            "role": "assistant",
+            "parts": [
+                {"type": "reasoning", "content": "hm"},
+                {"type": "text", "content": "a secret"},
+                call_part,
+            ],
+            "finish_reason": "end_turn",
+        }
+    ]
+    _, scope = await decoded(log)
+    assert (
+        not {"gen_ai.input.messages", "gen_ai.tool.definitions"} & attributes(scope.spans[0]).keys()
+    )
+
+
+async def test_an_embedding_is_a_span_with_its_size(log):
+    params = {"texts": ["a"], "encoding": "base64"}
+    await log.commit(
+        NewEvent(
+            type="request",
+            data={"request_id": 1, "method": "embed", "params": params},
+            trace_id="tr_1",
+        ),
+        NewEvent(type="usage", data={"prompt_tokens": 4, "completion_tokens": 0}, trace_id="tr_1"),
+        NewEvent(
+            type="completion",
+            data={"outcome": "success", "result": {"dimensions": 64, "model_used": "e/m:1"}},
+            trace_id="tr_1",
+        ),
+    )
+    _, scope = await decoded(log, content=True)
+    told = attributes(scope.spans[0])
+    assert scope.spans[0].name == "embeddings e/m:1"
+    assert told["gen_ai.embeddings.dimension.count"] == 64
+    assert told["gen_ai.request.encoding_formats"] == ["base64"]
+    assert told["gen_ai.usage.input_tokens"] == 4
+    assert {name for name in told if name.startswith("gen_ai.")} <= KNOWN
 
 
 async def test_what_runs_no_model_is_no_span(log):
@@ -181,8 +302,8 @@ async def test_only_what_was_asked_for_is_exported(log):
     assert await count(format="otlp_json") == 2
     assert await count(format="otlp_json", trace_id="tr_1") == 1
     assert await count(format="otlp_json", since="2026-01-31T08:30:01Z") == 1
-    assert await count(format="jsonl", conversation_id="b") == 6
-    assert await count(format="jsonl", until="2026-01-31T08:30:01Z") == 6
+    assert await count(format="jsonl", conversation_id="b") == 10
+    assert await count(format="jsonl", until="2026-01-31T08:30:01Z") == 10
 
 
 async def everything(log) -> EventlogQueryResult:
@@ -198,15 +319,15 @@ async def test_lines_that_are_imported_are_the_same_events_again(path, log, cloc
     result = await export(log, EventlogExportParams(format="jsonl", path=str(file)))
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert (result.count, result.bytes) == (8, file.stat().st_size)
+    assert (result.count, result.bytes) == (12, file.stat().st_size)
     assert [*path.parent.glob(".*partial")] == []
     other_path = path.with_name("other.db")
     with file.open("rb") as lines:
-        assert import_lines(Store.open(other_path), lines) == 8
+        assert import_lines(Store.open(other_path), lines) == 12
     other = EventLog.open(other_path, "session-2", clock)
     again = await export(other, EventlogExportParams(format="jsonl"))
     assert again.content == file.read_text(encoding="utf-8")
-    assert (await other.verify()).checked == 8
+    assert (await other.verify()).checked == 12
     with file.open("rb") as lines:
         assert import_lines(Store.open(other_path), lines) == 0, "what is there is not doubled"
     await other.close()

@@ -165,3 +165,18 @@ async def test_a_page_of_large_events_ends_early_and_continues(log, monkeypatch)
 
     assert numbers(page) + numbers(rest) == [1, 2, 3, 4, 5]
     assert numbers(page) == [1, 2, 3]
+
+
+async def test_a_time_of_few_events_and_one_of_many_are_read_alike(log, monkeypatch):
+    for number in range(20):
+        await log.commit(NewEvent(type=f"t{number % 2}", data={}))
+    window = {"since": "2026-01-31T08:30:05Z", "until": "2026-01-31T08:30:15Z"}
+    wanted = [
+        query(**window, **more)
+        for more in ({}, {"order": "desc"}, {"types": ["t1"]}, {"after_seq": 8}, {"limit": 3})
+    ]
+    few = [await log.query(params) for params in wanted]
+    monkeypatch.setattr("car_rpc.eventlog.store.NARROW_EVENTS", 5)
+    many = [await log.query(params) for params in wanted]
+    assert few == many
+    assert [event.seq for event in few[0].events] == list(range(6, 16))

@@ -121,8 +121,8 @@ def test_an_older_schema_is_migrated_and_keeps_its_events(path, monkeypatch):
     store = Store.open(path)
     store.append([row()])
     store.close()
-    later = (*store_module._MIGRATIONS, ("ALTER TABLE events ADD COLUMN more TEXT",))
-    monkeypatch.setattr(store_module, "_MIGRATIONS", later)
+    later = (*store_module.MIGRATIONS, ("ALTER TABLE events ADD COLUMN more TEXT",))
+    monkeypatch.setattr(store_module, "MIGRATIONS", later)
     Store.open(path).close()
     connection = sqlite3.connect(path)
 
@@ -135,7 +135,7 @@ def test_a_migration_that_fails_leaves_the_schema_as_it_was(path, monkeypatch):
     Store.open(path).close()
     broken = ("ALTER TABLE events ADD COLUMN more TEXT", "SELECT nonsense")
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_MIGRATIONS", (*store_module._MIGRATIONS, broken))
+        patch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS, broken))
         failure(Store.open, path)
 
     Store.open(path).close()

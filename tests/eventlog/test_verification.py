@@ -210,9 +210,9 @@ def test_events_that_are_deleted_during_the_check_are_no_fault(path):
 
 
 def test_events_from_before_there_was_a_chain_are_kept_outside_it(path, monkeypatch):
-    old = store_module._MIGRATIONS[:1]
+    old = store_module.MIGRATIONS[:1]
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_MIGRATIONS", old)
+        patch.setattr(store_module, "MIGRATIONS", old)
         Store.open(path).close()
     change(
         path,

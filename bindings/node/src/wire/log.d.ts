@@ -20,9 +20,14 @@ export interface EventlogExportParams {
   /**
    * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
    * imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
-   * conventions for generative AI and without what was said.
+   * conventions for generative AI.
    */
   format: 'jsonl' | 'otlp_json';
+  /**
+   * Whether spans tell what was said, as the log has it; lines always do.
+   * @defaultValue `false`
+   */
+  content?: boolean;
   /**
    * The file to write, absolute; one that is there is replaced. Without it the result holds the
    * text, if it is not too long.

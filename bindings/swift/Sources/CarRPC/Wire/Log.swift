@@ -14,7 +14,7 @@ public struct Order: RawRepresentable, Codable, Sendable, Hashable {
 
 /// `jsonl`: one event per line, with the files of requests in it as base64, to be kept or imported.
 /// `otlp_json`: one span per request for OpenTelemetry, with the attributes of its conventions for
-/// generative AI and without what was said.
+/// generative AI.
 public struct EventlogExportParamsFormat: RawRepresentable, Codable, Sendable, Hashable {
     public let rawValue: String
 
@@ -48,8 +48,11 @@ public struct EventlogEventParams: Codable, Sendable, Hashable {
 public struct EventlogExportParams: Codable, Sendable, Hashable {
     /// `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
     /// imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
-    /// conventions for generative AI and without what was said.
+    /// conventions for generative AI.
     public var format: EventlogExportParamsFormat
+    /// Whether spans tell what was said, as the log has it; lines always do.
+    /// Default: `false`.
+    public var content: Bool?
     /// The file to write, absolute; one that is there is replaced. Without it the result holds the
     /// text, if it is not too long.
     public var path: String?
@@ -65,6 +68,7 @@ public struct EventlogExportParams: Codable, Sendable, Hashable {
 
     public init(
         format: EventlogExportParamsFormat,
+        content: Bool? = nil,
         path: String? = nil,
         traceId: String? = nil,
         conversationId: String? = nil,
@@ -72,6 +76,7 @@ public struct EventlogExportParams: Codable, Sendable, Hashable {
         until: String? = nil
     ) {
         self.format = format
+        self.content = content
         self.path = path
         self.traceId = traceId
         self.conversationId = conversationId
@@ -81,6 +86,7 @@ public struct EventlogExportParams: Codable, Sendable, Hashable {
 
     private enum CodingKeys: String, CodingKey {
         case format
+        case content
         case path
         case traceId = "trace_id"
         case conversationId = "conversation_id"

@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "fa6f954ce1e6b769"
+    public static let hash = "d278c89c18ccdc1b"
 }

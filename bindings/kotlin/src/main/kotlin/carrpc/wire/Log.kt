@@ -21,7 +21,7 @@ value class Order(val value: String) {
 /**
  * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or imported.
  * `otlp_json`: one span per request for OpenTelemetry, with the attributes of its conventions for
- * generative AI and without what was said.
+ * generative AI.
  */
 @Serializable
 @JvmInline
@@ -48,9 +48,14 @@ data class EventlogExportParams(
     /**
      * `jsonl`: one event per line, with the files of requests in it as base64, to be kept or
      * imported. `otlp_json`: one span per request for OpenTelemetry, with the attributes of its
-     * conventions for generative AI and without what was said.
+     * conventions for generative AI.
      */
     val format: EventlogExportParamsFormat,
+    /**
+     * Whether spans tell what was said, as the log has it; lines always do.
+     * Default: `false`.
+     */
+    val content: Boolean = false,
     /**
      * The file to write, absolute; one that is there is replaced. Without it the result holds the
      * text, if it is not too long.

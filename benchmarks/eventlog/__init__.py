@@ -1,0 +1,1 @@
+"""What the event log costs, beside plainer ways to keep events."""
