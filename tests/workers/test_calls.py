@@ -355,4 +355,8 @@ def test_python_that_is_no_call_with_plain_values_stays_text(code: str) -> None:
     ],
 )
 def test_the_family_is_known_by_the_marks_in_its_template(template: str | None, name: str) -> None:
-    assert family_of(template).name == name
+    assert family_of(template, lambda _: False).name == name
+
+
+def test_the_family_is_known_by_its_vocabulary_where_the_template_writes_no_calls() -> None:
+    assert family_of("no marks", lambda text: text == "<|tool_call_start|>").name == "lfm2"

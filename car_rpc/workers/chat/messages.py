@@ -36,6 +36,16 @@ def template_messages(messages: Sequence[Message], backend: str) -> list[Templat
     return [turn for message in messages for turn in _turns(message, backend)]
 
 
+def template_tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools with the members that templates take for granted."""
+    return [{**tool, "function": _function(tool["function"])} for tool in tools]
+
+
+def _function(function: dict[str, Any]) -> dict[str, Any]:
+    name, none = function["name"], {"type": "object", "properties": dict[str, Any]()}
+    return {"name": name, "description": "", "parameters": none, **function}
+
+
 def _turns(message: Message, backend: str) -> list[TemplateMessage]:
     blocks: Sequence[ContentBlock] = (
         [TextBlock(text=message.content)] if isinstance(message.content, str) else message.content

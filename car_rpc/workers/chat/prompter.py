@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from car_rpc.errors import unsupported_mode
-from car_rpc.workers.chat.messages import template_messages
+from car_rpc.workers.chat.messages import template_messages, template_tools
 from car_rpc.workers.chat.prompt import Guard, Part
 from car_rpc.workers.chat.template import CHATML, ChatTemplate
 from car_rpc.workers.text.calls.families import HERMES, Family, family_of
@@ -79,7 +79,7 @@ class Prompter:
         self._source = source
         self._backend = backend
         #: How the model writes.
-        self.family = family_of(source)
+        self.family = family_of(source, vocab.has_token)
         vocab.show(self.family.markers)
         self._guard = Guard(vocab.control_spellings())
 
@@ -101,7 +101,9 @@ class Prompter:
             return self._template.render({"messages": messages, "tools": tools or None, **options})
 
         parts = self._guard.render(
-            render, template_messages(request.messages, self._backend), request.tools
+            render,
+            template_messages(request.messages, self._backend),
+            template_tools(request.tools),
         )
         ending = parts[-1].text.rstrip() if parts else ""
         in_reasoning = ending.endswith(self.family.think[0].rstrip())

@@ -57,6 +57,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # Some templates collect messages in a list of their own (Kimi K2 Thinking). What they are
+        # given belongs to this one rendering, so there is nothing to protect.
+        is_own = attr in ("append", "pop") and isinstance(obj, list)
+        return is_own or super().is_safe_attribute(obj, attr, value)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         sizes = [len(side) for side in (left, right) if hasattr(side, "__len__")]
         counts = [side for side in (left, right) if isinstance(side, int)]

@@ -8,6 +8,8 @@ from car_rpc.workers.text.calls import readers
 from car_rpc.workers.text.calls.harmony import CHANNEL, ENDS, MARKERS, MESSAGE, START
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from car_rpc.workers.text.calls.readers import Reader
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -221,9 +223,14 @@ FAMILIES = (
 )
 
 
-def family_of(template: str | None) -> Family:
-    """The family of a chat template; Hermes and Qwen's where none of its marks is known."""
+def family_of(template: str | None, has_token: Callable[[str], bool]) -> Family:
+    """The family of a model; Hermes and Qwen's where nothing is known of it.
+
+    Args:
+        template: Its chat template, if it has one.
+        has_token: Whether a text is one token of its vocabulary: some templates write no calls.
+    """
     for family in FAMILIES:
         if template is not None and all(mark in template for mark in family.marks):
             return family
-    return HERMES
+    return next((f for f in FAMILIES if f.opening and has_token(f.opening)), HERMES)
