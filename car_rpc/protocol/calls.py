@@ -1,4 +1,4 @@
-"""The two request tables. Their ids and ours never share a table."""
+"""Requests of ours that wait for a response, and responses that wait for the rest of a batch."""
 
 from __future__ import annotations
 
