@@ -67,7 +67,7 @@ class DelegatedBackend(GenerateOnly):
     """
 
     def __init__(self, channel: RunnerChannel, ids: IdSource) -> None:
-        reason = "the app runs this model; use a local model for embeddings and tokens"
+        reason = "the app runs this model; use a local model for embeddings"
         super().__init__("delegated", reason)
         self._channel = channel
         self._ids = ids
@@ -80,8 +80,8 @@ class DelegatedBackend(GenerateOnly):
         """Let the app run one attempt."""
         if not self._channel.registered:
             detail = (
-                f"{call.model.id} is run by the app, and no runner is registered;"
-                " call `runner.register` first"
+                "model declares ModelSource::Delegated but no inference runner is registered"
+                " (call runner.register)"
             )
             raise CarError("no_runner", detail, model=call.model.id)
         # What the runner says at its end is only passed on where its other events lacked it.

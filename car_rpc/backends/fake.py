@@ -36,7 +36,7 @@ class FakeBackend(GenerateOnly):
     """Plays scripts inside the core."""
 
     def __init__(self) -> None:
-        super().__init__("fake", "a scripted model only generates")
+        super().__init__("fake", "a scripted model only generates", remote=False)
 
     def availability(self, model: ModelSchema) -> Availability:
         """A script is always there."""

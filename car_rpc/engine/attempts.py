@@ -52,7 +52,7 @@ Moves: TypeAlias = Callable[[ModelSchema, CarError], bool]
 
 #: What no other model is asked after: the app's own wish, or an answer that is one. A spend limit
 #: is none of it: a cheaper model may fit, and a local one always does.
-_FINAL = frozenset({"cancelled", "content_filtered", "policy_denied"})
+FINAL = frozenset({"cancelled", "content_filtered", "policy_denied"})
 
 
 class Parts(Protocol):
@@ -129,12 +129,20 @@ class Attempts:
         """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
         self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
-    async def run(self, candidates: Sequence[ModelSchema], moves: Moves = _always) -> ModelSchema:
+    async def run(
+        self,
+        candidates: Sequence[ModelSchema],
+        moves: Moves = _always,
+        *,
+        others_wait: bool = False,
+    ) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
 
         Args:
             candidates: The models, best first.
             moves: Whether the next one may be asked after a failure of one; always by default.
+            others_wait: Whether the caller has others to ask, so that none of these is worth a
+                long wait.
 
         Raises:
             CarError: How the last one failed that was asked at all.
@@ -142,14 +150,15 @@ class Attempts:
         failure: CarError | None = None
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
+            only_one = is_last and not others_wait
             permit = self._permit(model)
             if permit is None:
                 continue
             try:
-                await self._ask(model, permit, is_last=is_last)
+                await self._ask(model, permit, is_last=only_one)
             except CarError as error:
                 failure = self._told(error).with_data(model=model.id)
-                if self._accumulator.streamed or failure.kind in _FINAL:
+                if self._accumulator.streamed or failure.kind in FINAL:
                     break
                 if not (self._patience.asks_other_models and moves(model, error)):
                     break
@@ -183,7 +192,7 @@ class Attempts:
 
     def _told(self, failure: CarError) -> CarError:
         """A failure as it is told: with what there was, when a broken stream could not go on."""
-        if not self.recoveries or "snapshot" in failure.extra or failure.kind in _FINAL:
+        if not self.recoveries or "snapshot" in failure.extra or failure.kind in FINAL:
             return failure
         return unsaved(failure, self._cause, self._accumulator.snapshot())
 

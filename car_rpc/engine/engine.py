@@ -22,7 +22,7 @@ from car_rpc.engine.generation import (
     request_data,
     result_data,
 )
-from car_rpc.engine.metering import Metering, NothingLearned, Work
+from car_rpc.engine.metering import Meter, Metering, NothingLearned
 from car_rpc.engine.output import Listener
 from car_rpc.engine.permits import Admission
 from car_rpc.engine.policing import NobodyToAsk, Policing, no_rules
@@ -30,17 +30,20 @@ from car_rpc.engine.ports import (
     Approver,
     Backend,
     Clock,
+    EmbeddingBatch,
     EventSink,
     IdSource,
     Outcomes,
     Recording,
+    Transcript,
 )
 from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
 from car_rpc.engine.routing import Routing, RoutingInputs
 from car_rpc.engine.screening import screened, screened_words
-from car_rpc.engine.spending import Bill, Spending
+from car_rpc.engine.spending import Spending
+from car_rpc.engine.whole import Whole
 from car_rpc.errors import CarError
 from car_rpc.policy.rules import Rules
 from car_rpc.registry.catalog import shown
@@ -163,8 +166,17 @@ class Engine:
         origin: Origin,
         listener: Listener | None,
         checkpoint: Checkpoint | None = None,
+        *,
+        others_wait: bool = False,
     ) -> InferenceResult:
         """Run a ``generate`` request, from the start or from a checkpoint.
+
+        Args:
+            request: The request.
+            origin: Where it came from.
+            listener: Gets its events.
+            checkpoint: What an earlier one had got.
+            others_wait: Whether the caller asks another model when this one fails.
 
         Raises:
             CarError: The one error that the request ends with; ``data`` names the trace and,
@@ -177,7 +189,9 @@ class Engine:
         self._running.add(recorder.trace_id)
         try:
             with self._under_way(origin, recorder):
-                generation = Generation(self, request, origin, listener, recorder, checkpoint)
+                generation = Generation(
+                    self, request, origin, listener, recorder, checkpoint, others_wait=others_wait
+                )
                 return await generation.result()
         finally:
             self._running.discard(recorder.trace_id)
@@ -211,18 +225,24 @@ class Engine:
             # and E5 model cards).
             texts = [f"Instruct: {params.instruction}\nQuery: {text}" for text in texts]
 
+        expected = Tokens(sum(map(text_tokens, texts)), 0)
+
         async def work(recorder: Recorder) -> EmbedResult:
             guard = self.policing.guard(origin.method, recorder)
             choice = self.routing.choice(params.model, "embed", guard.veto)
             recorder.note("route", **choice.logged("embed"))
-            model = choice.model
-            await guard.admit(model)
-            expected = Tokens(sum(map(text_tokens, texts)), 0)
-            attempt = Work(model, "embed", recorder.trace_id, expected)
-            async with guard.metered(self.metering, attempt, Bill(), recorder) as meter:
-                batch = await self.backend_of(model).embed(model, texts)
-                meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
-            return embed_result(model, batch, as_base64=params.encoding == "base64")
+            whole = Whole(self, recorder, guard, "embed")
+
+            async def ask(model: ModelSchema, is_last: bool) -> EmbedResult:
+                async def once(meter: Meter) -> EmbeddingBatch:
+                    batch = await self.backend_of(model).embed(model, texts)
+                    meter.take(UsageEvent(prompt_tokens=batch.prompt_tokens, completion_tokens=0))
+                    return batch
+
+                batch = await whole.answer(model, once, expected, is_last=is_last)
+                return embed_result(model, batch, as_base64=params.encoding == "base64")
+
+            return await whole.first(choice.models, ask)
 
         return await self.traced(origin, work)
 
@@ -249,17 +269,21 @@ class Engine:
             guard = self.policing.guard(origin.method, recorder)
             choice = self.routing.choice(wanted, "speech_to_text", guard.veto)
             recorder.note("route", **choice.logged("transcribe"))
-            model = choice.model
-            await guard.admit(model)
-            attempt = Work(model, "transcribe", recorder.trace_id)
-            async with guard.metered(self.metering, attempt, Bill(), recorder):
-                said = await self.backend_of(model).transcribe(model, recording)
-            return TranscribeResult(
-                text=screened(guard, model, said.text),
-                model_used=model.id,
-                language=said.language,
-                words=screened_words(guard, model, said.words),
-            )
+            whole = Whole(self, recorder, guard, "transcribe")
+
+            async def ask(model: ModelSchema, is_last: bool) -> TranscribeResult:
+                async def once(_: Meter) -> Transcript:
+                    return await self.backend_of(model).transcribe(model, recording)
+
+                said = await whole.answer(model, once, is_last=is_last)
+                return TranscribeResult(
+                    text=screened(guard, model, said.text),
+                    model_used=model.id,
+                    language=said.language,
+                    words=screened_words(guard, model, said.words),
+                )
+
+            return await whole.first(choice.models, ask)
 
         return await self.traced(origin, work)
 

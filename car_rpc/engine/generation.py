@@ -76,8 +76,11 @@ class Generation:
         listener: Listener | None,
         recorder: Recorder,
         checkpoint: Checkpoint | None = None,
+        *,
+        others_wait: bool = False,
     ) -> None:
         self._parts = parts
+        self._others_wait = others_wait
         self._request = request
         self._origin = origin
         self._recorder = recorder
@@ -139,7 +142,9 @@ class Generation:
         try:
             async with limit:
                 routing.began(route)
-                model = await attempts.run(route.models, partial(routing.moves, route))
+                model = await attempts.run(
+                    route.models, partial(routing.moves, route), others_wait=self._others_wait
+                )
                 routing.answered(route, model)
                 await extension.run(model)
                 await self._output.close()

@@ -17,11 +17,10 @@ from car_rpc.engine.boxes import boxes_of
 from car_rpc.engine.candidates import Veto
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.generation import Origin
-from car_rpc.engine.metering import Work
+from car_rpc.engine.metering import Meter
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.routing import Choice
 from car_rpc.engine.screening import screened
-from car_rpc.engine.spending import Bill
 from car_rpc.engine.verdicts import (
     label_scores,
     likelihood_scores,
@@ -29,11 +28,12 @@ from car_rpc.engine.verdicts import (
     undecided,
     verdict,
 )
+from car_rpc.engine.whole import Whole
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire import judging
 from car_rpc.wire.content import Message
 from car_rpc.wire.inference import GenerateRequest, InferenceResult
-from car_rpc.wire.models import Capability, ModelSchema
+from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.tasks import (
     ClassifyParams,
     ClassifyResult,
@@ -71,29 +71,24 @@ async def classify(engine: Engine, params: ClassifyParams, origin: Origin) -> Cl
         guard = engine.policing.guard(origin.method, recorder)
         choice = classifier(engine, params.model, guard.veto)
         recorder.note("route", **choice.logged("classify"))
-        model = choice.model
-        await guard.admit(model)
-        judges = engine.backend_of(model).judges(model)
-        if params.method == "likelihood" and not judges:
-            reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
-            raise unsupported_mode("likelihood", str(model.source.__struct_config__.tag), reason)
-        if judges and params.method != "generate":
-            attempt = Work(model, "classify", recorder.trace_id)
-            async with guard.metered(engine.metering, attempt, Bill(), recorder):
+        whole = Whole(engine, recorder, guard, "classify")
+
+        async def ask(model: ModelSchema, is_last: bool) -> ClassifyResult:
+            judges = engine.backend_of(model).judges(model)
+            if params.method == "likelihood" and not judges:
+                reason = "this model's probabilities cannot be read; ask for `auto` or `generate`"
+                tag = str(model.source.__struct_config__.tag)
+                raise unsupported_mode("likelihood", tag, reason)
+            if not judges or params.method == "generate":
+                words = _Words(engine, model, origin, is_last=is_last)
+                return await _in_words(words, params)
+
+            async def once(_: Meter) -> ClassifyResult:
                 return await _by_likelihood(engine, model, params)
-        answer = await _ask(
-            engine,
-            origin,
-            model=model.id,
-            prompt=classify_prompt(params.text, params.labels),
-            intent=_INTENT,
-            params=_CLASSIFY_PARAMS,
-        )
-        return ClassifyResult(
-            results=label_scores(answer.text, params.labels),
-            model_used=answer.model_used,
-            method="generate",
-        )
+
+            return await whole.answer(model, once, is_last=is_last)
+
+        return await whole.first(choice.models, ask)
 
     return await engine.traced(origin, work)
 
@@ -111,8 +106,8 @@ def classifier(engine: Engine, wanted: str | msgspec.UnsetType, veto: Veto | Non
             raise
         # Any model that answers can be asked for a category.
         asked = engine.routing.preferred("classify") if wanted is UNSET else wanted
-        model, reason = engine.routing.choice(asked, "generate", veto)
-        return Choice(model, f"asked in words: {reason}")
+        models, reason = engine.routing.choice(asked, "generate", veto)
+        return Choice(models, f"asked in words: {reason}")
 
 
 def classify_prompt(text: str, labels: list[str]) -> str:
@@ -137,23 +132,22 @@ async def rerank(engine: Engine, params: RerankParams, origin: Origin) -> Rerank
         guard = engine.policing.guard(origin.method, recorder)
         choice = _reranker(engine, params, guard.veto)
         recorder.note("route", **choice.logged("rerank"))
-        model = choice.model
-        await guard.admit(model)
-        backend = engine.backend_of(model)
-        if backend.judges(model):
-            attempt = Work(model, "rerank", recorder.trace_id)
-            async with guard.metered(engine.metering, attempt, Bill(), recorder):
-                scores = await backend.rank(
-                    model, params.query, params.documents, params.instruction
-                )
-        else:
-            scores = await _verdicts(engine, model, params, origin)
-        return RerankResult(
-            ranked=ranked(
-                params.documents, scores, params.top_n if isinstance(params.top_n, int) else None
-            ),
-            model_used=model.id,
-        )
+        whole = Whole(engine, recorder, guard, "rerank")
+
+        async def ask(model: ModelSchema, is_last: bool) -> RerankResult:
+            backend = engine.backend_of(model)
+
+            async def once(_: Meter) -> list[float]:
+                return await backend.rank(model, params.query, params.documents, params.instruction)
+
+            if backend.judges(model):
+                scores = await whole.answer(model, once, is_last=is_last)
+            else:
+                scores = await _verdicts(_Words(engine, model, origin, is_last=is_last), params)
+            most = params.top_n if isinstance(params.top_n, int) else None
+            return RerankResult(ranked=ranked(params.documents, scores, most), model_used=model.id)
+
+        return await whole.first(choice.models, ask)
 
     return await engine.traced(origin, work)
 
@@ -172,22 +166,21 @@ async def ground(
     Raises:
         CarError: As :meth:`Engine.generate`.
     """
-    missing = "no grounding-capable model available — pull a Qwen2.5-VL model first"
-    if isinstance(params.model, str):
-        missing = repr(params.model)
 
     async def work(recorder: Recorder) -> GroundResult:
         guard = engine.policing.guard(origin.method, recorder)
-        choice = _with_capability(engine, params.model, "grounding", missing, guard.veto)
+        choice = engine.routing.choice(params.model, "grounding", guard.veto)
         recorder.note("route", **choice.logged("ground"))
-        await guard.admit(choice.model)
-        answer = await _ask(
-            engine, origin, model=choice.model.id, prompt=params.prompt, images=[image]
-        )
-        text = screened(guard, choice.model, answer.text)
-        return GroundResult(
-            boxes=boxes_of(choice.model, text), raw_text=text, model_used=answer.model_used
-        )
+
+        async def ask(model: ModelSchema, is_last: bool) -> GroundResult:
+            words = _Words(engine, model, origin, is_last=is_last)
+            answer = await words.ask(prompt=params.prompt, images=[image])
+            text = screened(guard, model, answer.text)
+            return GroundResult(
+                boxes=boxes_of(model, text), raw_text=text, model_used=answer.model_used
+            )
+
+        return await Whole(engine, recorder, guard, "ground").first(choice.models, ask)
 
     return await engine.traced(origin, work)
 
@@ -210,9 +203,44 @@ async def _by_likelihood(
     )
 
 
-async def _verdicts(
-    engine: Engine, model: ModelSchema, params: RerankParams, origin: Origin
-) -> list[float]:
+class _Words:
+    """Asks one model in words, each time as a ``generate`` of its own.
+
+    Args:
+        engine: The engine.
+        model: The model.
+        origin: Where the request came from.
+        is_last: Whether no other model is left.
+    """
+
+    def __init__(
+        self, engine: Engine, model: ModelSchema, origin: Origin, *, is_last: bool
+    ) -> None:
+        self.model = model
+        self._engine = engine
+        self._origin = origin
+        self._is_last = is_last
+
+    async def ask(self, **request: Any) -> InferenceResult:
+        """Let it answer a request."""
+        raw = msgspec.json.encode({"model": self.model.id, **request})
+        asked = msgspec.json.decode(raw, type=GenerateRequest)
+        origin = Origin(self._origin.request_id, "generate", raw)
+        return await self._engine.generate(asked, origin, None, others_wait=not self._is_last)
+
+
+async def _in_words(words: _Words, params: ClassifyParams) -> ClassifyResult:
+    answer = await words.ask(
+        prompt=classify_prompt(params.text, params.labels), intent=_INTENT, params=_CLASSIFY_PARAMS
+    )
+    return ClassifyResult(
+        results=label_scores(answer.text, params.labels),
+        model_used=answer.model_used,
+        method="generate",
+    )
+
+
+async def _verdicts(words: _Words, params: RerankParams) -> list[float]:
     free = asyncio.Semaphore(_AT_ONCE)
 
     async def judge(index: int, document: str) -> float:
@@ -222,17 +250,11 @@ async def _verdicts(
             {"role": "user", "content": question},
         ]
         async with free:
-            answer = await _ask(
-                engine,
-                origin,
-                model=model.id,
-                messages=messages,
-                intent=_INTENT,
-                params=_RERANK_PARAMS,
-            )
+            answer = await words.ask(messages=messages, intent=_INTENT, params=_RERANK_PARAMS)
         score = verdict(answer.text)
         if score is None:
-            logger.warning("%s said neither yes nor no to document %d", model.id, index)
+            model_id = words.model.id
+            logger.warning("%s said neither yes nor no to document %d", model_id, index)
         return undecided(score)
 
     try:
@@ -246,30 +268,11 @@ async def _verdicts(
     return [task.result() for task in tasks]
 
 
-async def _ask(engine: Engine, origin: Origin, **request: Any) -> InferenceResult:
-    """Let a model answer, as a ``generate`` of its own."""
-    raw = msgspec.json.encode(request)
-    asked = msgspec.json.decode(raw, type=GenerateRequest)
-    return await engine.generate(asked, Origin(origin.request_id, "generate", raw), None)
-
-
 def _reranker(engine: Engine, params: RerankParams, veto: Veto | None) -> Choice:
-    missing = "no reranker model available — pull a Qwen3-Reranker model first"
-    if isinstance(params.model, str):
-        missing = f"rerank: unknown reranker model {params.model}"
-    return _with_capability(engine, params.model, "rerank", missing, veto)
-
-
-def _with_capability(
-    engine: Engine,
-    wanted: str | msgspec.UnsetType,
-    capability: Capability,
-    missing: str,
-    veto: Veto | None,
-) -> Choice:
     try:
-        return engine.routing.choice(wanted, capability, veto)
+        return engine.routing.choice(params.model, "rerank", veto)
     except CarError as error:
-        if error.kind != "model_not_found":
+        if error.kind != "model_not_found" or not isinstance(params.model, str):
             raise
-        raise CarError("model_not_found", missing, capability=capability) from None
+        missing = f"rerank: unknown reranker model {params.model}"
+        raise CarError("model_not_found", missing, model=params.model) from None

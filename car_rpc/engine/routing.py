@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -13,6 +13,7 @@ from car_rpc.engine.modality import Content, contents_of, unsupported
 from car_rpc.engine.ports import Backend, Clock
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.catalog import View, require_capability
+from car_rpc.registry.equivalents import base_name
 from car_rpc.registry.registry import Registry
 from car_rpc.router.ask import Ask, ask_of
 from car_rpc.router.complexity import assess
@@ -83,15 +84,20 @@ class RoutingInputs(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A model for work that is not routed, and why it, for people."""
+    """Models for work that is not routed, the one to be asked first, and why that, for people."""
 
-    model: ModelSchema
+    models: Sequence[ModelSchema]
     reason: str
+
+    @property
+    def model(self) -> ModelSchema:
+        """The one to be asked first."""
+        return self.models[0]
 
     def logged(self, task: str) -> dict[str, object]:
         """The choice as the event log keeps it."""
-        reason, model_id = self.reason, self.model.id
-        return {"model": model_id, "task": task, "reason": reason, "fallbacks": []}
+        chosen, *others = (model.id for model in self.models)
+        return {"model": chosen, "task": task, "reason": self.reason, "fallbacks": others}
 
 
 class Way(NamedTuple):
@@ -196,9 +202,10 @@ class Routing:
     def choice(
         self, wanted: str | UnsetType, capability: Capability, veto: Veto | None = None
     ) -> Choice:
-        """The model for other work: the one asked for, the preferred one, else the best available.
+        """The models for other work: the one asked for, the preferred one, else the available ones.
 
-        It does not change with what is learned: vectors of two models do not go together.
+        It does not change with what is learned. To embed, no other model stands in than the same
+        one elsewhere or in another format: vectors of two models do not go together.
 
         Raises:
             CarError: No model can do it; the veto, where it is against all that could.
@@ -210,7 +217,7 @@ class Routing:
             refusal = veto and veto(require_capability(model, capability))
             if refusal:
                 raise refusal
-            return Choice(require_capability(model, capability), reason)
+            return Choice([require_capability(model, capability)], reason)
 
         def may(model: ModelSchema) -> bool:
             return self._candidates.is_available(model) and (veto is None or veto(model) is None)
@@ -220,9 +227,13 @@ class Routing:
         except CarError as error:
             vetoed = self._vetoed(self._registry.all(), [capability], veto)
             raise vetoed or error from None
+        reason = f"the first of {len(able)} available models for {capability}"
         if len(able) == 1:
-            return Choice(able[0], f"the only available model for {capability}")
-        return Choice(able[0], f"the first of {len(able)} available models for {capability}")
+            reason = f"the only available model for {capability}"
+        if capability == "embed":
+            name = base_name(able[0].name)
+            able = [model for model in able if base_name(model.name) == name]
+        return Choice(able, reason)
 
     def preferred(self, capability: Capability) -> str | UnsetType:
         """The model that the user prefers for other work; a pool is only for conversations."""

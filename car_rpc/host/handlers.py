@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.engine import judging
+from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.generation import failure_of
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio, health, log_handlers, policies, weights
@@ -82,8 +83,7 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     """Run a model; with ``stream`` its events go to the client first."""
     raw = scope.origin.raw_params
     try:
-        params, raw, checkpoint = await services.engine.resumed(params, raw)
-        params, raw = await attachments.inline(params, raw, services.allowed_roots)
+        params, raw, checkpoint = await _whole_request(services, params, raw)
     except (Exception, asyncio.CancelledError) as error:
         failure = failure_of(error)
         if failure.kind == "cancelled":
@@ -93,6 +93,15 @@ async def generate(services: Services, scope: Scope, params: GenerateRequest) ->
     origin = scope.origin._replace(raw_params=raw)
     async with heartbeats(params.progress_token, scope.notify):
         return await services.engine.generate(params, origin, listener, checkpoint)
+
+
+async def _whole_request(
+    services: Services, params: GenerateRequest, raw: bytes
+) -> tuple[GenerateRequest, bytes, Checkpoint | None]:
+    """A request with all that belongs to it: what it resumes, and the files that it names."""
+    params, raw, checkpoint = await services.engine.resumed(params, raw)
+    params, raw = await attachments.inline(params, raw, services.allowed_roots)
+    return params, raw, checkpoint
 
 
 async def embed(services: Services, scope: Scope, params: EmbedParams) -> EmbedResult:
@@ -243,9 +252,10 @@ async def models_discover(
     return await services.engine.recorded(scope.origin, work)
 
 
-def models_route(services: Services, _: Scope, params: GenerateRequest) -> RouteDecision:
+async def models_route(services: Services, scope: Scope, params: GenerateRequest) -> RouteDecision:
     """Which model a request would get, and why; it does not run."""
-    return services.engine.explained(params)
+    request, _, _ = await _whole_request(services, params, scope.origin.raw_params)
+    return services.engine.explained(request)
 
 
 def routing_get_config(services: Services, _: Scope, __: EmptyParams) -> RoutingConfigResult:

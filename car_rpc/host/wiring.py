@@ -34,6 +34,7 @@ from car_rpc.host.routing_store import RoutingStore
 from car_rpc.host.runner import RunnerHost
 from car_rpc.host.services import Services
 from car_rpc.host.system import RandomIds, SystemClock, now
+from car_rpc.outcomes.earlier import take_over
 from car_rpc.outcomes.priors import load_priors, prior_paths
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
@@ -234,5 +235,7 @@ def _make_private_directory(path: Path) -> None:
 
 
 def _tracker(database: Path, settings: Settings) -> Tracker:
+    store = OutcomeStore(database)
+    take_over((settings.state_dir, settings.models_dir), store)
     priors = load_priors(prior_paths(settings.models_dir, os.environ))
-    return Tracker(OutcomeStore(database), priors, lambda: to_text(now()))
+    return Tracker(store, priors, lambda: to_text(now()))

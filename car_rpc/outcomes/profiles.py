@@ -7,12 +7,14 @@ decay there is. Counts and totals never decay.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from car_rpc.wire.outcomes import ModelProfile, TaskStats
+from car_rpc.errors import invalid_params
+from car_rpc.wire.outcomes import ImportedProfile, ModelProfile, TaskStats
 
 #: How much of the old average stays with each observation.
 KEPT = 0.8
@@ -136,6 +138,39 @@ def judged(profile: ModelProfile, task: str, quality: float, now: str) -> ModelP
             updated_at=now,
         )
     )
+
+
+def taken_over(profile: ImportedProfile, path: str) -> ModelProfile:
+    """A profile from elsewhere as it is kept here.
+
+    Args:
+        profile: The profile.
+        path: Where it stands, for the error.
+
+    Raises:
+        CarError: ``invalid_params`` for counts that cannot be.
+    """
+    rows: list[tuple[ModelProfile | TaskStats, int, str]] = [
+        (profile, profile.total_calls, f"{path}.total_calls")
+    ]
+    rows += [
+        (stats, stats.calls, f"{path}.task_stats[{task!r}].calls")
+        for task, stats in profile.task_stats.items()
+    ]
+    for seen, calls, where in rows:
+        if seen.success_count + seen.fail_count > calls:
+            raise invalid_params("more successes and failures than calls", where)
+    given = msgspec.structs.asdict(profile)
+    updated_at, given["updated_at"] = profile.updated_at, UNSET
+    if isinstance(updated_at, str):
+        given["updated_at"] = updated_at
+    elif isinstance(updated_at, int):
+        try:
+            moment = datetime.fromtimestamp(updated_at, UTC)
+        except (OverflowError, OSError, ValueError):
+            raise invalid_params("no such time", f"{path}.updated_at") from None
+        given["updated_at"] = moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    return _with_efficiency(ModelProfile(**given))
 
 
 def quality_of(*, success: bool, confidence: float) -> float:

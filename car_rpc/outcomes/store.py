@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS receipts (
     quality REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS receipts_by_trace ON receipts (trace_id);
+CREATE TABLE IF NOT EXISTS taken_over (digest TEXT PRIMARY KEY) STRICT;
 """
 
 _LAST_REVISION = "SELECT coalesce(max(revision), 0) FROM profiles"
@@ -150,6 +151,30 @@ class OutcomeStore:
         """Put these profiles into the place of what was observed. May wait, as the others."""
         with self._database.transaction() as writer:
             _write(writer, profiles)
+
+    def take_over_once(self, profiles: Sequence[ModelProfile], digest: str) -> int:
+        """Take profiles for models of which nothing was observed, unless that was done before.
+
+        Args:
+            profiles: The profiles.
+            digest: Names what they come from; the same is taken over once.
+
+        Returns:
+            How many were taken.
+        """
+        if self._database.read("SELECT 1 FROM taken_over WHERE digest = ?", digest):
+            return 0
+        with self._database.transaction() as writer:
+            added = writer.execute("INSERT OR IGNORE INTO taken_over VALUES (?)", (digest,))
+            if not added.rowcount:
+                return 0
+            new = [
+                each
+                for each in profiles
+                if (known := _profile(writer, each.model_id)) is None or not known.total_calls
+            ]
+            _write(writer, new)
+        return len(new)
 
     def scoreboard(self, task: str | None, since: str | None) -> list[ScoreboardRow]:
         """What the models achieved. Goes through all receipts: not for the event loop."""

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.outcomes.priors import LoadedPrior
-from car_rpc.outcomes.profiles import AttemptEnd, counts, quality_of
+from car_rpc.outcomes.profiles import AttemptEnd, counts, quality_of, taken_over
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.wire.outcomes import (
+    ImportedProfile,
     ModelProfile,
     OutcomesReportParams,
     OutcomesReportResult,
     PendingOutcome,
     ScoreboardRow,
-    TaskStats,
 )
 
 logger = logging.getLogger(__name__)
@@ -141,19 +141,15 @@ class Tracker:
         profiles = await self.up_to_date()
         return [profile for _, profile in sorted(profiles.items()) if profile.total_calls]
 
-    async def take_over(self, profiles: Sequence[ModelProfile]) -> None:
+    async def take_over(self, profiles: Sequence[ImportedProfile]) -> None:
         """Put profiles from elsewhere into the place of what was observed here.
 
         Raises:
             CarError: ``invalid_params`` for one whose counts contradict each other.
         """
-        for index, profile in enumerate(profiles):
-            path = f"$.profiles[{index}]"
-            _check_counts(profile, profile.total_calls, f"{path}.total_calls")
-            for task, stats in profile.task_stats.items():
-                _check_counts(stats, stats.calls, f"{path}.task_stats[{task!r}].calls")
+        kept = [taken_over(each, f"$.profiles[{n}]") for n, each in enumerate(profiles)]
         await self._written()
-        await asyncio.to_thread(self._store.replace, profiles)
+        await asyncio.to_thread(self._store.replace, kept)
 
     async def scoreboard(self, task: str | None, since: str | None) -> list[ScoreboardRow]:
         """What the models achieved, and for how much, by id.
@@ -192,8 +188,3 @@ class Tracker:
     def _first(self, model_id: str) -> ModelProfile:
         prior = self.priors.get(model_id)
         return ModelProfile(model_id=model_id) if prior is None else prior.prior.profile
-
-
-def _check_counts(seen: ModelProfile | TaskStats, calls: int, path: str) -> None:
-    if seen.success_count + seen.fail_count > calls:
-        raise invalid_params("more successes and failures than calls", path)

@@ -26,6 +26,17 @@ from car_rpc.wire.models import (
 DISCOVERED_TAG = "discovered"
 
 
+#: What a request without a model is told where none can do it; the executor contract's words.
+_MISSING: dict[Capability, str] = {
+    "rerank": "no reranker model available — pull a Qwen3-Reranker model first",
+    "grounding": "no grounding-capable model available — pull a Qwen2.5-VL model first",
+    "speech_to_text": "no speech-to-text models available",
+    "text_to_speech": "no text-to-speech models available",
+    "image_generation": "no image generation models available",
+    "video_generation": "no video generation models available",
+}
+
+
 class Look(Protocol):
     """Models with what was found of their weights."""
 
@@ -170,11 +181,12 @@ class Catalog:
         """
         candidates = [model for model in self.now().ranked(capability) if available(model)]
         if not candidates:
-            raise CarError(
-                "model_not_found",
+            missing = (
                 f"no available model has the capability {capability!r};"
-                " `car-rpc doctor` says what is missing and how to add one",
-                capability=capability,
+                " `car-rpc doctor` says what is missing and how to add one"
+            )
+            raise CarError(
+                "model_not_found", _MISSING.get(capability, missing), capability=capability
             )
         real = [model for model in candidates if model.provider != DEMO_PROVIDER]
         return real or candidates
@@ -226,11 +238,11 @@ def require_capability(model: ModelSchema, capability: Capability) -> ModelSchem
         CarError: ``unsupported_mode`` when it does not declare the capability.
     """
     if capability not in model.capabilities:
-        raise CarError(
-            "unsupported_mode",
-            f"model {model.id} does not declare the capability {capability}",
-            model=model.id,
-        )
+        word = "".join(part.capitalize() for part in capability.split("_"))
+        detail = f"model {model.name} does not declare the {word} capability"
+        if capability in ("speech_to_text", "text_to_speech"):
+            detail = f"model {model.name} does not support {word}"
+        raise CarError("unsupported_mode", detail, model=model.id)
     return model
 
 

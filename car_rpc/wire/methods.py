@@ -124,7 +124,6 @@ METHODS: dict[str, Method] = {
         "Tells which model a `generate` would get, and why; it does not run.",
         inference.GenerateRequest,
         routing.RouteDecision,
-        inline=True,
     ),
     "models.health": Method(
         "Tells the state of all models: what there is, what is missing, who would get what.",

@@ -66,6 +66,19 @@ class ModelProfile(WireStruct, frozen=True, kw_only=True):
     updated_at: str | UnsetType = UNSET
 
 
+class ImportedProfile(ModelProfile, frozen=True, kw_only=True):
+    """A profile from elsewhere, which may say some things otherwise.
+
+    Attributes:
+        quality_per_1k_tokens: Worked out anew, whatever it is.
+        updated_at: In RFC 3339, or in seconds since 1970.
+    """
+
+    # It is only read, so a wider type does no harm.
+    quality_per_1k_tokens: NonNegativeFloat | UnsetType | None = UNSET  # type: ignore[assignment] # pyright: ignore[reportIncompatibleVariableOverride] - as above
+    updated_at: str | NonNegative | UnsetType | None = UNSET  # type: ignore[assignment] # pyright: ignore[reportIncompatibleVariableOverride] - as above
+
+
 class OutcomesReportParams(WireStruct, frozen=True, kw_only=True):
     """Parameters of ``outcomes.report``. One of ``outcome`` and ``quality`` is required.
 
@@ -199,7 +212,7 @@ class ProfilesImportParams(WireStruct, frozen=True, kw_only=True):
         profiles: Each takes the place of what was observed here of its model.
     """
 
-    profiles: Annotated[list[ModelProfile], Meta(max_length=10_000)]
+    profiles: Annotated[list[ImportedProfile], Meta(max_length=10_000)]
 
 
 class ProfilesImportResult(WireStruct, frozen=True, kw_only=True):

@@ -200,7 +200,7 @@ async def test_graded_scores_come_from_the_backend(world: Any, tmp_path: Any) ->
     [
         (None, "model not found: no reranker model available — pull a Qwen3-Reranker model first"),
         ("who", "model not found: rerank: unknown reranker model who"),
-        ("test/one:a", "model test/one:a does not declare the capability rerank"),
+        ("test/one:a", "model one does not declare the Rerank capability"),
     ],
 )
 async def test_what_cannot_rerank_is_said(world: Any, model: str | None, message: str) -> None:

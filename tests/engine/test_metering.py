@@ -153,7 +153,7 @@ async def test_what_judges_by_probabilities_is_metered_by_its_task(
     monkeypatch.setattr(world.backend, "judges", lambda _: True)
     monkeypatch.setattr(world.backend, "score", score)
     monkeypatch.setattr(world.backend, "rank", score)
-    chosen = Choice(world.registry.find("one"), "the only one")
+    chosen = Choice([world.registry.find("one")], "the only one")
     monkeypatch.setattr(world.engine.routing, "choice", lambda *_: chosen)
     origin = Origin(1, "classify", b"{}")
     await judging.classify(world.engine, ClassifyParams(text="x", labels=["y"]), origin)

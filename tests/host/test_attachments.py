@@ -127,3 +127,26 @@ async def test_a_refused_file_is_told_and_logged_as_policy(app: Any, tmp_path: P
     )
     assert error["data"]["kind"] == "policy_denied"
     assert app.sink.types == ["request", "completion"]
+
+
+async def test_an_explanation_takes_files_as_the_request_itself_would(
+    app: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "allowed"
+    folder.mkdir(exist_ok=True)
+    (folder / "notes.txt").write_text("hello")
+    (folder / "scan.bin").write_bytes(b"x")
+
+    def asked(path: Path) -> dict[str, Any]:
+        block = {"type": "document", "source": {"type": "path", "path": str(path)}}
+        content = [{"type": "text", "text": "Sum it up."}, block]
+        return {"messages": [{"role": "user", "content": content}]}
+
+    # A text is no matter of seeing, and only its file says that it is one.
+    decision = await app.call(1, "models.route", **asked(folder / "notes.txt"))
+    assert decision["result"]["model_id"] == "test/echo:a"
+    refused = await app.failure(2, "models.route", **asked(folder / "scan.bin"))
+    assert refused["data"]["kind"] == "invalid_request"
+    denied = await app.failure(3, "models.route", **asked(tmp_path / "elsewhere.txt"))
+    assert denied["data"]["kind"] == "policy_denied"
+    assert app.sink.types == [], "nothing ran"

@@ -157,7 +157,9 @@ async def test_it_tells_which_model_each_capability_gets_and_why(world: World) -
     assert found["classify"] == ("acme/cloud:1", "asked in words: preferred model for generate")
     model, reason = found["rerank"]
     assert model is None
-    assert "no available model has the capability 'rerank'" in reason
+    assert (
+        reason == "model not found: no reranker model available — pull a Qwen3-Reranker model first"
+    )
     world.prefer(embedding="gone")
     model, reason = defaults(await world.report())["embed"]
     assert model is None

@@ -18,6 +18,7 @@ from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.wire.outcomes import (
+    ImportedProfile,
     ModelProfile,
     OutcomesReportParams,
     PendingOutcome,
@@ -77,10 +78,12 @@ async def refusal(work: Any) -> CarError:
 
 async def test_a_prior_never_overrides_what_was_observed(opened: Open) -> None:
     tracker = opened()
-    seen = ModelProfile(model_id="a", total_calls=12, success_count=12, ema_quality=0.21)
+    seen = ImportedProfile(model_id="a", total_calls=12, success_count=12, ema_quality=0.21)
     await tracker.take_over([seen])
     informed = opened(a=0.95)
-    assert informed.profile_of("a") == seen
+    assert informed.profile_of("a") == ModelProfile(
+        model_id="a", total_calls=12, success_count=12, ema_quality=0.21
+    )
     informed.attempt_ended(ended())
     assert await quality(informed) == pytest.approx(0.8 * 0.21 + 0.2)
 
@@ -250,12 +253,12 @@ async def test_profiles_go_out_and_come_in_as_the_same_json(
 
 async def test_a_profile_that_contradicts_itself_is_named(opened: Open) -> None:
     tracker = opened()
-    good = ModelProfile(model_id="a", total_calls=2, success_count=1)
-    bad = ModelProfile(model_id="b", total_calls=1, success_count=1, fail_count=1)
+    good = ImportedProfile(model_id="a", total_calls=2, success_count=1)
+    bad = ImportedProfile(model_id="b", total_calls=1, success_count=1, fail_count=1)
     error = await refusal(tracker.take_over([good, bad]))
     assert (error.kind, error.data["path"]) == ("invalid_params", "$.profiles[1].total_calls")
     # More successes than calls would make a model more reliable than certain.
-    boasts = ModelProfile(model_id="b", task_stats={"code": TaskStats(calls=1, success_count=9)})
+    boasts = ImportedProfile(model_id="b", task_stats={"code": TaskStats(calls=1, success_count=9)})
     error = await refusal(tracker.take_over([good, boasts]))
     assert error.data["path"] == "$.profiles[1].task_stats['code'].calls"
     assert await tracker.export() == []

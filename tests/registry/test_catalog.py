@@ -90,7 +90,7 @@ def test_when_nothing_serves_the_capability_is_named(capability: str) -> None:
 def test_a_model_asked_for_what_it_does_not_declare_is_refused() -> None:
     model = scripted_model("a/b:c", [])
     assert require_capability(model, "generate") is model
-    with pytest.raises(CarError, match="does not declare the capability embed") as caught:
+    with pytest.raises(CarError, match="does not declare the Embed capability") as caught:
         require_capability(model, "embed")
     assert caught.value.kind == "unsupported_mode"
 

@@ -67,7 +67,7 @@ class OpenAICompatBackend(GenerateOnly):
         key_stats: KeyStatsStore | None = None,
         keychain: Keychain | None = None,
     ) -> None:
-        reason = "OpenAI's API has no tokenizer; use a local model for tokens"
+        reason = "OpenAI's API gives no probabilities of a prompt; use a local model"
         super().__init__(request.BACKEND, reason)
         self._timeouts = timeouts
         self._credentials = Credentials(environ, keychain or Keychain())

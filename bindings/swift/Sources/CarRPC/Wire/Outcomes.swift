@@ -12,6 +12,93 @@ public struct OutcomesReportParamsOutcome: RawRepresentable, Codable, Sendable, 
     }
 }
 
+/// A profile from elsewhere, which may say some things otherwise.
+public struct ImportedProfile: Codable, Sendable, Hashable {
+    /// Id of the model.
+    public var modelId: String
+    /// Requests that ended, in success or failure; 0 for a mere prior.
+    /// Default: `0`.
+    public var totalCalls: Int?
+    /// Those that succeeded.
+    /// Default: `0`.
+    public var successCount: Int?
+    /// Those that failed.
+    /// Default: `0`.
+    public var failCount: Int?
+    /// Time that the successful ones took together, in milliseconds.
+    /// Default: `0.0`.
+    public var totalLatencyMs: Double?
+    /// Time until their first token, in milliseconds, of those that streamed one.
+    /// Default: `0.0`.
+    public var totalTtftMs: Double?
+    /// Successful ones that streamed a token.
+    /// Default: `0`.
+    public var ttftCount: Int?
+    /// Tokens of their prompts.
+    /// Default: `0`.
+    public var totalInputTokens: Int?
+    /// Tokens of their answers.
+    /// Default: `0`.
+    public var totalOutputTokens: Int?
+    /// The same by task: `generate`, `code`, `reasoning`, `embed`, `classify`, `rerank`,
+    /// `transcribe`.
+    /// Default: `{}`.
+    public var taskStats: [String: TaskStats]?
+    /// Exponential moving average of their quality, from 0 to 1.
+    /// Default: `0.5`.
+    public var emaQuality: Double?
+    /// Worked out anew, whatever it is.
+    public var qualityPer1kTokens: Double?
+    /// In RFC 3339, or in seconds since 1970.
+    public var updatedAt: Either<String, Int>?
+
+    public init(
+        modelId: String,
+        totalCalls: Int? = nil,
+        successCount: Int? = nil,
+        failCount: Int? = nil,
+        totalLatencyMs: Double? = nil,
+        totalTtftMs: Double? = nil,
+        ttftCount: Int? = nil,
+        totalInputTokens: Int? = nil,
+        totalOutputTokens: Int? = nil,
+        taskStats: [String: TaskStats]? = nil,
+        emaQuality: Double? = nil,
+        qualityPer1kTokens: Double? = nil,
+        updatedAt: Either<String, Int>? = nil
+    ) {
+        self.modelId = modelId
+        self.totalCalls = totalCalls
+        self.successCount = successCount
+        self.failCount = failCount
+        self.totalLatencyMs = totalLatencyMs
+        self.totalTtftMs = totalTtftMs
+        self.ttftCount = ttftCount
+        self.totalInputTokens = totalInputTokens
+        self.totalOutputTokens = totalOutputTokens
+        self.taskStats = taskStats
+        self.emaQuality = emaQuality
+        self.qualityPer1kTokens = qualityPer1kTokens
+        self.updatedAt = updatedAt
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case modelId = "model_id"
+        case totalCalls = "total_calls"
+        case successCount = "success_count"
+        case failCount = "fail_count"
+        case totalLatencyMs = "total_latency_ms"
+        case totalTtftMs = "total_ttft_ms"
+        case ttftCount = "ttft_count"
+        case totalInputTokens = "total_input_tokens"
+        case totalOutputTokens = "total_output_tokens"
+        case taskStats = "task_stats"
+        case emaQuality = "ema_quality"
+        case qualityPer1kTokens = "quality_per_1k_tokens"
+        case updatedAt = "updated_at"
+    }
+}
+
 /// What was observed of a model, or is assumed of it before it was used.
 public struct ModelProfile: Codable, Sendable, Hashable {
     /// Id of the model.
@@ -337,9 +424,9 @@ public struct PendingOutcome: Codable, Sendable, Hashable {
 /// Parameters of `profiles.import`.
 public struct ProfilesImportParams: Codable, Sendable, Hashable {
     /// Each takes the place of what was observed here of its model.
-    public var profiles: [ModelProfile]
+    public var profiles: [ImportedProfile]
 
-    public init(profiles: [ModelProfile]) {
+    public init(profiles: [ImportedProfile]) {
         self.profiles = profiles
     }
 

@@ -5,6 +5,7 @@ package carrpc.wire
 import kotlin.jvm.JvmInline
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
+import kotlinx.serialization.json.JsonPrimitive
 
 /** Whether the answer was of use: `accepted` is a quality of 1, `rejected` of 0. */
 @Serializable
@@ -15,6 +16,81 @@ value class OutcomesReportParamsOutcome(val value: String) {
         val REJECTED = OutcomesReportParamsOutcome("rejected")
     }
 }
+
+/** A profile from elsewhere, which may say some things otherwise. */
+@Serializable
+data class ImportedProfile(
+    /** Id of the model. */
+    @SerialName("model_id")
+    val modelId: String,
+    /**
+     * Requests that ended, in success or failure; 0 for a mere prior.
+     * Default: `0`.
+     */
+    @SerialName("total_calls")
+    val totalCalls: Long = 0,
+    /**
+     * Those that succeeded.
+     * Default: `0`.
+     */
+    @SerialName("success_count")
+    val successCount: Long = 0,
+    /**
+     * Those that failed.
+     * Default: `0`.
+     */
+    @SerialName("fail_count")
+    val failCount: Long = 0,
+    /**
+     * Time that the successful ones took together, in milliseconds.
+     * Default: `0.0`.
+     */
+    @SerialName("total_latency_ms")
+    val totalLatencyMs: Double = 0.0,
+    /**
+     * Time until their first token, in milliseconds, of those that streamed one.
+     * Default: `0.0`.
+     */
+    @SerialName("total_ttft_ms")
+    val totalTtftMs: Double = 0.0,
+    /**
+     * Successful ones that streamed a token.
+     * Default: `0`.
+     */
+    @SerialName("ttft_count")
+    val ttftCount: Long = 0,
+    /**
+     * Tokens of their prompts.
+     * Default: `0`.
+     */
+    @SerialName("total_input_tokens")
+    val totalInputTokens: Long = 0,
+    /**
+     * Tokens of their answers.
+     * Default: `0`.
+     */
+    @SerialName("total_output_tokens")
+    val totalOutputTokens: Long = 0,
+    /**
+     * The same by task: `generate`, `code`, `reasoning`, `embed`, `classify`, `rerank`,
+     * `transcribe`.
+     * Default: `{}`.
+     */
+    @SerialName("task_stats")
+    val taskStats: Map<String, TaskStats>? = null,
+    /**
+     * Exponential moving average of their quality, from 0 to 1.
+     * Default: `0.5`.
+     */
+    @SerialName("ema_quality")
+    val emaQuality: Double = 0.5,
+    /** Worked out anew, whatever it is. */
+    @SerialName("quality_per_1k_tokens")
+    val qualityPer1kTokens: Double? = null,
+    /** In RFC 3339, or in seconds since 1970. */
+    @SerialName("updated_at")
+    val updatedAt: JsonPrimitive? = null,
+)
 
 /** What was observed of a model, or is assumed of it before it was used. */
 @Serializable
@@ -225,7 +301,7 @@ data class PendingOutcome(
 @Serializable
 data class ProfilesImportParams(
     /** Each takes the place of what was observed here of its model. */
-    val profiles: List<ModelProfile>,
+    val profiles: List<ImportedProfile>,
 )
 
 /** How many profiles were taken over. */
