@@ -19,6 +19,7 @@ from car_rpc.cli.answer import Answer
 from car_rpc.cli.doctor import Heard, report
 from car_rpc.cli.knobs import described
 from car_rpc.cli.log import log
+from car_rpc.cli.remedies import remedies
 from car_rpc.cli.replay import replay
 from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
 from car_rpc.cli.tables import explained, is_listed, models_table, refusals
@@ -77,6 +78,8 @@ async def models(options: argparse.Namespace) -> int:
         known = await car.models()
     listed = [model for model in known if options.all or is_listed(model)]
     print("\n".join(models_table(listed)))
+    for line in remedies(listed):
+        print(line, file=sys.stderr)
     if len(listed) < len(known):
         print(
             f"({len(known) - len(listed)} more are in the catalog and not here: --all)",

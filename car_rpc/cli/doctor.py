@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from car_rpc import __version__
+from car_rpc.cli.remedies import remedies
 from car_rpc.cli.tables import gib, is_listed, state
 from car_rpc.wire.health import ModelsHealthResult
 from car_rpc.wire.lifecycle import InitializeResult
@@ -77,6 +78,8 @@ def report(heard: Heard, state_dir: Path, models_dir: Path, *, mlx_first: bool) 
     for model in heard.models:
         if is_listed(model):
             yield f"  {model.id:24} {state(model)}"
+    for line in remedies(heard.models):
+        yield f"  {line}"
     yield from _health(heard.health)
     yield from _recommended(heard.found)
     chats = [

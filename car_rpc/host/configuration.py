@@ -117,7 +117,7 @@ def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Con
     except (ValueError, msgspec.ValidationError) as error:
         detail, key = _where(error)
         keys = re.findall(r"\.\.\.|[^.\[\]]+", key)
-        raise _wrong(f"{path}, line {line_of(text, keys)}", f"`{key}`: {detail}") from None
+        raise _wrong_line(path, line_of(text, keys), f"`{key}`: {detail}", key) from None
     _refuse_unknown_variables(environ)
     for knob in knobs():
         said = environ.get(knob.variable, "").strip()
@@ -126,7 +126,7 @@ def load(path: Path, environ: Mapping[str, str], *, needed: bool = False) -> Con
             try:
                 configuration = _checked(values)
             except (ValueError, msgspec.ValidationError) as error:
-                raise _wrong(f"environment variable {knob.variable}", _where(error)[0]) from None
+                raise _wrong_variable(knob.variable, _where(error)[0]) from None
     return configuration
 
 
@@ -166,17 +166,19 @@ def _read(path: Path, *, needed: bool) -> str:
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         if needed:
-            raise _wrong(str(path), "there is no such file") from None
+            raise _wrong("not_found", str(path), "there is no such file", file=str(path)) from None
         return ""
     except OSError as error:
-        raise _wrong(str(path), error.strerror or type(error).__name__) from None
+        detail = error.strerror or type(error).__name__
+        raise _wrong("io_error", str(path), detail, file=str(path)) from None
     if len(data) > MAX_FILE_BYTES:
-        raise _wrong(str(path), f"it is longer than {MAX_FILE_BYTES} bytes")
+        detail = f"it is longer than {MAX_FILE_BYTES} bytes"
+        raise _wrong("invalid_params", str(path), detail, file=str(path))
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _wrong(f"{path}, line {line}", "this is not UTF-8") from None
+        raise _wrong_line(path, line, "this is not UTF-8") from None
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
@@ -185,8 +187,8 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         detail, _, place = str(error).partition(" (at ")
         line = re.search(r"line (\d+)", place)
-        number = line[1] if line else len(text.splitlines())
-        raise _wrong(f"{path}, line {number}", detail) from None
+        number = int(line[1]) if line else len(text.splitlines())
+        raise _wrong_line(path, number, detail) from None
 
 
 def _checked(values: Mapping[str, Any]) -> Configuration:
@@ -225,7 +227,7 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
         if name.startswith(sections) and name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise _wrong(f"environment variable {name}", f"it is unknown{hint}")
+            raise _wrong_variable(name, f"it is unknown{hint}")
 
 
 def _refuse_others(values: Mapping[str, Any], known: list[str], within: list[str]) -> None:
@@ -250,7 +252,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _wrong(place: str, detail: str) -> CarError:
-    return CarError(
-        "io_error", f"{place}: {detail}; `car-rpc config` lists every knob and its default"
-    )
+def _wrong_line(path: Path, line: int, detail: str, key: str = "") -> CarError:
+    data: dict[str, Any] = {"path": f"$.{key}"} if key else {}
+    place = f"{path}, line {line}"
+    return _wrong("invalid_params", place, detail, file=str(path), line=line, **data)
+
+
+def _wrong_variable(name: str, detail: str) -> CarError:
+    return _wrong("invalid_params", f"environment variable {name}", detail, variable=name)
+
+
+def _wrong(kind: str, place: str, detail: str, **data: Any) -> CarError:
+    detail = f"{place}: {detail}; `car-rpc config` lists every knob and its default"
+    return CarError(kind, detail, **data)

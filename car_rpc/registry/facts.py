@@ -136,7 +136,7 @@ def gguf_facts(path: Path) -> Facts:
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
-        metadata, parameters = gguf.read_header(file)
+        metadata, parameters, _ = gguf.read_header(file)
     architecture = _text(metadata, "general.architecture")
 
     def number(key: str) -> int:

@@ -48,6 +48,10 @@ _INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _U32, _U64 = _NUMBERS[4], _NUMBERS[10]
 
 
+#: Tensors that make a score of a text (llama.cpp, ``LLM_TENSOR_CLS`` and ``LLM_TENSOR_CLS_OUT``).
+_RANK_HEADS = frozenset({"cls.weight", "cls.output.weight"})
+
+
 class Header(NamedTuple):
     """What a file says of itself.
 
@@ -55,10 +59,12 @@ class Header(NamedTuple):
         metadata: Numbers, short strings and short arrays of integers by their key. What is
             longer is there as an empty string.
         parameters: Elements of all tensors of this file.
+        has_rank_head: Whether one of them makes a score of a text, as rerankers do.
     """
 
     metadata: dict[str, Value]
     parameters: int
+    has_rank_head: bool = False
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -80,7 +86,12 @@ def read_header(file: BinaryIO) -> Header:
     for _ in range(pairs):
         key = reader.text(MAX_KEY_BYTES)
         metadata[key] = reader.value(reader.number(_U32))
-    return Header(metadata, sum(reader.tensor_elements() for _ in range(tensors)))
+    parameters, names = 0, set[str]()
+    for _ in range(tensors):
+        name, elements = reader.tensor()
+        parameters += elements
+        names.add(name)
+    return Header(metadata, parameters, not names.isdisjoint(_RANK_HEADS))
 
 
 class _Reader:
@@ -131,14 +142,15 @@ class _Reader:
         (value,) = code.unpack(self.take(code.size))
         return value
 
-    def tensor_elements(self) -> int:
-        self.text(MAX_KEY_BYTES)
+    def tensor(self) -> tuple[str, int]:
+        """Its name, and how many elements it has."""
+        name = self.text(MAX_KEY_BYTES)
         dimensions = self.number(_U32)
         if dimensions > MAX_DIMENSIONS:
             raise ValueError(f"a tensor has {dimensions} dimensions")
         elements = prod(self.number(_U64) for _ in range(dimensions))
         self.skip(_U32.size + _U64.size)  # its type and where it lies
-        return elements
+        return name, elements
 
     def _array(self) -> Value:
         kind, length = self.number(_U32), self.number(_U64)

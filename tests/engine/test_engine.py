@@ -39,7 +39,7 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
         "latency_ms": 0.0,
         "result": msgspec.Raw(msgspec.json.encode(result)),
     }
-    assert world.sink.committed == 4
+    assert world.sink.committed == 5
 
 
 async def test_queries_carry_their_instruction_and_documents_do_not(world: Any) -> None:

@@ -85,6 +85,7 @@ async def test_what_fails_in_passing_is_tried_again_after_the_contracts_waits(
         "request",
         "route acme/small:1",
         *["attempt acme/small:1"] * 3,
+        "usage",
         "completion",
     ]
     attempts = [entry for entry in world.sink.entries if entry.type == "attempt"]

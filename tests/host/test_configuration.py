@@ -28,7 +28,7 @@ def refusal(file: Path, text: str | bytes, **environ: str) -> str:
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CarError) as caught:
         load(file, environ)
-    assert caught.value.kind == "io_error"
+    assert caught.value.kind == "invalid_params"
     assert "car-rpc config" in caught.value.detail
     return caught.value.detail.removeprefix(str(file)).removeprefix(", ")
 
@@ -38,8 +38,27 @@ def test_without_a_file_everything_has_its_default(file: Path) -> None:
 
 
 def test_a_file_that_was_named_must_be_there(file: Path) -> None:
-    with pytest.raises(CarError, match="there is no such file"):
+    with pytest.raises(CarError, match="there is no such file") as caught:
         load(file, {}, needed=True)
+    assert (caught.value.kind, caught.value.data["file"]) == ("not_found", str(file))
+
+
+def test_a_file_that_cannot_be_read_is_a_matter_of_files(tmp_path: Path) -> None:
+    with pytest.raises(CarError) as caught:
+        load(tmp_path, {})
+    assert caught.value.kind == "io_error"
+
+
+def test_an_error_says_for_programs_where_it_is(file: Path) -> None:
+    file.write_text("[retry]\n\nmax_retrys = 3")
+    with pytest.raises(CarError) as caught:
+        load(file, {})
+    data = caught.value.data
+    assert (data["file"], data["line"], data["path"]) == (str(file), 3, "$.retry.max_retrys")
+    file.write_text("")
+    with pytest.raises(CarError) as caught:
+        load(file, {"CAR_RETRY_MAX_RETRIES": "many"})
+    assert caught.value.data["variable"] == "CAR_RETRY_MAX_RETRIES"
 
 
 def test_the_environment_goes_before_the_file(file: Path) -> None:

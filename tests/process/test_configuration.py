@@ -48,7 +48,7 @@ def test_a_wrong_file_answers_every_request_with_its_line_and_the_process_lives(
     core.initialize()
     for _ in range(2):
         error = core.response(core.ask("models.list"))["error"]
-        assert error["data"]["kind"] == "io_error"
+        assert (error["data"]["kind"], error["data"]["line"]) == ("invalid_params", 2)
         assert "mine.toml, line 2" in error["message"]
         assert "max_retries" in error["message"]
     core.ping()
@@ -67,7 +67,7 @@ def test_the_command_line_shows_the_configuration_that_counts(tmp_path: Path) ->
     (tmp_path / "config.toml").write_text("[breaker]\nweight = 1\n")
     refused = shown()
     assert refused.returncode == 1
-    assert refused.stderr.startswith("car-rpc: io error: ")
+    assert refused.stderr.startswith("car-rpc: invalid params: ")
     assert "config.toml, line 2" in refused.stderr
 
 

@@ -36,7 +36,7 @@ def test_the_official_reader_sees_the_same_in_the_demo_model() -> None:
     path = DEMO_DIR / "tiny-chat-Q8_0.gguf"
     official = gguf.GGUFReader(path)
     with path.open("rb") as file:
-        metadata, parameters = read_header(file)
+        metadata, parameters, has_head = read_header(file)
     assert parameters == sum(int(tensor.n_elements) for tensor in official.tensors)
     # The official reader adds what it counted itself.
     assert set(metadata) == {key for key in official.fields if not key.startswith("GGUF.")}
@@ -45,6 +45,8 @@ def test_the_official_reader_sees_the_same_in_the_demo_model() -> None:
         if value != "":
             assert value == (pytest.approx(said) if isinstance(value, float) else said), key
     assert metadata["general.architecture"] == "qwen3"
+    assert has_head == any(tensor.name == "cls.output.weight" for tensor in official.tensors)
+    assert has_head
 
 
 def test_what_nobody_asks_for_is_stepped_over(make_gguf: MakeGguf) -> None:
@@ -56,7 +58,7 @@ def test_what_nobody_asks_for_is_stepped_over(make_gguf: MakeGguf) -> None:
         qwen3__attention__head_count_kv=[2, 0, 2],
     )
     with path.open("rb") as file:
-        metadata, parameters = read_header(file)
+        metadata, parameters, _ = read_header(file)
     assert metadata["tokenizer.chat_template"] == ""
     assert metadata["tokenizer.ggml.tokens"] == ""
     assert metadata["tokenizer.ggml.scores"] == ""

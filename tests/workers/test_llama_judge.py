@@ -46,6 +46,15 @@ def test_a_head_for_ranking_and_the_logits_say_the_same(
     assert head[1] < 0.1
 
 
+def test_pooling_to_rank_without_a_head_is_refused_instead_of_giving_scores_without_meaning(
+    start_worker: Callable[..., Worker], model_file: Callable[..., Path]
+) -> None:
+    refused = start_worker("llama_cpp").load(model_file(), pooling="rank")
+    assert isinstance(refused, Failed)
+    assert refused.kind == "model_load_failed"
+    assert "its file has no head for ranking" in refused.detail
+
+
 def test_the_probability_of_an_answer_is_that_of_its_tokens(
     start_worker: Callable[..., Worker], model_file: Callable[..., Path]
 ) -> None:

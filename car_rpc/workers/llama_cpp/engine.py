@@ -51,7 +51,9 @@ class LlamaEngine:
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the file and create the context to generate in."""
         model = Model(load.path, progress)
-        ranks = pooling_type(model, load.pooling) == POOLING_RANK
+        head = None
+        if pooling_type(model, load.pooling) == POOLING_RANK:
+            head = rank_head(model, load.path, asked=load.pooling == "rank")
         self._vocab = Vocab(model.vocab)
         self._context_length = context_length(load.context_length, model.context_train)
         if model.generates:
@@ -68,7 +70,7 @@ class LlamaEngine:
             self._vocab,
             self._prompter,
             self._context_length,
-            rank_head(model) if ranks else None,
+            head,
         )
         return Loaded(
             context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
