@@ -23,9 +23,7 @@ def remedies(models: Iterable[ModelSchema]) -> Iterator[str]:
 
 def _remedy(model_id: str, source: LocalSource | MlxSource) -> tuple[str, str]:
     if not isinstance(source.path, str):
-        file = f" {source.hf_filename}" if isinstance(source, LocalSource) else ""
-        what = f"its weights are on the hub: hf download {source.hf_repo}{file}"
-        return "nobody has downloaded it", what
+        return "its weights are not on this machine", f"car-rpc models pull {model_id}"
     path = Path(source.path)
     forget = f'car-rpc call models.unregister \'{{"model": "{model_id}"}}\''
     what = f"put it there, register the model again with its new path, or forget it: {forget}"

@@ -23,6 +23,7 @@ class Asked(NamedTuple):
         request_id: The client's id of it.
         deadline_ms: When its time is up, by the clock; ``None`` for never.
         task: What models are asked for, as their profiles call it.
+        others_wait: Whether whoever asks has other models to ask when this fails.
     """
 
     request: GenerateRequest
@@ -30,6 +31,7 @@ class Asked(NamedTuple):
     request_id: RequestId
     deadline_ms: float | None
     task: str = "generate"
+    others_wait: bool = False
 
     def is_late(self, now_ms: float) -> bool:
         """Whether its time is up."""

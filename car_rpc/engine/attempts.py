@@ -98,7 +98,8 @@ class Attempts:
         self.bill = Bill()
         self._parts = parts
         self._asked = asked
-        self._patience = Patience(asked.request.recovery or "resume", parts.retry_policy)
+        level, others_wait = asked.request.recovery or "resume", asked.others_wait
+        self._patience = Patience(level, parts.retry_policy, others_wait=others_wait)
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
@@ -129,20 +130,12 @@ class Attempts:
         """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
         self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
-    async def run(
-        self,
-        candidates: Sequence[ModelSchema],
-        moves: Moves = _always,
-        *,
-        others_wait: bool = False,
-    ) -> ModelSchema:
+    async def run(self, candidates: Sequence[ModelSchema], moves: Moves = _always) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
 
         Args:
             candidates: The models, best first.
             moves: Whether the next one may be asked after a failure of one; always by default.
-            others_wait: Whether the caller has others to ask, so that none of these is worth a
-                long wait.
 
         Raises:
             CarError: How the last one failed that was asked at all.
@@ -150,12 +143,11 @@ class Attempts:
         failure: CarError | None = None
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
-            only_one = is_last and not others_wait
             permit = self._permit(model)
             if permit is None:
                 continue
             try:
-                await self._ask(model, permit, is_last=only_one)
+                await self._ask(model, permit, is_last=is_last)
             except CarError as error:
                 failure = self._told(error).with_data(model=model.id)
                 if self._accumulator.streamed or failure.kind in FINAL:
@@ -167,10 +159,9 @@ class Attempts:
                     self._reason = f"fallback: {error.kind}"
             else:
                 return model
-        if failure is None:
-            now_ms = self._parts.clock.now_ms()
-            failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
-        raise failure
+        raise failure or self._parts.breakers.unavailable(
+            [model.id for model in candidates], self._parts.clock.now_ms()
+        )
 
     def can_continue(self, text: str, model: ModelSchema) -> bool:
         """Whether what the model goes on with makes one whole with what there is.

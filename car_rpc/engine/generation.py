@@ -124,6 +124,7 @@ class Generation:
             self._origin.request_id,
             deadline_ms,
             route.decision.task,
+            self._others_wait,
         )
         attempts = Attempts(
             self._parts,
@@ -142,9 +143,7 @@ class Generation:
         try:
             async with limit:
                 routing.began(route)
-                model = await attempts.run(
-                    route.models, partial(routing.moves, route), others_wait=self._others_wait
-                )
+                model = await attempts.run(route.models, partial(routing.moves, route))
                 routing.answered(route, model)
                 await extension.run(model)
                 await self._output.close()

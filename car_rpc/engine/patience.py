@@ -27,11 +27,14 @@ class Patience:
     Attributes:
         level: How far it may go.
         policy: The bounds of what is tried again.
+        others_wait: Whether whoever asks has other models to ask when this fails, so that none is
+            worth a long wait.
     """
 
-    def __init__(self, level: Level, policy: RetryPolicy) -> None:
+    def __init__(self, level: Level, policy: RetryPolicy, *, others_wait: bool = False) -> None:
         self.level = level
         self.policy = policy
+        self.others_wait = others_wait
         self._crashes = 0
 
     @property
@@ -66,7 +69,7 @@ class Patience:
         if self.level == "none" or tried_enough or not passes(failure):
             raise failure
         delay_ms = self.policy.delay_ms(failure, retries)
-        other_model = self.asks_other_models and not is_last
+        other_model = self.others_wait or (self.asks_other_models and not is_last)
         if delay_ms > (SOON_MS if other_model else PATIENCE_MS):
             raise failure
         return delay_ms

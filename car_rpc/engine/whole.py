@@ -71,10 +71,9 @@ class Whole:
                 if not is_last:
                     self._recorder.note("fallback", model=model.id, kind=error.kind)
                     self._reason = f"fallback: {error.kind}"
-        if failure is None:
-            now_ms = self._parts.clock.now_ms()
-            failure = self._parts.breakers.unavailable([m.id for m in candidates], now_ms)
-        raise failure
+        raise failure or self._parts.breakers.unavailable(
+            [model.id for model in candidates], self._parts.clock.now_ms()
+        )
 
     async def answer(
         self,

@@ -51,12 +51,14 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
         path: Model file or folder.
         context_length: Tokens of context per request; ``None`` lets the worker choose.
         pooling: Pooling for embeddings; ``None`` is the model's own, else mean.
+        has_rank_head: Whether the file of a model that ranks has a head for that.
         script: Steps of a scripted model (fake engine only).
     """
 
     path: str = ""
     context_length: int | None = None
     pooling: Pooling | None = None
+    has_rank_head: bool = True
     script: list[ScriptStep] = []
 
 

@@ -42,7 +42,7 @@ def test_it_says_what_to_do() -> None:
     assert "register the model again" in what
     assert 'car-rpc call models.unregister \'{"model": "me/mine:1"}\'' in what
     _, what = remedies([missing(LocalSource(hf_repo="acme/m", hf_filename="m.gguf"))])
-    assert what.strip() == "its weights are on the hub: hf download acme/m m.gguf"
+    assert what.strip() == "car-rpc models pull me/mine:1"
 
 
 def test_nothing_is_said_of_models_that_are_here_or_only_in_the_catalog() -> None:

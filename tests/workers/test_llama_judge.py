@@ -46,13 +46,14 @@ def test_a_head_for_ranking_and_the_logits_say_the_same(
     assert head[1] < 0.1
 
 
-def test_pooling_to_rank_without_a_head_is_refused_instead_of_giving_scores_without_meaning(
-    start_worker: Callable[..., Worker], model_file: Callable[..., Path]
+def test_a_model_whose_file_lost_its_head_is_judged_by_its_logits(
+    start_worker: Callable[..., Worker],
 ) -> None:
-    refused = start_worker("llama_cpp").load(model_file(), pooling="rank")
-    assert isinstance(refused, Failed)
-    assert refused.kind == "model_load_failed"
-    assert "its file has no head for ranking" in refused.detail
+    headless, by_logits = start_worker("llama_cpp"), start_worker("llama_cpp")
+    headless.load(DEMO_MODEL, pooling="rank", has_rank_head=False)
+    by_logits.load(DEMO_MODEL)
+    request = rank(RIGHT, WRONG)
+    assert values(headless.ask(request)) == values(by_logits.ask(request))
 
 
 def test_the_probability_of_an_answer_is_that_of_its_tokens(

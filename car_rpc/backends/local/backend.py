@@ -26,6 +26,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.registry.gguf import read_header
 from car_rpc.registry.weights import missing_weights
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
@@ -225,6 +226,10 @@ class LocalBackend:
         return await asyncio.shield(slot.starting)
 
     async def _start(self, model: ModelSchema, load: Load) -> WorkerProcess:
+        if self._engine == "llama_cpp" and "rerank" in model.capabilities:
+            # In a thread: a header is long.
+            has_head = await asyncio.to_thread(_has_rank_head, model, load)
+            load = msgspec.structs.replace(load, has_rank_head=has_head)
         worker = await WorkerProcess.start(self._engine, model.id, self._control)
         worker.on_death = lambda death: self._note("worker_crash", model, reason=death.message)
         try:
@@ -269,6 +274,28 @@ class _Slot:
         was_alive = worker.alive
         await worker.stop()
         return worker.pid if was_alive else None
+
+
+def _has_rank_head(model: ModelSchema, load: Load) -> bool:
+    """Whether the model's file has a head for ranking. Some conversions of rerankers lost it.
+
+    Raises:
+        CarError: ``model_load_failed`` when there is none and it was asked for.
+    """
+    try:
+        with open(load.path, "rb") as file:  # noqa: PTH123 - as the file is named in the frame
+            has_head = read_header(file).has_rank_head
+    except (OSError, ValueError):
+        return True  # whatever is wrong with it, the worker says
+    if load.pooling == "rank" and not has_head:
+        raise CarError(
+            "model_load_failed",
+            f"the `pooling` of {model.id} is `rank`, and its file has no head for ranking"
+            " (no tensor `cls.weight` or `cls.output.weight`); register it without `pooling`,"
+            " or another file of the model",
+            model=model.id,
+        )
+    return has_head
 
 
 def _load_frame(model: ModelSchema) -> Load:

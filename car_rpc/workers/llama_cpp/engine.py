@@ -51,9 +51,8 @@ class LlamaEngine:
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the file and create the context to generate in."""
         model = Model(load.path, progress)
-        head = None
-        if pooling_type(model, load.pooling) == POOLING_RANK:
-            head = rank_head(model, load.path, asked=load.pooling == "rank")
+        # Of a head that is not there llama.cpp would give numbers without a meaning.
+        ranks = load.has_rank_head and pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
         self._context_length = context_length(load.context_length, model.context_train)
         if model.generates:
@@ -70,7 +69,7 @@ class LlamaEngine:
             self._vocab,
             self._prompter,
             self._context_length,
-            head,
+            rank_head(model) if ranks else None,
         )
         return Loaded(
             context_length=self._context_length, model_bytes=model.size_bytes, engine=version()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from car_rpc.errors import CarError, unsupported_mode
-from car_rpc.registry.gguf import read_header
 from car_rpc.wire import judging
 from car_rpc.wire.worker import Generate, Rank, SamplingParams, Score
 from car_rpc.workers.chat.prompt import Part
@@ -241,40 +239,11 @@ class Judge:
         )
 
 
-def rank_head(model: Model, path: str, *, asked: bool) -> RankHead | None:
-    """The model's head for ranking; ``None`` for a file that names one and has none.
-
-    Some conversions of rerankers lost their head. llama.cpp would give numbers without a meaning;
-    such a model can still be asked for the logits of yes and no.
-
-    Args:
-        model: The model.
-        path: Its file.
-        asked: Whether the head was asked for when the model was registered.
-
-    Raises:
-        CarError: ``model_load_failed`` when it was, and there is none.
-    """
-    if not _has_rank_head(path):
-        if not asked:
-            return None
-        raise CarError(
-            "model_load_failed",
-            "its `pooling` is `rank`, and its file has no head for ranking (no `cls.weight` and no"
-            " `cls.output.weight`); register it without `pooling`, or another file of the model",
-            path=path,
-        )
+def rank_head(model: Model) -> RankHead:
+    """The model's head for ranking."""
     labels = model.rank_labels
     yes = labels.index("yes") if "yes" in labels else 0
     return RankHead(len(labels), yes, is_probability=model.architecture.startswith("qwen3"))
-
-
-def _has_rank_head(path: str) -> bool:
-    try:
-        with Path(path).open("rb") as file:
-            return read_header(file).has_rank_head
-    except (OSError, ValueError):
-        return True  # llama.cpp has loaded it, so it knows better
 
 
 def _made(model: Model, capacity: int, **settings: int) -> Context:

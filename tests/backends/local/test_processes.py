@@ -10,7 +10,9 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import gguf
 import msgspec
+import numpy as np
 import pytest
 
 from car_rpc.backends.local import process
@@ -217,6 +219,26 @@ async def test_a_library_that_is_not_installed_is_named(sink: Any) -> None:
     error = await failure(backend, ECHO)
     assert error.kind == "model_load_failed"
     assert "no_such_library" in error.message
+
+
+async def test_a_reranker_whose_file_has_no_head_is_refused_before_anything_starts(
+    sink: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "headless.gguf"
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_tensor("token_embd.weight", np.zeros((2, 2), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = LocalSource(path=str(path), pooling="rank")
+    model = ModelSchema(id="a/judge:1", source=source, capabilities=["rerank"])
+    backend = LocalBackend("llama_cpp", None, sink, os_layer())
+    with pytest.raises(CarError, match="has no head for ranking") as caught:
+        await backend.rank(model, "q", ["d"], "i")
+    assert (caught.value.kind, caught.value.data["model"]) == ("model_load_failed", "a/judge:1")
+    assert sink.entries == []
+    await backend.close()
 
 
 @pytest.mark.parametrize("name", ["missing.gguf", "folder", "a\0b", "x" * 5000])
