@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "d278c89c18ccdc1b"
+    public static let hash = "07305d03998ad521"
 }
