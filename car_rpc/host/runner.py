@@ -14,6 +14,7 @@ from car_rpc.backends.delegated import RunItem, runner_error
 from car_rpc.engine.interruption import interrupted
 from car_rpc.errors import KINDS, CarError
 from car_rpc.host.params import located
+from car_rpc.host.waiting import Waiting
 from car_rpc.protocol.connection import Connection
 from car_rpc.protocol.limits import RUNNER_BUFFER_BYTES
 from car_rpc.protocol.messages import ErrorObject, Response
@@ -127,6 +128,12 @@ class Run:
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self.fail(_malformed("the result of `runner.run`", error, "$"))
 
+    def abandon(self) -> None:
+        """The app is gone."""
+        self.answered = True
+        gone = "the app closed its side before it answered"
+        self.fail(CarError("runner_failed", gone, retryable=False))
+
     def _reply_all(self, *, emitted: bool) -> None:
         if self._withheld:
             reply = _encode(RunnerEventResult(emitted=emitted, closed=self.closed))
@@ -144,7 +151,7 @@ class RunnerHost:
         kick: Tells the writer that there is output.
     """
 
-    def __init__(self, connection: Connection[Run], kick: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection[Waiting], kick: Callable[[], None]) -> None:
         self.registered = False
         self._connection = connection
         self._kick = kick
@@ -216,13 +223,11 @@ class RunnerHost:
         return run.reply() if wants_reply else RunnerEventResult(emitted=True, closed=run.closed)
 
     def abandon(self) -> None:
-        """The app is gone: no run will be answered any more."""
+        """The app is gone: no run, nor any other request to it, will be answered any more."""
         self.registered = False
         self._abandoned = True
-        for run in self._connection.pending.drain():
-            run.answered = True
-            gone = "the app closed its side before it answered"
-            run.fail(CarError("runner_failed", gone, retryable=False))
+        for waiting in self._connection.pending.drain():
+            waiting.abandon()
 
     def _decoded(self, run: Run, raw: bytes) -> RunnerEvent | None:
         try:

@@ -21,14 +21,16 @@ from car_rpc.config import Settings
 from car_rpc.host import logs
 from car_rpc.host.bootstrap import Bootstrap
 from car_rpc.host.greeting import installed_backends
-from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.runner import RunnerHost
 from car_rpc.host.session import Session
+from car_rpc.host.waiting import Waiting
 from car_rpc.protocol.connection import Connection
 from car_rpc.transport.claim import Claimed
 from car_rpc.transport.os_layer import OsLayer, os_layer
 from car_rpc.wire.lifecycle import InitializeParams, LogParams
 
 if TYPE_CHECKING:
+    from car_rpc.host.approver import ApproverHost
     from car_rpc.host.cassette import CassetteApp
     from car_rpc.host.dispatch import Dispatching
     from car_rpc.host.trace import Trace
@@ -98,13 +100,14 @@ class _Server:
         self._cassette: CassetteApp | None = None
         self._drain: asyncio.Task[None] | None = None
         self._allowed_paths: list[Path] = []
+        self._approves = False
         bootstrap.mark("modules")
 
     async def serve(self, captured_fd: int) -> int:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._ending: asyncio.Future[Ending] = loop.create_future()
-        self._connection: Connection[Run] = Connection(
+        self._connection: Connection[Waiting] = Connection(
             self._settings.max_message_bytes, self._settings.framing
         )
         self._trace = self._open_trace()
@@ -208,6 +211,7 @@ class _Server:
     def initialized(self, params: InitializeParams) -> None:
         self._bootstrap.mark("initialize")
         self._allowed_paths = [Path(path) for path in params.allowed_paths]
+        self._approves = params.capabilities.approve
         capability = params.capabilities.log
         if isinstance(capability, msgspec.Struct):
             logs.add(logs.ForwardHandler(capability.level, self._forward_log))
@@ -251,8 +255,14 @@ class _Server:
             self._bootstrap.session_id,
             self._layer,
             self._runner,
+            self._approver(),
             self._allowed_paths,
         )
+
+    def _approver(self) -> ApproverHost:
+        from car_rpc.host.approver import ApproverHost  # noqa: PLC0415 - not at start-up
+
+        return ApproverHost(self._connection, self._writer.kick, announced=self._approves)
 
     def backends(self) -> dict[str, dict[str, Any]]:
         """Which engines are installed."""

@@ -20,8 +20,9 @@ from car_rpc.errors import CarError
 from car_rpc.host.bootstrap import Bootstrap
 from car_rpc.host.greeting import initialize_result
 from car_rpc.host.params import decode_params
-from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.runner import RunnerHost
 from car_rpc.host.stream import NOTHING, Stream, wanted_stream
+from car_rpc.host.waiting import Waiting
 from car_rpc.protocol.connection import Answered, CancelRequested, Connection, Event, Refused
 from car_rpc.protocol.messages import Notification, Request, compact, write_notification
 from car_rpc.wire.announced import PROTOCOL_VERSION
@@ -99,7 +100,7 @@ class Session:
         *,
         settings: Settings,
         session_id: str,
-        connection: Connection[Run],
+        connection: Connection[Waiting],
         runner: RunnerHost,
         host: SessionHost,
         startup_ms: dict[str, float],
@@ -179,7 +180,7 @@ class Session:
             tasks.add(self._loading)
         return tasks
 
-    def _handle_all(self, events: Iterable[Event[Run]]) -> None:
+    def _handle_all(self, events: Iterable[Event[Waiting]]) -> None:
         for event in events:
             match event:
                 case Request():

@@ -20,7 +20,7 @@ from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
 from car_rpc.config import Settings, hub_cache
 from car_rpc.engine.engine import Engine
 from car_rpc.engine.permits import Admission
-from car_rpc.engine.ports import Backend, LogEntry
+from car_rpc.engine.ports import Approver, Backend, LogEntry
 from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.routing import RoutingInputs
 from car_rpc.errors import CarError
@@ -94,6 +94,7 @@ class App:
         session_id: Names the session in the event log.
         control: What the operating system does for workers.
         runner: The way to the app's runner.
+        approver: The way to ask the app.
         allowed_paths: Roots that the client named when it introduced itself.
 
     Raises:
@@ -107,14 +108,11 @@ class App:
         session_id: str,
         control: ProcessControl,
         runner: RunnerHost,
+        approver: Approver,
         allowed_paths: Sequence[Path],
     ) -> None:
         _make_private_directory(settings.state_dir)
-        configuration = load(
-            settings.config or settings.state_dir / FILE_NAME,
-            os.environ,
-            needed=settings.config is not None,
-        )
+        configuration = _configuration(settings)
         database = settings.state_dir / DATABASE_NAME
         self.log = EventLog.open(database, session_id, now, configuration.privacy.secrets())
         self._upkeep = Upkeep(database, self.log, configuration.eventlog, now)
@@ -146,7 +144,7 @@ class App:
             "openai_compat": openai_compat,
         }
         services = Services(
-            engine=self._engine(configuration),
+            engine=self._engine(configuration, approver),
             registry=self._registry,
             runner=runner,
             log=self.log,
@@ -185,7 +183,7 @@ class App:
         self._policies.close()
         self._budget.close()
 
-    def _engine(self, configuration: Configuration) -> Engine:
+    def _engine(self, configuration: Configuration, approver: Approver) -> Engine:
         clock = SystemClock()
         return Engine(
             self._registry,
@@ -210,6 +208,7 @@ class App:
                 salt=secrets.token_bytes(32),
             ),
             rules=self._policies.current,
+            approver=approver,
         )
 
     def _look_at_machine(self) -> None:
@@ -232,6 +231,12 @@ def _make_private_directory(path: Path) -> None:
             " choose another with --state-dir",
             path=str(path),
         ) from error
+
+
+def _configuration(settings: Settings) -> Configuration:
+    is_needed = settings.config is not None
+    path = settings.config or settings.state_dir / FILE_NAME
+    return load(path, os.environ, needed=is_needed)
 
 
 def _tracker(database: Path, settings: Settings) -> Tracker:

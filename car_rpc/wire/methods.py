@@ -160,6 +160,12 @@ METHODS: dict[str, Method] = {
         policy.PolicyRulesResult,
         logged=True,
     ),
+    "policy.approve": Method(
+        "Asks the app whether something may happen, as a rule wants it asked.",
+        policy.PolicyApproveParams,
+        policy.PolicyApproveResult,
+        direction="core_to_client",
+    ),
     "models.stats": Method(
         "Tells how models did so far.", outcomes.ModelsStatsParams, outcomes.ModelsStatsResult
     ),

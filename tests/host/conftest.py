@@ -14,12 +14,14 @@ from car_rpc.backends.fake import FakeBackend
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
+from car_rpc.host.approver import ApproverHost
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.policy_store import PolicyStore
 from car_rpc.host.routing_store import RoutingStore
-from car_rpc.host.runner import Run, RunnerHost
+from car_rpc.host.runner import RunnerHost
 from car_rpc.host.services import Services
 from car_rpc.host.session import Session
+from car_rpc.host.waiting import Waiting
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.protocol.connection import Connection
@@ -90,7 +92,7 @@ class App:
         self,
         registry: Registry,
         tmp_path: Path,
-        connection: Connection[Run] | None = None,
+        connection: Connection[Waiting] | None = None,
         drain_ms: int = 50,
         **kept: Any,
     ) -> None:
@@ -117,6 +119,7 @@ class App:
             FakeClock(),
             Counter(),
             rules=policies.current,
+            approver=ApproverHost(self.connection, self.kick, announced=True),
             **kept,
         )
         nothing: Any = None

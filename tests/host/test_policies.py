@@ -106,11 +106,3 @@ async def test_a_tool_that_is_refused_cannot_even_be_offered(app: Any) -> None:
     assert error["data"]["subject"] == {
         "method": "generate", "model": "test/app:a", "tool": "shell",
     }  # fmt: skip
-
-
-async def test_an_approval_that_nobody_can_give_is_none(app: Any) -> None:
-    ask = {"id": "ask", "action": "require_approval", "match": {"methods": ["generate"]}}
-    await set_rules(app, ask)
-    error = await app.failure(1, "generate", prompt="hi", model="test/echo:a")
-    assert error["data"]["kind"] == "policy_denied"
-    assert "did not announce the capability `approve`" in error["data"]["reason"]

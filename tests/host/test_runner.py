@@ -15,9 +15,9 @@ from car_rpc.host.runner import (
     REQUEST_BYTES,
     RUNNER_BUFFER_BYTES,
     RUNNER_ROOM_BYTES,
-    Run,
     RunnerHost,
 )
+from car_rpc.host.waiting import Waiting
 from car_rpc.protocol.connection import Answered, Connection
 from car_rpc.protocol.messages import Response
 from car_rpc.wire.events import Heartbeat, TextDelta
@@ -34,7 +34,7 @@ class Phone:
     """A runner host with its connection, and the app at the other end of it."""
 
     def __init__(self) -> None:
-        self.connection: Connection[Run] = Connection()
+        self.connection: Connection[Waiting] = Connection()
         self.host = RunnerHost(self.connection, lambda: None)
         self.read: list[Any] = []
 

@@ -364,6 +364,14 @@ def a_call_is_told_before_its_arguments_are_whole() -> None:
     replace(policing.Guard, "judges_calls", lambda *_: False)
 
 
+@mutant("policy", "policy-approve")
+def an_app_that_says_no_approves() -> None:
+    def approved(original: Any, self: Any, verdict: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(verdict._replace(approvals=()), *args, **kwargs)
+
+    wrap(policing.Guard, "_approved", approved)
+
+
 @mutant("policy", "policy-rules")
 def rules_that_were_set_bind_their_own_removal() -> None:
     replace(policing.Policing, "with_rules", lambda self, _: self)

@@ -60,7 +60,13 @@ import type {
   ProfilesImportResult,
   ProfilesResult,
 } from './outcomes.js';
-import type { PolicyRemoveParams, PolicyRulesResult, PolicySetParams } from './policy.js';
+import type {
+  PolicyApproveParams,
+  PolicyApproveResult,
+  PolicyRemoveParams,
+  PolicyRulesResult,
+  PolicySetParams,
+} from './policy.js';
 import type { ModelsPullParams, ModelsPullResult, ModelsRemoveResult } from './pulls.js';
 import type { ReplayRunParams, ReplayRunResult } from './replay.js';
 import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
@@ -197,6 +203,8 @@ export interface Notifications {
 export interface CoreMethods {
   /** Asks whether the other side is alive; allowed before `initialize`. */
   'ping': { params: EmptyParams; result: PingResult };
+  /** Asks the app whether something may happen, as a rule wants it asked. */
+  'policy.approve': { params: PolicyApproveParams; result: PolicyApproveResult };
   /** Asks the app to run a model; events may come before its answer. */
   'runner.run': { params: RunnerRunParams; result: RunnerResult };
 }

@@ -118,6 +118,8 @@ public enum CoreMethods {
     public static let log = RPCNotification<LogParams>("log")
     /// Asks whether the other side is alive; allowed before `initialize`.
     public static let ping = RPCMethod<EmptyParams, PingResult>("ping")
+    /// Asks the app whether something may happen, as a rule wants it asked.
+    public static let policyApprove = RPCMethod<PolicyApproveParams, PolicyApproveResult>("policy.approve")
     /// Asks the app to run a model; events may come before its answer.
     public static let runnerRun = RPCMethod<RunnerRunParams, RunnerResult>("runner.run")
 }

@@ -48,6 +48,19 @@ public struct PolicyRuleAction: RawRepresentable, Codable, Sendable, Hashable {
     }
 }
 
+/// In which part of an answer something was found.
+public struct PolicySubjectContent: RawRepresentable, Codable, Sendable, Hashable {
+    public let rawValue: String
+
+    public static let reasoning = PolicySubjectContent(rawValue: "reasoning")
+    public static let text = PolicySubjectContent(rawValue: "text")
+    public static let toolArguments = PolicySubjectContent(rawValue: "tool_arguments")
+
+    public init(rawValue: String) {
+        self.rawValue = rawValue
+    }
+}
+
 /// A rule that holds.
 public struct ListedPolicyRule: Codable, Sendable, Hashable {
     /// Names it.
@@ -118,6 +131,65 @@ public struct ListedPolicyRule: Codable, Sendable, Hashable {
         case maxTimeMs = "max_time_ms"
         case deadlineMs = "deadline_ms"
         case origin
+    }
+}
+
+/// Parameters of `policy.approve`.
+public struct PolicyApproveParams: Codable, Sendable, Hashable {
+    /// Names this question.
+    public var approvalId: String
+    /// The request's trace in the event log.
+    public var traceId: String
+    /// The rule that asks.
+    public var ruleId: String
+    /// Why it does.
+    public var reason: String?
+    /// What is to be approved.
+    public var subject: PolicySubject
+    /// Milliseconds from receipt after which it counts as denied.
+    public var deadlineMs: Int
+
+    public init(
+        approvalId: String,
+        traceId: String,
+        ruleId: String,
+        reason: String? = nil,
+        subject: PolicySubject,
+        deadlineMs: Int
+    ) {
+        self.approvalId = approvalId
+        self.traceId = traceId
+        self.ruleId = ruleId
+        self.reason = reason
+        self.subject = subject
+        self.deadlineMs = deadlineMs
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case approvalId = "approval_id"
+        case traceId = "trace_id"
+        case ruleId = "rule_id"
+        case reason
+        case subject
+        case deadlineMs = "deadline_ms"
+    }
+}
+
+/// The app's answer to `policy.approve`.
+public struct PolicyApproveResult: Codable, Sendable, Hashable {
+    /// Whether it may happen.
+    public var approved: Bool
+    /// Why not, for people.
+    public var reason: String?
+
+    public init(approved: Bool, reason: String? = nil) {
+        self.approved = approved
+        self.reason = reason
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case approved
+        case reason
     }
 }
 
@@ -274,5 +346,41 @@ public struct PolicySetParams: Codable, Sendable, Hashable {
 
     private enum CodingKeys: String, CodingKey {
         case rules
+    }
+}
+
+/// What a rule decided about.
+public struct PolicySubject: Codable, Sendable, Hashable {
+    /// The request's method.
+    public var method: String
+    /// Id of the model.
+    public var model: String?
+    /// Name of the tool.
+    public var tool: String?
+    /// What it is called with; only in the question to the app.
+    public var arguments: [String: JSONValue]?
+    /// In which part of an answer something was found.
+    public var content: PolicySubjectContent?
+
+    public init(
+        method: String,
+        model: String? = nil,
+        tool: String? = nil,
+        arguments: [String: JSONValue]? = nil,
+        content: PolicySubjectContent? = nil
+    ) {
+        self.method = method
+        self.model = model
+        self.tool = tool
+        self.arguments = arguments
+        self.content = content
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case method
+        case model
+        case tool
+        case arguments
+        case content
     }
 }

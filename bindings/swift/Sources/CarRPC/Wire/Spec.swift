@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "07305d03998ad521"
+    public static let hash = "88459dd350006cfc"
 }

@@ -122,6 +122,8 @@ object CoreMethods {
     val log = notification<LogParams>("log")
     /** Asks whether the other side is alive; allowed before `initialize`. */
     val ping = method<EmptyParams, PingResult>("ping")
+    /** Asks the app whether something may happen, as a rule wants it asked. */
+    val policyApprove = method<PolicyApproveParams, PolicyApproveResult>("policy.approve")
     /** Asks the app to run a model; events may come before its answer. */
     val runnerRun = method<RunnerRunParams, RunnerResult>("runner.run")
 }

@@ -5,6 +5,7 @@ package carrpc.wire
 import kotlin.jvm.JvmInline
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
+import kotlinx.serialization.json.JsonObject
 
 /**
  * `allow` lets what matches pass, whatever later rules say; `deny` refuses it; `cap` limits it;
@@ -49,6 +50,17 @@ value class PolicyRuleAction(val value: String) {
         val REDACT = PolicyRuleAction("redact")
         val REQUIRE_APPROVAL = PolicyRuleAction("require_approval")
         val REQUIRE_LOCAL = PolicyRuleAction("require_local")
+    }
+}
+
+/** In which part of an answer something was found. */
+@Serializable
+@JvmInline
+value class PolicySubjectContent(val value: String) {
+    companion object {
+        val REASONING = PolicySubjectContent("reasoning")
+        val TEXT = PolicySubjectContent("text")
+        val TOOL_ARGUMENTS = PolicySubjectContent("tool_arguments")
     }
 }
 
@@ -98,6 +110,36 @@ data class ListedPolicyRule(
     val deadlineMs: Long? = null,
     /** Whether it comes from the configuration or from `policy.set`. */
     val origin: ListedPolicyRuleOrigin,
+)
+
+/** Parameters of `policy.approve`. */
+@Serializable
+data class PolicyApproveParams(
+    /** Names this question. */
+    @SerialName("approval_id")
+    val approvalId: String,
+    /** The request's trace in the event log. */
+    @SerialName("trace_id")
+    val traceId: String,
+    /** The rule that asks. */
+    @SerialName("rule_id")
+    val ruleId: String,
+    /** Why it does. */
+    val reason: String? = null,
+    /** What is to be approved. */
+    val subject: PolicySubject,
+    /** Milliseconds from receipt after which it counts as denied. */
+    @SerialName("deadline_ms")
+    val deadlineMs: Long,
+)
+
+/** The app's answer to `policy.approve`. */
+@Serializable
+data class PolicyApproveResult(
+    /** Whether it may happen. */
+    val approved: Boolean,
+    /** Why not, for people. */
+    val reason: String? = null,
 )
 
 /**
@@ -196,4 +238,19 @@ data class PolicySetParams(
      * that were set, in this order.
      */
     val rules: List<PolicyRule>,
+)
+
+/** What a rule decided about. */
+@Serializable
+data class PolicySubject(
+    /** The request's method. */
+    val method: String,
+    /** Id of the model. */
+    val model: String? = null,
+    /** Name of the tool. */
+    val tool: String? = null,
+    /** What it is called with; only in the question to the app. */
+    val arguments: JsonObject? = null,
+    /** In which part of an answer something was found. */
+    val content: PolicySubjectContent? = null,
 )
