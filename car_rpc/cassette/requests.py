@@ -93,39 +93,51 @@ def _same(item: JsonValue, default: object) -> bool:
 
 def _with_recording(value: JsonObject, read: ReadFile) -> JsonObject:
     """The parameters with the recording that ``transcribe`` is given, however that came."""
-    if isinstance(text := value.get("audio_b64"), str):
-        data, name = _decoded(text), "audio_b64"
-    elif isinstance(path := value.get("audio_path"), str):
-        data, name = read(path), "audio_path"
-    else:
-        return value
-    if data is None:
-        return value
-    rest = {other: item for other, item in value.items() if other != name}
-    return {**rest, "audio": _blob(data)}
+    match value:
+        case {"audio_b64": {"sha256": str(digest)}}:  # as the event log keeps it
+            blob, name = _named(digest), "audio_b64"
+        case {"audio_b64": str(text)} if (data := _decoded(text)) is not None:
+            blob, name = _blob(data), "audio_b64"
+        case {"audio_path": str(path)} if (data := read(path)) is not None:
+            blob, name = _blob(data), "audio_path"
+        case _:
+            return value
+    return {**{other: item for other, item in value.items() if other != name}, "audio": blob}
 
 
 def _plain(value: JsonValue, read: ReadFile) -> JsonValue:
     match value:
-        case {"type": "base64", "data": str(text)}:
-            data = _decoded(text)
-        case {"type": "path", "path": str(path)}:
-            data = read(path)
+        case dict() if (medium := _medium(value, read)) is not None:
+            return medium
+        case dict():
+            return {name: _plain(item, read) for name, item in value.items() if name != _TRACE_ID}
+        case list():
+            return [_plain(item, read) for item in value]
         case float() if value.is_integer() and abs(value) < _EXACT:
             return int(value)
         case _:
-            data = None
-    if data is not None:
-        return _blob(data)
-    if isinstance(value, dict):
-        return {name: _plain(item, read) for name, item in value.items() if name != _TRACE_ID}
-    if isinstance(value, list):
-        return [_plain(item, read) for item in value]
-    return value
+            return value
+
+
+def _medium(value: JsonObject, read: ReadFile) -> JsonObject | None:
+    """What stands for the source of an image or the like."""
+    match value:
+        case {"type": "base64", "data": str(text)} if (data := _decoded(text)) is not None:
+            return _blob(data)
+        case {"type": "path", "path": str(path)} if (data := read(path)) is not None:
+            return _blob(data)
+        case {"type": "blob", "sha256": str(digest)}:
+            return _named(digest)
+        case _:
+            return None
 
 
 def _blob(data: bytes) -> JsonObject:
-    return {"type": "blob", "sha256": hashlib.sha256(data).hexdigest()}
+    return _named(hashlib.sha256(data).hexdigest())
+
+
+def _named(digest: str) -> JsonObject:
+    return {"type": "blob", "sha256": digest}
 
 
 def _decoded(text: str) -> bytes | None:

@@ -95,7 +95,8 @@ def test_a_number_has_one_form() -> None:
 
 def test_media_are_their_hash_wherever_they_come_from() -> None:
     inline = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(PIXEL).decode()}
-    for source in (inline, {"type": "path", "path": "/pixel.png"}):
+    logged = {**BLOB, "media_type": "image/png"}
+    for source in (inline, logged, {"type": "path", "path": "/pixel.png"}):
         asked = {"prompt": "a", "images": [{"type": "image", "source": source}]}
         assert read(asked) == {"prompt": "a", "images": [{"type": "image", "source": BLOB}]}
 
@@ -104,6 +105,7 @@ def test_a_recording_is_its_hash_wherever_it_comes_from() -> None:
     for given_as in (
         {"audio_b64": base64.b64encode(PIXEL).decode()},
         {"audio_path": "/pixel.png"},
+        {"audio_b64": {"sha256": BLOB["sha256"]}},
     ):
         assert read({**given_as, "language": "en"}, TranscribeParams) == {
             "language": "en",

@@ -250,6 +250,8 @@ async def test_a_subscription_in_a_replay_is_silent_until_it_is_cancelled(start:
         app.notify("$/cancelRequest", id="s")
         assert (await app.answer("s"))["error"]["data"]["kind"] == "cancelled"
         assert not [m for m in app.read() if m.get("method") == "eventlog.event"]
+        error = await app.failure(2, "replay.run", trace_id="tr_1", mode="recorded")
+        assert error["data"]["kind"] == "not_found"
 
 
 async def test_a_request_that_is_not_there_is_an_error_that_says_how_it_differs(
