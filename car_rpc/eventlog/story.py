@@ -162,7 +162,9 @@ def _text(story: Sequence[LogEvent]) -> Iterator[str]:
         return
     result = cast("dict[str, Any]", result)
     text = result.get("text")
-    if isinstance(text, str):
+    # A cassette has what was on the wire, and nothing of how it came about.
+    is_whole = any(event.type == "attempt" for event in story)
+    if isinstance(text, str) and is_whole:
         yield from _calls(story, result.get("tool_calls") or [])
     if not isinstance(text, str) or "[redacted:" in text:
         return  # left out for privacy, or replaced in parts that do not end where deltas do

@@ -26,6 +26,7 @@ from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
 from car_rpc.host.deck import Deck
 from car_rpc.host.dispatch import Dispatching, Outcome, unknown_method
+from car_rpc.host.params import decode_params
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Scope
 from car_rpc.wire.base import RequestId, decode_object
@@ -115,12 +116,12 @@ class Double:
 
     async def _play(self, interaction: Interaction, scope: Scope, raw_params: bytes) -> Outcome:
         method = interaction.asked.method
-        wanted = _wanted(raw_params)
+        wanted = _wanted(method, raw_params)
         playback = _Playback(interaction, self._clock, is_timed=self._is_timed)
         if METHODS[method].logged and method not in RUNS_MODELS:
             await self._change_state(method, scope, raw_params)
         listener = None
-        if method == "generate" and wanted.stream is True:
+        if method == "generate" and wanted.stream:
             listener = scope.open_stream(wanted.client_ref)
         try:
             async with heartbeats(wanted.progress_token, scope.notify):
@@ -229,18 +230,23 @@ class _Tee:
 
 
 class _Wanted(Struct, frozen=True):
-    """What a request says that is no part of what it asks; whatever else is wrong with it."""
+    """What a request says that is no part of what it asks."""
 
-    stream: Any = False
+    stream: bool = False
     client_ref: str | UnsetType = UNSET
     progress_token: int | str | UnsetType = UNSET
 
 
-def _wanted(raw_params: bytes) -> _Wanted:
+def _wanted(method: str, raw_params: bytes) -> _Wanted:
+    """Nothing of a request that was refused for its parameters."""
+    params_type = METHODS[method].params
     try:
-        return msgspec.json.decode(raw_params, type=_Wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        decode_params(raw_params, params_type)
+        wanted = msgspec.json.decode(raw_params, type=_Wanted)
+    except (CarError, msgspec.DecodeError):
         return _Wanted()
+    has_progress = "progress_token" in params_type.__struct_fields__
+    return wanted if has_progress else _Wanted(client_ref=wanted.client_ref)
 
 
 def _answer(interaction: Interaction, client_ref: str | UnsetType) -> Outcome:

@@ -25,6 +25,8 @@ from car_rpc.wire.events import (
     StreamEvent,
     StreamReset,
     TextDelta,
+    ToolCallDelta,
+    ToolCallStart,
 )
 from car_rpc.wire.log import EventlogQueryParams
 from tests.cassette.conftest import NOON, Recorder, result
@@ -140,7 +142,17 @@ def test_a_cassette_is_taken_into_a_log_and_its_stories_are_good(
     record: Any, tmp_path: Path
 ) -> None:
     answer = result("hi")
+    call = {"id": "c", "name": "f", "arguments": {"a": 1}}
+    called: list[tuple[float, StreamEvent]] = [
+        (1.0, ATTEMPT),
+        (2.0, ToolCallStart(index=0, id="c", name="f")),
+        (3.0, ToolCallDelta(index=0, id="c", arguments_delta='{"a":1}')),
+    ]
     interactions = [
+        record(
+            "generate", {"prompt": "b", "stream": True}, {**result(), "tool_calls": [call]}, called
+        ),
+        record("generate", {"prompt": "b"}, {**result(), "tool_calls": [call]}),
         record("generate", {"prompt": "a", "stream": True}, answer, [(1.0, TextDelta(text="hi"))]),
         record("models.list", {}, {"models": []}),
         record("embed", {"texts": []}, CarError("invalid_params", "no texts", path="$.texts")),

@@ -43,11 +43,11 @@ class DoubleApp(App):
     """A session with a cassette."""
 
     def __init__(
-        self, registry: Registry, tmp_path: Path, mode: CassetteMode, *, is_timed: bool
+        self, registry: Registry, folder: Path, mode: CassetteMode, *, is_timed: bool, state: Path
     ) -> None:
-        super().__init__(registry, tmp_path)
-        self.folder = tmp_path
-        settings = CassetteSettings(tmp_path / "c.jsonl", mode)
+        super().__init__(registry, state)
+        self.folder = folder
+        settings = CassetteSettings(folder / "c.jsonl", mode)
         self.deck = Deck(settings, "ses_1", KNOWN, now, RandomIds())
         self.clock = Clock()
         self.kept: bool | None = None
@@ -69,10 +69,10 @@ def start(tmp_path: Path) -> Start:
 
     @asynccontextmanager
     async def start(mode: CassetteMode, *, is_timed: bool = False) -> AsyncIterator[DoubleApp]:
-        folder = tmp_path / RandomIds().new("state_")
-        folder.mkdir()
-        registry = Registry(MODELS, ModelStore(folder / "car.db"), folder)
-        app = DoubleApp(registry, tmp_path, mode, is_timed=is_timed)
+        state = tmp_path / RandomIds().new("state_")
+        state.mkdir()
+        registry = Registry(MODELS, ModelStore(state / "car.db"), state)
+        app = DoubleApp(registry, tmp_path, mode, is_timed=is_timed, state=state)
         app.loaded.set()
         await app.call("init", "initialize", protocol_version=1)
         app.messages.clear()

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import anyio
 import pytest
 
 from car_rpc.client import CarClient, RemoteError
-from tests.process.conftest import WAIT_S, Core, Framing, StartCore
+from tests.process.conftest import ROOT, WAIT_S, Core, Framing, StartCore
 
 pytestmark = pytest.mark.process
 
@@ -192,6 +194,21 @@ def test_an_export_of_the_log_can_be_replayed(start_core: StartCore, cassette: P
     assert [m["event"] for m in again.stream(replayed)] == [
         m["event"] for m in core.stream(request_id)
     ]
+
+
+def test_a_cassette_is_imported_into_a_log_and_shown_there(
+    start_core: StartCore, cassette: Path, tmp_path: Path
+) -> None:
+    record(start_core, cassette, "one two")
+    command = [sys.executable, "-m", "car_rpc", "log"]
+    state = ["--state-dir", str(tmp_path / "log")]
+    for more in (["import", str(cassette)], ["verify"]):
+        subprocess.run([*command, *more, *state], check=True, cwd=ROOT, timeout=WAIT_S)
+    trace_id = json.loads(cassette.read_text().splitlines()[-1])["trace_id"]
+    core = start_core(state_dir=tmp_path / "log")
+    core.initialize()
+    result = core.call("replay.run", {"trace_id": trace_id, "mode": "recorded"})["result"]
+    assert result["text"] == "one two"
 
 
 def test_the_doubled_engines_are_those_of_the_recording(

@@ -19,10 +19,11 @@ import msgspec
 
 from car_rpc.__main__ import main
 from car_rpc.backends import delegated
+from car_rpc.cassette import tape
 from car_rpc.engine import generation, output, policing, stream
 from car_rpc.errors import CarError
 from car_rpc.eventlog import recorded
-from car_rpc.host import replay, runner, server, session
+from car_rpc.host import deck, double, replay, runner, server, session
 from car_rpc.host import stream as host_stream
 from car_rpc.policy import content, rules
 from car_rpc.protocol import connection, framing, lifecycle, messages, outbox
@@ -595,6 +596,39 @@ def replacements_are_not_told() -> None:
 @mutant("replay", "replay-rerun")
 def differences_are_not_told() -> None:
     replace(replay, "differences", lambda *_: [])
+
+
+# Cassettes
+
+
+@mutant("cassettes", "cassette-replay")
+def equal_requests_get_the_first_answer() -> None:
+    wrap(tape.Tape, "_first_like", lambda _, self, asked: self._by_key[asked.key][0])
+
+
+@mutant("cassettes", "cassette-replay")
+def a_reference_of_then_is_echoed() -> None:
+    replace(double, "_answer", lambda interaction, _: interaction.answer)
+
+
+@mutant("cassettes", "cassette-missing")
+def what_is_missing_gets_the_nearest_answer() -> None:
+    wrap(tape.Tape, "_first_like", lambda _, __, ___: 4)
+
+
+@mutant("cassettes", "cassette-strict-unused")
+def strict_takes_any_order() -> None:
+    wrap(tape.Tape, "_next", lambda _, self, asked: self._first_like(asked))
+
+
+@mutant("cassettes", "cassette-strict-unused")
+def strict_forgets_what_was_not_made() -> None:
+    wrap(deck.Deck, "eject", lambda original, _: original() or True)
+
+
+@mutant("cassettes", "cassette-timed")
+def a_timed_replay_takes_no_time() -> None:
+    wrap(double._Playback, "_until", lambda original, self, _: original(self._clock.now_ms()))
 
 
 if __name__ == "__main__":
