@@ -1,4 +1,8 @@
-"""Install the peers: a virtual environment and a folder of node modules, both locked, both ours."""
+"""Install the peers: a virtual environment and a folder of node modules, both ours.
+
+node-llama-cpp has a package for each platform, and a lock names only those that a registry has;
+so its version alone is fixed.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,9 @@ def install() -> None:
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         subprocess.run([*pip, "--require-hashes", "--requirement", str(LOCK)], check=True)
         (VENV / "installed").touch()
-    if _is_older(PEERS / "node_modules" / ".package-lock.json", PEERS / "package-lock.json"):
-        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=PEERS, check=True)
+    if _is_older(PEERS / "node_modules" / ".package-lock.json", PEERS / "package.json"):
+        npm = ["npm", "install", "--silent", "--no-package-lock", "--no-audit", "--no-fund"]
+        subprocess.run(npm, cwd=PEERS, check=True)
 
 
 def _is_older(product: Path, source: Path) -> bool:

@@ -391,6 +391,7 @@ class Attempts:
             deadline_ms=told.time_left_ms(self._parts.clock.now_ms()),
             continuation=continuation,
             note=self._recorder.aside,
+            hear_logprobs=self._accumulator.logprobs.extend,
         )
 
     async def _wait(self, delay_ms: float, failure: CarError) -> None:

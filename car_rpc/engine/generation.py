@@ -198,6 +198,7 @@ class Generation:
             reasoning=answer.reasoning or UNSET,
             attempts=self._reports if len(self._reports) > 1 else UNSET,
             recoveries=attempts.recoveries + extensions or UNSET,
+            logprobs=self._output.logprobs or UNSET,
             bounding_boxes=boxes_of(model, text) or UNSET,
             provider_output_items=self._output.items or UNSET,
             client_ref=self._request.client_ref,

@@ -21,6 +21,7 @@ from car_rpc.wire.events import (
     TextDelta,
     ToolCallStart,
 )
+from car_rpc.wire.inference import TokenLogprob
 from car_rpc.wire.models import ModelSchema
 
 
@@ -75,6 +76,11 @@ class Output:
         """A provider's own items as they are told."""
         items = self._accumulator.provider_output_items
         return items if self._screen is None else self._screen.items(items)
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """How likely the tokens were; none where a policy screens the answer that they spell."""
+        return self._accumulator.logprobs if self._screen is None else []
 
     async def begin_attempt(self, attempt: Attempt, model: ModelSchema) -> None:
         """Another attempt begins, once the log holds all before it."""

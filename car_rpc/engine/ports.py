@@ -11,7 +11,7 @@ from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.inference import GenerateRequest, TokenLogprob
 from car_rpc.wire.log import LogEvent
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.policy import PolicyApproveParams, PolicyApproveResult
@@ -107,6 +107,10 @@ class Availability(NamedTuple):
     weights_ready: bool
 
 
+def unheard(logprobs: list[TokenLogprob]) -> None:
+    """The :attr:`GenerateCall.hear_logprobs` of who does not tell them."""
+
+
 def unnoted(event_type: str, **data: Any) -> None:
     """The :attr:`GenerateCall.note` of who keeps no log."""
 
@@ -126,6 +130,7 @@ class GenerateCall(NamedTuple):
             backends that can (:meth:`Backend.continues_turns`).
         note: Records in the request's log what the backend does besides its events: the type and
             the data of an entry. Never waits.
+        hear_logprobs: Takes how likely the next tokens were, where the request asks for it.
     """
 
     model: ModelSchema
@@ -137,6 +142,7 @@ class GenerateCall(NamedTuple):
     deadline_ms: int | None
     continuation: Continuation | None = None
     note: Callable[..., None] = unnoted
+    hear_logprobs: Callable[[list[TokenLogprob]], None] = unheard
 
 
 class EmbeddingBatch(NamedTuple):

@@ -36,7 +36,7 @@ from car_rpc.wire.events import (
     ToolParseError,
     UsageEvent,
 )
-from car_rpc.wire.inference import Usage
+from car_rpc.wire.inference import TokenLogprob, Usage
 
 #: Longest answer, in characters of text, reasoning and arguments together: nothing that a model
 #: says, and far below what would hurt.
@@ -56,6 +56,8 @@ class Accumulator:
         self.provider_output_items: list[Any] = []
         #: Whether the text has the form that was asked for, where the backend looked at that.
         self.schema_valid: bool | UnsetType = UNSET
+        #: How likely the tokens were, where that was asked for.
+        self.logprobs: list[TokenLogprob] = []
         self.streamed = False
         self._items_before = 0
         self.begin_attempt()
@@ -156,6 +158,7 @@ class Accumulator:
         self._calls.reset()
         self.provider_output_items.clear()
         self.schema_valid = UNSET
+        self.logprobs.clear()
         self.begin_attempt()
 
     def close(self) -> list[StreamEvent]:

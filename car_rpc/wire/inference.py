@@ -215,6 +215,36 @@ class AttemptReport(WireStruct, frozen=True, kw_only=True):
     latency_ms: float
 
 
+class TopLogprob(WireStruct, frozen=True, kw_only=True):
+    """How likely a token was, as OpenAI tells it.
+
+    Attributes:
+        token: Its text; U+FFFD where it is a part of a character.
+        logprob: Natural logarithm of its probability, before any sampling parameter.
+        bytes: Its UTF-8 bytes.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(WireStruct, frozen=True, kw_only=True):
+    """How likely a token of the answer was, and which other ones there were.
+
+    Attributes:
+        token: Its text; U+FFFD where it is a part of a character.
+        logprob: Natural logarithm of its probability, before any sampling parameter.
+        bytes: Its UTF-8 bytes.
+        top_logprobs: The likeliest tokens in its place, as many as were asked for.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
 class InferenceResult(WireStruct, frozen=True, kw_only=True):
     """Result of ``generate``.
 
@@ -237,6 +267,9 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
         attempts: All attempts, when there was more than one.
         recoveries: How often a stream that had broken, or an answer that had ended too early,
             went on, when it did. Each has its ``recovery`` event.
+        logprobs: How likely each token of the answer was, reasoning and markers included, where
+            ``params.logprobs`` asked for it and no policy screens the answer. Tokens that
+            ``response_format`` left no choice for are not among them.
         bounding_boxes: Boxes in the answer of a model with the capability ``grounding``, in their
             order, when there are any.
         provider_output_items: Opaque items that must go back to the same provider in the next
@@ -258,6 +291,7 @@ class InferenceResult(WireStruct, frozen=True, kw_only=True):
     reasoning: str | UnsetType = UNSET
     attempts: list[AttemptReport] | UnsetType = UNSET
     recoveries: NonNegative | UnsetType = UNSET
+    logprobs: list[TokenLogprob] | UnsetType = UNSET
     bounding_boxes: list[BoundingBox] | UnsetType = UNSET
     provider_output_items: list[Any] | UnsetType = UNSET
     client_ref: str | UnsetType = UNSET

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.inference import ResponseFormat
+from car_rpc.wire.inference import ResponseFormat, TokenLogprob
 from car_rpc.wire.models import Pooling, ScriptStep
 from car_rpc.wire.speech import Word
 
@@ -42,6 +42,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True):
     repeat_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
     ignore_eos: bool = False
+    logprobs: int = 0
 
 
 class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
@@ -282,10 +283,11 @@ class Rendered(Struct, frozen=True, kw_only=True, tag_field="type", tag="rendere
 
 
 class Events(Struct, frozen=True, kw_only=True, tag_field="type", tag="events"):
-    """Stream events of a request, in order."""
+    """Stream events of a request, in order, and how likely its tokens were where that was asked."""
 
     id: int
     events: list[StreamEvent]
+    logprobs: list[TokenLogprob] = []
 
 
 class Embeddings(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from car_rpc.wire.events import StreamEvent
+    from car_rpc.wire.inference import TokenLogprob
 
 
 class Job:
@@ -114,10 +115,10 @@ class Job:
         """Say how far it is."""
         self._say(Progress(id=self.id, done_bytes=done_bytes, total_bytes=total_bytes))
 
-    def emit(self, events: Sequence[StreamEvent]) -> None:
-        """Send events, in one frame; none is fine."""
-        if events:
-            self._say(Events(id=self.id, events=list(events)))
+    def emit(self, events: Sequence[StreamEvent], logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Send events and how likely tokens were, in one frame; none is fine."""
+        if events or logprobs:
+            self._say(Events(id=self.id, events=list(events), logprobs=list(logprobs)))
 
     def reply(self, result: Any = None) -> None:
         """Answer with a result.

@@ -25,7 +25,7 @@ from car_rpc.wire.events import (
     ToolCallStart,
     UsageEvent,
 )
-from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.inference import GenerateRequest, TokenLogprob
 
 STORY = ["request", "route", "attempt", "first_token", "usage", "deltas", "completion"]
 HELLO = [TextDelta(text="hel"), TextDelta(text="lo"), UsageEvent(prompt_tokens=2)]
@@ -45,6 +45,20 @@ async def test_an_answer_is_its_deltas_and_ends_with_one_done(world: Any, play: 
     ]
     assert world.listener.last == [Done(text="hello")]
     assert world.backend.closed == 1
+
+
+async def test_how_likely_the_tokens_were_is_a_part_of_the_result_alone(world: Any) -> None:
+    told = [TokenLogprob(token=text, logprob=-1.0, bytes=[], top_logprobs=[]) for text in "ab"]
+
+    async def play(call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        for each in told:
+            call.hear_logprobs([each])
+            yield TextDelta(text=each.token)
+
+    world.backend.play = play
+    assert (await world.generate()).logprobs == told
+    types = [type(event) for event in world.listener.events]
+    assert types == [Attempt, TextDelta, TextDelta, Stop]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from car_rpc.wire.events import (
     ToolCallStart,
     ToolParseError,
 )
+from car_rpc.wire.inference import TokenLogprob
 from car_rpc.wire.policy import PolicyRule
 from car_rpc.wire.speech import Word
 
@@ -304,6 +305,19 @@ async def test_secrets_in_arguments_are_replaced_in_stream_and_result(
     )
     assert msgspec.json.decode(arguments) == result.tool_calls[0].arguments
     assert result.tool_calls[0].arguments == {"to": "x", "n": 1, "body": ["[key]"]}
+    assert "abcdef" not in everything(world)
+
+
+async def test_tokens_that_spell_what_is_replaced_are_not_told(world: Any, police: Any) -> None:
+    police(NO_SECRETS)
+
+    async def play(call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        told = TokenLogprob(token="sk-abcdef", logprob=-1.0, bytes=[], top_logprobs=[])
+        call.hear_logprobs([told])
+        yield TextDelta(text="sk-abcdef")
+
+    world.backend.play = play
+    assert (await world.generate()).logprobs is msgspec.UNSET
     assert "abcdef" not in everything(world)
 
 

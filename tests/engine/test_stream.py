@@ -26,7 +26,7 @@ from car_rpc.wire.events import (
     ToolParseError,
     UsageEvent,
 )
-from car_rpc.wire.inference import Usage
+from car_rpc.wire.inference import TokenLogprob, Usage
 
 texts = st.text("ab 😀", max_size=3)
 indexes = st.integers(0, 2)
@@ -200,11 +200,13 @@ def test_a_reset_drops_all_that_belongs_to_the_dropped_attempt() -> None:
     accumulator.push(ProviderOutputItem(item={"of": "the first attempt"}))
     accumulator.push(Stop(reason="max_tokens", schema_valid=False))
     accumulator.push(UsageEvent(prompt_tokens=5))
+    accumulator.logprobs.append(TokenLogprob(token="a", logprob=0.0, bytes=[97], top_logprobs=[]))
     assert accumulator.push(StreamReset(reason="retry")) == [StreamReset(reason="retry")]
     assert (accumulator.text, accumulator.reasoning, accumulator.tool_calls()) == ("", "", [])
     assert accumulator.provider_output_items == []
     assert accumulator.stop_reason is None
     assert accumulator.schema_valid is msgspec.UNSET
+    assert accumulator.logprobs == []
     assert accumulator.usage == Usage(prompt_tokens=5), "what was used was used"
 
 

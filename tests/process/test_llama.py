@@ -244,9 +244,21 @@ def test_a_model_whose_tokens_all_go_into_thinking_answers_without(core: Core) -
     assert again["text"]
 
 
+def test_how_likely_the_tokens_are_is_told_where_it_is_asked(core: Core) -> None:
+    options = {"temperature": 0, "max_tokens": 5, "thinking": "off", "ignore_eos": True}
+    result = generate(core, **options, logprobs=2)
+    told = result["logprobs"]
+    assert len(told) == 5
+    assert bytes(byte for each in told for byte in each["bytes"]).decode() == result["text"]
+    for each in told:
+        chosen = {name: each[name] for name in ("token", "logprob", "bytes")}
+        assert each["top_logprobs"][0] == chosen  # the likeliest, at temperature 0
+        assert 0 >= each["logprob"] > each["top_logprobs"][1]["logprob"]
+    assert "logprobs" not in generate(core, **options)
+
+
 def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
     for extra in (
-        {"params": {"logprobs": 3}},
         {"images": [{"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}]},
     ):
         error = core.fail("generate", {"model": CHAT, "prompt": "x", **extra})

@@ -104,3 +104,20 @@ def test_penalties_see_what_was_not_sampled() -> None:
 
 def test_a_bias_counts_before_the_penalties() -> None:
     assert answer(2, 1.0, 0.0, logit_bias={1: 3.0}, repeat_penalty=4.0) == [1, 0]
+
+
+def test_how_likely_a_token_was_is_told_before_the_parameters() -> None:
+    params = SamplingParams(temperature=0.0, logprobs=2, logit_bias={2: 100.0})
+    sampler = Sampler(params, 3)
+    context: Any = Logits(*np.log([0.5, 0.3, 0.2]))
+    assert sampler.sample(context, 0) == 2
+    tokens, logprobs = zip(*sampler.likely, strict=True)
+    assert tokens == (2, 0, 1)
+    assert np.exp(logprobs) == pytest.approx([0.2, 0.5, 0.3], abs=1e-6)
+
+
+def test_no_more_tokens_are_told_than_there_are() -> None:
+    sampler = Sampler(SamplingParams(temperature=0.0, logprobs=20), 2)
+    context: Any = Logits(0.0, 1.0)
+    sampler.sample(context, 0)
+    assert [token for token, _ in sampler.likely] == [1, 1, 0]

@@ -118,7 +118,9 @@ class LocalBackend:
             prefix = AnswerPrefix(text=text, reasoning=reasoning)
             frame = msgspec.structs.replace(frame, prefix=prefix)
         worker = await self._worker(call.model)
-        stream = worker.generate(lambda frame_id: msgspec.structs.replace(frame, id=frame_id))
+        stream = worker.generate(
+            lambda frame_id: msgspec.structs.replace(frame, id=frame_id), call.hear_logprobs
+        )
         async with aclosing(stream) as events:
             async for event in events:
                 yield event

@@ -14,8 +14,10 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from car_rpc.engine.ports import unheard
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.inference import TokenLogprob
 from car_rpc.wire.worker import (
     MAX_WORKER_FRAME_BYTES,
     Cancel,
@@ -83,6 +85,7 @@ class _Call:
     def __init__(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         self.on_progress = on_progress
         self.events: list[StreamEvent] = []
+        self.hear_logprobs: Callable[[list[TokenLogprob]], None] = unheard
         self.answer: Answer | None = None
         self.changed = asyncio.Event()
         self.paused = False
@@ -209,13 +212,20 @@ class WorkerProcess:
             await self._end(request_id, call)
         return _result(answer)
 
-    async def generate(self, make: Callable[[int], Generate]) -> AsyncGenerator[StreamEvent, None]:
+    async def generate(
+        self, make: Callable[[int], Generate], hear_logprobs: Callable[[list[TokenLogprob]], None]
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Run a generation; yields its events. Closing it cancels and awaits confirmation.
+
+        Args:
+            make: Makes its frame, given its id.
+            hear_logprobs: Takes how likely tokens were, where the frame asks for it.
 
         Raises:
             CarError: What the worker answered, or ``worker_crashed``.
         """
         request_id, call = self._begin(make)
+        call.hear_logprobs = hear_logprobs
         try:
             while True:
                 while call.events:
@@ -317,6 +327,7 @@ class WorkerProcess:
         match frame:
             case Events():
                 call.events += frame.events
+                call.hear_logprobs(frame.logprobs)
                 call.changed.set()
                 if not call.paused and len(call.events) >= PAUSE_AT_EVENTS:
                     call.paused = True

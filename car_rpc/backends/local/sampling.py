@@ -91,7 +91,7 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
     if params.tool_choice not in (UNSET, "auto", "none") and backend not in ENFORCING:
         reason = "nothing can change what it says; use a local model"
         raise unsupported_mode("tool-choice", backend, reason)
-    if params.logprobs not in (UNSET, 0):
+    if params.logprobs not in (UNSET, 0) and backend != "llama_cpp":
         raise unsupported_mode("logprobs", backend, "log-probabilities are not reported yet")
 
 

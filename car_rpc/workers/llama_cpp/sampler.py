@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,9 @@ class Sampler:
         self._rng = np.random.default_rng(None if seed is None else seed % (1 << _SEED_BITS))
         self._biased, self._bias = _bias(params.logit_bias, vocab_size)
         self._recent: deque[int] = deque(maxlen=_REPEAT_WINDOW)
+        #: How likely the last token was before any parameter, and then the likeliest ones, where
+        #: the request asked for that.
+        self.likely: list[tuple[int, float]] = []
         self._counts = np.zeros(vocab_size, np.float32) if _counts_tokens(params) else None
 
     def sample(self, context: Context, index: int, allowed: NDArray[np.bool_] | None = None) -> int:
@@ -54,12 +58,15 @@ class Sampler:
             allowed: For each token whether it may be chosen; ``None`` when all may.
         """
         logits = context.logits(index, self._vocab_size)
+        said = logits.copy() if self._params.logprobs else None
         self._adjust(logits)
         if allowed is not None:
             np.copyto(logits, -np.inf, where=~allowed)
         greedy = self._params.temperature == 0
         token = int(logits.argmax()) if greedy else choose(logits, self._params, self._rng.random())
         self.accept(token)
+        if said is not None:
+            self.likely = _likely(said, token, self._params.logprobs)
         return token
 
     def accept(self, token: int) -> None:
@@ -122,6 +129,16 @@ def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
     places = places[np.argsort(-weights[places])]
     sums = np.cumsum(weights[places], dtype=np.float64)
     return places[: int(np.searchsorted(sums, top_p * total)) + 1]
+
+
+def _likely(logits: NDArray[np.float32], token: int, count: int) -> list[tuple[int, float]]:
+    """The logarithm of a token's probability, and then those of the likeliest tokens."""
+    most = float(logits.max())
+    total = most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
+    count = min(count, len(logits))
+    top = np.argpartition(logits, -count)[-count:]
+    tokens = [token, *top[np.argsort(-logits[top])].tolist()]
+    return [(each, float(logits[each]) - total) for each in tokens]
 
 
 def _counts_tokens(params: SamplingParams) -> bool:

@@ -152,10 +152,14 @@ class Vocab:
         attributes: int = lib.llama_vocab_get_attr(self._handle, token)
         return bool(attributes & (_ATTR_CONTROL | _ATTR_UNKNOWN))
 
+    def spelling(self, token: int) -> bytes:
+        """Bytes that spell a token, also one that shows nothing."""
+        return self._bytes(token, special=True)
+
     def _spelling(self, token: int) -> str:
         if token == _NO_TOKEN:
             return ""
-        return self._bytes(token, special=True).decode("utf-8", "replace")
+        return self.spelling(token).decode("utf-8", "replace")
 
     def _bytes(self, token: int, *, special: bool) -> bytes:
         size = _PIECE_BYTES

@@ -150,7 +150,6 @@ NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
     [
         ({"images": [IMAGE]}, "multimodal-content"),
         ({"overflow": "truncate"}, "overflow-truncate"),
-        ({"params": {"logprobs": 3}}, "logprobs"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image-content-block"),
         ({"messages": [{"role": "tool", "content": [NESTED]}]}, "image-content-block"),
     ],
@@ -161,6 +160,12 @@ def test_what_cannot_be_enforced_is_refused_by_its_name(
     error = refusal(**request_fields)
     assert error.kind == "unsupported_mode"
     assert error.message.startswith(f"mode {mode} not implemented on backend llama_cpp: ")
+
+
+def test_only_one_engine_tells_how_likely_its_tokens_are() -> None:
+    assert frame(params={"logprobs": 3}).params.logprobs == 3
+    error = refusal("mlx", params={"logprobs": 3})
+    assert error.message.startswith("mode logprobs not implemented on backend mlx: ")
 
 
 @pytest.mark.parametrize(

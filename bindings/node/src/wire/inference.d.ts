@@ -279,6 +279,12 @@ export interface InferenceResult {
    */
   recoveries?: number;
   /**
+   * How likely each token of the answer was, reasoning and markers included, where
+   * `params.logprobs` asked for it and no policy screens the answer. Tokens that `response_format`
+   * left no choice for are not among them.
+   */
+  logprobs?: TokenLogprob[];
+  /**
    * Boxes in the answer of a model with the capability `grounding`, in their order, when there are
    * any.
    */
@@ -320,6 +326,18 @@ export interface RegexFormat {
   pattern: string;
 }
 
+/** How likely a token of the answer was, and which other ones there were. */
+export interface TokenLogprob {
+  /** Its text; U+FFFD where it is a part of a character. */
+  token: string;
+  /** Natural logarithm of its probability, before any sampling parameter. */
+  logprob: number;
+  /** Its UTF-8 bytes. */
+  bytes: number[];
+  /** The likeliest tokens in its place, as many as were asked for. */
+  top_logprobs: TopLogprob[];
+}
+
 /** Parameters of `tokenize`: raw ids, no template, no BOS. */
 export interface TokenizeParams {
   /** Id or name of a model. */
@@ -332,6 +350,16 @@ export interface TokenizeParams {
 export interface TokenizeResult {
   /** Token ids. */
   tokens: number[];
+}
+
+/** How likely a token was, as OpenAI tells it. */
+export interface TopLogprob {
+  /** Its text; U+FFFD where it is a part of a character. */
+  token: string;
+  /** Natural logarithm of its probability, before any sampling parameter. */
+  logprob: number;
+  /** Its UTF-8 bytes. */
+  bytes: number[];
 }
 
 /** Token counts of a request, its attempts together; null where the backend did not say. */

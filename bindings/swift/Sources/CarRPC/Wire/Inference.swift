@@ -583,6 +583,10 @@ public struct InferenceResult: Codable, Sendable, Hashable {
     /// How often a stream that had broken, or an answer that had ended too early, went on, when it
     /// did. Each has its `recovery` event.
     public var recoveries: Int?
+    /// How likely each token of the answer was, reasoning and markers included, where
+    /// `params.logprobs` asked for it and no policy screens the answer. Tokens that
+    /// `response_format` left no choice for are not among them.
+    public var logprobs: [TokenLogprob]?
     /// Boxes in the answer of a model with the capability `grounding`, in their order, when there
     /// are any.
     public var boundingBoxes: [BoundingBox]?
@@ -607,6 +611,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         reasoning: String? = nil,
         attempts: [AttemptReport]? = nil,
         recoveries: Int? = nil,
+        logprobs: [TokenLogprob]? = nil,
         boundingBoxes: [BoundingBox]? = nil,
         providerOutputItems: [JSONValue]? = nil,
         clientRef: String? = nil,
@@ -624,6 +629,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         self.reasoning = reasoning
         self.attempts = attempts
         self.recoveries = recoveries
+        self.logprobs = logprobs
         self.boundingBoxes = boundingBoxes
         self.providerOutputItems = providerOutputItems
         self.clientRef = clientRef
@@ -643,6 +649,7 @@ public struct InferenceResult: Codable, Sendable, Hashable {
         case reasoning
         case attempts
         case recoveries
+        case logprobs
         case boundingBoxes = "bounding_boxes"
         case providerOutputItems = "provider_output_items"
         case clientRef = "client_ref"
@@ -692,6 +699,32 @@ public struct RegexFormat: Codable, Sendable, Hashable {
     }
 }
 
+/// How likely a token of the answer was, and which other ones there were.
+public struct TokenLogprob: Codable, Sendable, Hashable {
+    /// Its text; U+FFFD where it is a part of a character.
+    public var token: String
+    /// Natural logarithm of its probability, before any sampling parameter.
+    public var logprob: Double
+    /// Its UTF-8 bytes.
+    public var bytes: [Int]
+    /// The likeliest tokens in its place, as many as were asked for.
+    public var topLogprobs: [TopLogprob]
+
+    public init(token: String, logprob: Double, bytes: [Int], topLogprobs: [TopLogprob]) {
+        self.token = token
+        self.logprob = logprob
+        self.bytes = bytes
+        self.topLogprobs = topLogprobs
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case token
+        case logprob
+        case bytes
+        case topLogprobs = "top_logprobs"
+    }
+}
+
 /// Parameters of `tokenize`: raw ids, no template, no BOS.
 public struct TokenizeParams: Codable, Sendable, Hashable {
     /// Id or name of a model.
@@ -721,6 +754,28 @@ public struct TokenizeResult: Codable, Sendable, Hashable {
 
     private enum CodingKeys: String, CodingKey {
         case tokens
+    }
+}
+
+/// How likely a token was, as OpenAI tells it.
+public struct TopLogprob: Codable, Sendable, Hashable {
+    /// Its text; U+FFFD where it is a part of a character.
+    public var token: String
+    /// Natural logarithm of its probability, before any sampling parameter.
+    public var logprob: Double
+    /// Its UTF-8 bytes.
+    public var bytes: [Int]
+
+    public init(token: String, logprob: Double, bytes: [Int]) {
+        self.token = token
+        self.logprob = logprob
+        self.bytes = bytes
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case token
+        case logprob
+        case bytes
     }
 }
 

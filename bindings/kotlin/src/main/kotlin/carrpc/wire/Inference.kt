@@ -410,6 +410,12 @@ data class InferenceResult(
      */
     val recoveries: Long? = null,
     /**
+     * How likely each token of the answer was, reasoning and markers included, where
+     * `params.logprobs` asked for it and no policy screens the answer. Tokens that
+     * `response_format` left no choice for are not among them.
+     */
+    val logprobs: List<TokenLogprob>? = null,
+    /**
      * Boxes in the answer of a model with the capability `grounding`, in their order, when there
      * are any.
      */
@@ -454,6 +460,20 @@ data class RegexFormat(
     val pattern: String,
 ) : ResponseFormat
 
+/** How likely a token of the answer was, and which other ones there were. */
+@Serializable
+data class TokenLogprob(
+    /** Its text; U+FFFD where it is a part of a character. */
+    val token: String,
+    /** Natural logarithm of its probability, before any sampling parameter. */
+    val logprob: Double,
+    /** Its UTF-8 bytes. */
+    val bytes: List<Long>,
+    /** The likeliest tokens in its place, as many as were asked for. */
+    @SerialName("top_logprobs")
+    val topLogprobs: List<TopLogprob>,
+)
+
 /** Parameters of `tokenize`: raw ids, no template, no BOS. */
 @Serializable
 data class TokenizeParams(
@@ -468,6 +488,17 @@ data class TokenizeParams(
 data class TokenizeResult(
     /** Token ids. */
     val tokens: List<Long>,
+)
+
+/** How likely a token was, as OpenAI tells it. */
+@Serializable
+data class TopLogprob(
+    /** Its text; U+FFFD where it is a part of a character. */
+    val token: String,
+    /** Natural logarithm of its probability, before any sampling parameter. */
+    val logprob: Double,
+    /** Its UTF-8 bytes. */
+    val bytes: List<Long>,
 )
 
 /** Token counts of a request, its attempts together; null where the backend did not say. */
