@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import UNSET, Raw
 
+from car_rpc.backends.promises import held_to
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.collected import collected_to_events
 from car_rpc.engine.ports import Availability, GenerateCall, IdSource
@@ -76,8 +77,11 @@ class DelegatedBackend(GenerateOnly):
         """Available while a runner is registered; there are no weights to wait for."""
         return _READY if self._channel.registered else _ALONE
 
-    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+    def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Let the app run one attempt."""
+        return held_to(call.request, "delegated", self._answer(call))
+
+    async def _answer(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         if not self._channel.registered:
             detail = (
                 "model declares ModelSource::Delegated but no inference runner is registered"

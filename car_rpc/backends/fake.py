@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from msgspec import UNSET
 
+from car_rpc.backends.promises import held_to
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.ports import Availability, GenerateCall
 from car_rpc.errors import KINDS, CarError
@@ -42,8 +43,11 @@ class FakeBackend(GenerateOnly):
         """A script is always there."""
         return _THERE
 
-    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+    def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Play the model's script for one request."""
+        return held_to(call.request, "fake", self._played(call))
+
+    async def _played(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         source = call.model.source
         script = source.script if isinstance(source, FakeSource) else []
         sent = 0

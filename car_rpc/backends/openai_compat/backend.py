@@ -29,11 +29,12 @@ from car_rpc.backends.openai_compat.messages import Json
 from car_rpc.backends.openai_compat.prefill import Beginning
 from car_rpc.backends.openai_compat.presence import Presence
 from car_rpc.backends.openai_compat.upstream import upstream_of
+from car_rpc.backends.promises import held_to
 from car_rpc.backends.unsupported import GenerateOnly
 from car_rpc.engine.ports import Availability, EmbeddingBatch, GenerateCall
 from car_rpc.engine.retry import MAX_KEY_CHANGES
-from car_rpc.errors import CarError, unsupported_mode
-from car_rpc.wire.events import StreamEvent, TextDelta
+from car_rpc.errors import CarError
+from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import ModelSchema, OpenAICompatSource
 
@@ -85,8 +86,11 @@ class OpenAICompatBackend(GenerateOnly):
         """Where the source says how, but in no form: servers hold only what they add to it."""
         return upstream_of(model).prefill is not UNSET and request.response_format is UNSET
 
-    async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+    def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the server. It is never repeated here."""
+        return held_to(call.request, request.BACKEND, self._answer(call))
+
+    async def _answer(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         source = upstream_of(call.model)
         body = request.body_of(call.model, source.model, call.request)
         beginning = Beginning(call.continuation)
@@ -94,7 +98,6 @@ class OpenAICompatBackend(GenerateOnly):
             body = beginning.added_to(body, source.prefill)
         timeouts = self._timeouts_of(call, source.model)
         reader = ChunkReader(call.model.context_length)
-        promises = _Promises(call, reader)
         deadline = _deadline(timeouts)
         conversation_id = call.request.conversation_id or None
         async with self.keys.headers(source, conversation_id, call.note) as headers:
@@ -104,10 +107,7 @@ class OpenAICompatBackend(GenerateOnly):
                 aclosing(answer.events(response)) as events,
             ):
                 async for event in events:
-                    joined = beginning.joined(event)
-                    promises.see(joined)
-                    yield joined
-        promises.check()
+                    yield beginning.joined(event)
 
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         """Embed texts, in batches that servers accept."""
@@ -168,49 +168,6 @@ class OpenAICompatBackend(GenerateOnly):
         if _THINKS_LONG.search(upstream_model) or effort is not UNSET:
             timeouts = timeouts._replace(idle=timeouts.idle * 2)
         return timeouts
-
-
-class _Promises:
-    """What the client was promised about the answer's form, and whether the server kept it.
-
-    Servers ignore what they do not know; an answer in another form must not pass for one.
-    """
-
-    def __init__(self, call: GenerateCall, reader: ChunkReader) -> None:
-        self._reader = reader
-        self._demands_call = request.demands_call(call.request)
-        self._demands_json = request.demands_json(call.request)
-        self._text: list[str] = []
-
-    def see(self, event: StreamEvent) -> None:
-        """Take note of an event that goes out."""
-        if self._demands_json and isinstance(event, TextDelta):
-            self._text.append(event.text)
-
-    def check(self) -> None:
-        """Look at the whole answer. One that was cut or refused promises nothing.
-
-        Raises:
-            CarError: ``unsupported_mode`` when a promise was broken.
-        """
-        if self._reader.stop_reason in ("max_tokens", "thinking_truncated", "refusal"):
-            return
-        if self._reader.calls:
-            return
-        if self._demands_call:
-            reason = "the server ignored `tool_choice`; its answer has no tool call"
-            raise unsupported_mode("tool-choice", request.BACKEND, reason)
-        if self._demands_json and not _is_json("".join(self._text)):
-            reason = "the server ignored `response_format`; its answer is not JSON"
-            raise unsupported_mode("structured-output", request.BACKEND, reason)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def _deadline(timeouts: Timeouts) -> Deadline:

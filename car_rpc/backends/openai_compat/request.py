@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.backends.openai_compat.messages import Json, messages_of
+from car_rpc.backends.promises import demands_call, demands_json
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.inference import (
     GenerateParams,
@@ -72,16 +73,6 @@ def body_of(model: ModelSchema, upstream_model: str, request: GenerateRequest) -
     if isinstance(request.response_format, JsonSchemaFormat | JsonObjectFormat):
         body["response_format"] = _response_format(request.response_format)
     return body
-
-
-def demands_call(request: GenerateRequest) -> bool:
-    """Whether the answer must be a tool call."""
-    return request.params.tool_choice not in (UNSET, "auto", "none")
-
-
-def demands_json(request: GenerateRequest) -> bool:
-    """Whether the answer must be JSON."""
-    return isinstance(request.response_format, JsonSchemaFormat | JsonObjectFormat)
 
 
 def _knows(model: ModelSchema, *names: str) -> bool:
