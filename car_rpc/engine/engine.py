@@ -45,6 +45,7 @@ from car_rpc.engine.screening import screened, screened_words
 from car_rpc.engine.spending import Spending
 from car_rpc.engine.whole import Whole
 from car_rpc.errors import CarError
+from car_rpc.outcomes.signals import Conversations
 from car_rpc.policy.rules import Rules
 from car_rpc.registry.catalog import shown
 from car_rpc.registry.registry import Registry
@@ -125,6 +126,8 @@ class Engine:
         self.metering = Metering(clock, outcomes, Spending(budget), self.admission)
         #: Traces of the ``generate`` requests that are under way.
         self._running: set[str] = set()
+        self._outcomes = outcomes
+        self._conversations = Conversations()
         #: The logs of all requests that are under way.
         self._recorders: dict[RequestId, list[Recorder]] = {}
         self._registry = registry
@@ -187,12 +190,17 @@ class Engine:
             request.privacy, conversation if isinstance(conversation, str) else None
         )
         self._running.add(recorder.trace_id)
+        sign = self._conversations.began(request)
+        if sign is not None:
+            self._outcomes.implied(sign)
         try:
             with self._under_way(origin, recorder):
                 generation = Generation(
                     self, request, origin, listener, recorder, checkpoint, others_wait=others_wait
                 )
-                return await generation.result()
+                result = await generation.result()
+            self._conversations.answered(request, result)
+            return result
         finally:
             self._running.discard(recorder.trace_id)
 

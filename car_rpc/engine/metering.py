@@ -20,6 +20,7 @@ from car_rpc.engine.recording import Recorder
 from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
+from car_rpc.outcomes.signals import Sign
 from car_rpc.router.estimate import input_tokens, output_tokens
 from car_rpc.spend.prices import Tokens
 from car_rpc.wire.events import (
@@ -209,6 +210,9 @@ class NothingLearned:
     """Outcomes that nobody keeps, for an engine without a state directory."""
 
     def attempt_ended(self, end: AttemptEnd) -> None:
+        """Forget it."""
+
+    def implied(self, sign: Sign) -> None:
         """Forget it."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from car_rpc.engine.continuation import Continuation
 from car_rpc.eventlog.redact import Search
 from car_rpc.outcomes.profiles import AttemptEnd
+from car_rpc.outcomes.signals import Sign
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
@@ -97,6 +98,10 @@ class Outcomes(Protocol):
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         """Learn from an attempt, soon. Neither waits nor fails."""
+        ...
+
+    def implied(self, sign: Sign) -> None:
+        """Learn from what a request says of an earlier answer. Neither waits nor fails."""
         ...
 
 

@@ -21,6 +21,7 @@ from car_rpc.outcomes.profiles import (
     judged,
     observed,
 )
+from car_rpc.outcomes.signals import Sign
 from car_rpc.wire.outcomes import ModelProfile, ScoreboardRow
 
 #: Receipts that are kept, the newest of all processes: some weeks of heavy use, in about 20 MB.
@@ -46,6 +47,7 @@ CREATE TABLE IF NOT EXISTS receipts (
     quality REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS receipts_by_trace ON receipts (trace_id);
+CREATE TABLE IF NOT EXISTS implied (receipt_id INTEGER PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS taken_over (digest TEXT PRIMARY KEY) STRICT;
 """
 
@@ -147,6 +149,20 @@ class OutcomeStore:
         with self._database.transaction() as writer:
             return [_judge(writer, trace_id, quality, now) for trace_id, quality in qualities]
 
+    def imply(self, signs: Sequence[Sign], now: str) -> None:
+        """Let signs move profiles, once for each answer that was not judged. May wait, as above."""
+        with self._database.transaction() as writer:
+            for sign in signs:
+                row = _receipt(writer, sign.trace_id)
+                if row is None or row[3] is not None:
+                    continue
+                receipt_id, model_id, task, _ = row
+                first = writer.execute("INSERT OR IGNORE INTO implied VALUES (?)", (receipt_id,))
+                profile = _profile(writer, model_id)
+                if first.rowcount and profile is not None:
+                    _write(writer, [judged(profile, task, sign.quality, now)])
+            writer.execute("DELETE FROM implied WHERE receipt_id < (SELECT min(id) FROM receipts)")
+
     def replace(self, profiles: Sequence[ModelProfile]) -> None:
         """Put these profiles into the place of what was observed. May wait, as the others."""
         with self._database.transaction() as writer:
@@ -186,13 +202,17 @@ class OutcomeStore:
         self._database.close()
 
 
-def _judge(writer: sqlite3.Connection, trace_id: str, quality: float, now: str) -> Verdict | None:
-    # The last one: what was answered before it broke and went on.
-    row = writer.execute(
+def _receipt(writer: sqlite3.Connection, trace_id: str) -> Any:
+    """Id, model, task and quality of an answer; the last one, if it broke before and went on."""
+    return writer.execute(
         "SELECT id, model_id, task, quality FROM receipts WHERE trace_id = ? AND outcome = ?"
         " ORDER BY id DESC LIMIT 1",
         (trace_id, SUCCESS),
     ).fetchone()
+
+
+def _judge(writer: sqlite3.Connection, trace_id: str, quality: float, now: str) -> Verdict | None:
+    row = _receipt(writer, trace_id)
     if row is None:
         return None
     receipt_id, model_id, task, earlier = row

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.outcomes.priors import LoadedPrior
 from car_rpc.outcomes.profiles import AttemptEnd, counts, quality_of, taken_over
+from car_rpc.outcomes.signals import Sign
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.wire.outcomes import (
     ImportedProfile,
@@ -43,6 +44,7 @@ class Tracker:
         self._profiles = {model_id: each.prior.profile for model_id, each in priors.items()}
         self._revision = 0
         self._waiting: list[AttemptEnd] = []
+        self._signs: list[Sign] = []
         self._writing: asyncio.Task[None] | None = None
 
     def attempt_ended(self, end: AttemptEnd) -> None:
@@ -54,8 +56,16 @@ class Tracker:
         if not counts(end):
             return
         self._waiting.append(end)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        self._write_soon()
+
+    def implied(self, sign: Sign) -> None:
+        """Learn from what a request says of an earlier answer, soon. Neither waits nor fails.
+
+        It moves the profile, once for each answer that nobody has judged; the scoreboard counts
+        only what was said in so many words.
+        """
+        self._signs.append(sign)
+        self._write_soon()
 
     def profiles(self) -> Mapping[str, ModelProfile]:
         """What is known of each model now, priors included. Quick; meant for one decision.
@@ -174,12 +184,20 @@ class Tracker:
         while self._writing is not None:
             await asyncio.shield(self._writing)
 
+    def _write_soon(self) -> None:
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
     async def _write(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting or self._signs:
                 ends, self._waiting = self._waiting, []
+                signs, self._signs = self._signs, []
                 try:
-                    await asyncio.to_thread(self._store.record, ends, self._first, self._now())
+                    if ends:
+                        await asyncio.to_thread(self._store.record, ends, self._first, self._now())
+                    if signs:
+                        await asyncio.to_thread(self._store.imply, signs, self._now())
                 except CarError as error:
                     logger.warning("the outcomes of %d attempts are lost: %s", len(ends), error)
         finally:

@@ -18,6 +18,7 @@ from car_rpc.engine.routing import Choice
 from car_rpc.engine.spending import Bill
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import AttemptEnd
+from car_rpc.outcomes.signals import Sign
 from car_rpc.wire.events import ErrorEvent, StreamEvent, TextDelta, UsageEvent
 from car_rpc.wire.inference import EmbedParams
 from car_rpc.wire.tasks import ClassifyParams, RerankParams
@@ -28,9 +29,13 @@ class Ends:
 
     def __init__(self) -> None:
         self.seen: list[AttemptEnd] = []
+        self.signs: list[Sign] = []
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         self.seen.append(end)
+
+    def implied(self, sign: Sign) -> None:
+        self.signs.append(sign)
 
 
 @pytest.fixture
@@ -42,6 +47,20 @@ def ends(world: Any) -> Ends:
         outcomes=outcomes,
     )  # fmt: skip
     return outcomes
+
+
+async def test_a_request_that_is_sent_again_speaks_against_the_answer_before_it(
+    world: Any, ends: Ends, play: Any
+) -> None:
+    world.backend.play = play(TextDelta(text="x"))
+    for conversation in ("talk", "other", "talk"):
+        world.listener.last.clear()
+        await world.generate(model="one", conversation_id=conversation)
+    assert ends.signs == [Sign("tr_1", 0.25)]
+    world.backend.play = play()
+    world.listener.last.clear()
+    await world.generate(model="one")
+    assert len(ends.signs) == 1, "who names no conversation says nothing"
 
 
 async def test_an_answer_is_told_with_its_times_and_tokens(world: Any, ends: Ends) -> None:

@@ -15,6 +15,7 @@ from car_rpc.errors import CarError
 from car_rpc.outcomes import store as store_module
 from car_rpc.outcomes.priors import BenchmarkPrior, LoadedPrior
 from car_rpc.outcomes.profiles import AttemptEnd
+from car_rpc.outcomes.signals import Sign
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.wire.outcomes import (
@@ -292,3 +293,25 @@ async def test_a_database_that_cannot_be_written_costs_no_answer(
     OutcomeStore(tmp_path / "car.db").close()  # makes the table again
     tracker.attempt_ended(ended())
     assert (await tracker.up_to_date())["a"].total_calls == 1
+
+
+async def test_a_sign_moves_the_profile_once_and_leaves_the_verdict_to_the_app(
+    opened: Open,
+) -> None:
+    tracker = opened()
+    tracker.attempt_ended(ended())
+    before = await quality(tracker)
+    trace_id = ended().trace_id
+    for _ in range(2):
+        tracker.implied(Sign(trace_id, 0.25))
+    tracker.implied(Sign("tr_unknown", 0.25))
+    moved = await quality(tracker)
+    assert moved == pytest.approx(0.8 * before + 0.2 * 0.25)
+    (row,) = await tracker.scoreboard(None, None)
+    assert (row.rejected_count, row.inconclusive_count) == (0, 1)
+    verdict = await tracker.report(OutcomesReportParams(trace_id=trace_id, outcome="accepted"))
+    assert verdict.recorded
+    judged = await quality(tracker)
+    assert judged == pytest.approx(0.8 * moved + 0.2)
+    tracker.implied(Sign(trace_id, 0.25))
+    assert await quality(tracker) == judged, "what was judged needs no sign"
