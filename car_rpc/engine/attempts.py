@@ -50,6 +50,8 @@ from car_rpc.wire.models import ModelSchema
 #: Whether another model may be asked after this one failed so.
 Moves: TypeAlias = Callable[[ModelSchema, CarError], bool]
 
+_ALWAYS: Moves = lambda _model, _failure: True  # noqa: E731 - the default of one parameter
+
 #: What no other model is asked after: the app's own wish, or an answer that is one. A spend limit
 #: is none of it: a cheaper model may fit, and a local one always does.
 FINAL = frozenset({"cancelled", "content_filtered", "policy_denied"})
@@ -63,10 +65,6 @@ class Parts(Protocol):
     breakers: Breakers
     retry_policy: RetryPolicy
     metering: Metering
-
-
-def _always(_model: ModelSchema, _failure: CarError) -> bool:
-    return True
 
 
 class Attempts:
@@ -130,7 +128,7 @@ class Attempts:
         """The next attempt goes on with an answer; the prompt is for who cannot simply do that."""
         self._continuation, self._prompt, self._reason = so_far, prompt, reason
 
-    async def run(self, candidates: Sequence[ModelSchema], moves: Moves = _always) -> ModelSchema:
+    async def run(self, candidates: Sequence[ModelSchema], moves: Moves = _ALWAYS) -> ModelSchema:
         """Ask the candidates in order; returns the model that answered.
 
         Args:
@@ -354,7 +352,8 @@ class Attempts:
             ):
                 self._meter = meter
                 async for event in events:
-                    meter.take(event)
+                    if meter.take(event):
+                        await meter.grow()
                     if not self._output.push(event):
                         await meter.sent(self._output.room())
         except BaseException as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET
 
@@ -21,8 +21,14 @@ from car_rpc.engine.spending import Bill, Ended, Spending
 from car_rpc.errors import CarError
 from car_rpc.outcomes.profiles import SUCCESS, AttemptEnd
 from car_rpc.outcomes.signals import Sign
-from car_rpc.router.estimate import input_tokens, output_tokens
+from car_rpc.router.estimate import (
+    BYTES_PER_TOKEN,
+    DEFAULT_OUTPUT_TOKENS,
+    input_tokens,
+    output_tokens,
+)
 from car_rpc.spend.prices import Tokens
+from car_rpc.spend.store import Reservation
 from car_rpc.wire.events import (
     ReasoningDelta,
     RunnerEvent,
@@ -39,6 +45,13 @@ def anything(_nano_usd: int | None) -> None:
     """It may cost anything."""
 
 
+#: Tokens that money is put aside for at once while an answer goes on beyond the estimate.
+GROWTH_TOKENS = 256
+
+#: Puts aside money for some more tokens.
+Afford: TypeAlias = Callable[[Reservation, int], Awaitable[Reservation]]
+
+
 class Work(NamedTuple):
     """An attempt on a model.
 
@@ -52,6 +65,7 @@ class Work(NamedTuple):
         workload: Who waits for it.
         afford: Takes what the request may cost with it, in billionths of a dollar, or ``None``
             when nobody knows; raises what is told instead of it.
+        is_open_ended: Whether nobody bounded the answer, so that it may take more.
     """
 
     model: ModelSchema
@@ -62,6 +76,7 @@ class Work(NamedTuple):
     deadline_ms: float | None = None
     workload: Workload = "interactive"
     afford: Callable[[int | None], None] = anything
+    is_open_ended: bool = False
 
 
 def work_of(call: GenerateCall, asked: Asked) -> Work:
@@ -75,6 +90,7 @@ def work_of(call: GenerateCall, asked: Asked) -> Work:
         attempt=call.attempt,
         deadline_ms=asked.deadline_ms,
         workload=request.params.workload or "interactive",
+        is_open_ended=not isinstance(request.params.max_tokens, int),
     )
 
 
@@ -84,11 +100,21 @@ class Meter:
     Args:
         clock: Time.
         permit: Its leave to run.
+        reservation: What was put aside for it, if anything.
+        afford: Puts aside money for some more tokens; ``None`` where the answer cannot grow
+            beyond what was put aside.
     """
 
-    def __init__(self, clock: Clock, permit: Permit) -> None:
+    def __init__(
+        self, clock: Clock, permit: Permit, reservation: Reservation | None, afford: Afford | None
+    ) -> None:
+        #: What was put aside for it, if anything.
+        self.reservation = reservation
         self._clock = clock
         self._permit = permit
+        self._afford = afford
+        self._bytes = 0
+        self._allowed = DEFAULT_OUTPUT_TOKENS
         self._started_ms = clock.now_ms()
         self._usage: dict[str, int] = {}
         #: Whether anything came.
@@ -127,8 +153,8 @@ class Meter:
         await self._permit.lend_while(sending)
         self.model_is_due = True
 
-    def take(self, event: StreamEvent | RunnerEvent) -> None:
-        """Count an event of the backend."""
+    def take(self, event: StreamEvent | RunnerEvent) -> bool:
+        """Count an event of the backend; tells whether :meth:`grow` is to be called."""
         self.streamed = True
         if isinstance(event, UsageEvent):
             for field in event.__struct_fields__:
@@ -137,6 +163,22 @@ class Meter:
                     self._usage[field] = max(value, self._usage.get(field, 0))
         elif self.ttft_ms is None and isinstance(event, TextDelta | ReasoningDelta | ToolCallStart):
             self.ttft_ms = self.latency_ms
+        if self._afford is None or isinstance(event, UsageEvent):
+            return False
+        text = getattr(event, "text", None) or getattr(event, "arguments_delta", None) or ""
+        self._bytes += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+        said = self.count("completion_tokens") or 0
+        return max(said, self._bytes // BYTES_PER_TOKEN) > self._allowed
+
+    async def grow(self) -> None:
+        """Put aside money for more of an answer that nobody bounded.
+
+        Raises:
+            CarError: ``spend_limit_exceeded``: it may not go on.
+        """
+        if self._afford is not None and self.reservation is not None:
+            self.reservation = await self._afford(self.reservation, GROWTH_TOKENS)
+        self._allowed += GROWTH_TOKENS
 
 
 class Metering:
@@ -174,7 +216,13 @@ class Metering:
             reservation = await self._spending.reserve(
                 work.model, work.expected, bill, self._time_ms(work), work.afford, recorder
             )
-            meter = Meter(self._clock, permit)
+            afford: Afford | None = None
+            if work.is_open_ended and reservation is not None:
+
+                async def afford(reservation: Reservation, tokens: int) -> Reservation:
+                    return await self._spending.extend(work.model, reservation, tokens, bill)
+
+            meter = Meter(self._clock, permit, reservation, afford)
             outcome, is_the_models = SUCCESS, True
             try:
                 yield meter
@@ -185,12 +233,12 @@ class Metering:
                 raise
             finally:
                 ended = Ended(outcome, meter.tokens, meter.streamed)
-                cost = self._spending.cost(work.model, reservation, ended)
+                cost = self._spending.cost(work.model, meter.reservation, ended)
                 if is_the_models:
                     self._outcomes.attempt_ended(_end(work, meter, outcome, cost))
                 if meter.usage:
                     recorder.aside("usage", **meter.usage)
-                await self._spending.settle(reservation, cost, bill, recorder)
+                await self._spending.settle(meter.reservation, cost, bill, recorder)
 
     def _time_ms(self, work: Work) -> float | None:
         return None if work.deadline_ms is None else work.deadline_ms - self._clock.now_ms()

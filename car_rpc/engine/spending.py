@@ -135,6 +135,19 @@ class Spending:
                 raise
         return reservation
 
+    async def extend(
+        self, model: ModelSchema, reservation: Reservation, tokens: int, bill: Bill
+    ) -> Reservation:
+        """Put aside more, for an answer that goes on; returns all of it.
+
+        Raises:
+            CarError: ``spend_limit_exceeded``, or ``io_error``.
+        """
+        more = _cost(model, Tokens(0, tokens))
+        if self._budget is None or reservation.id is None or not more:
+            return reservation
+        return await self._budget.extend(reservation, more, bill.charges)
+
     def cost(self, model: ModelSchema, reservation: Reservation | None, ended: Ended) -> int | None:
         """What an attempt has cost, in billionths of a dollar; ``None`` when nobody knows."""
         if reservation is None:

@@ -67,6 +67,19 @@ class Budget:
                 await self.give_back(made.result())
             raise
 
+    async def extend(
+        self, reservation: Reservation, nano_usd: int, earlier: Sequence[Charge]
+    ) -> Reservation:
+        """Put aside more for an attempt under way; returns all of it.
+
+        Raises:
+            CarError: ``spend_limit_exceeded``, or ``io_error``; then it is as it was.
+        """
+        extend = self._store.extend
+        return await _finished(
+            asyncio.to_thread(extend, reservation, nano_usd, earlier, self._now())
+        )
+
     async def give_back(self, reservation: Reservation) -> None:
         """Undo a reservation: the attempt is not made. A cancel waits until that is done."""
         with suppress(CarError):  # then it stands until it expires, and the cancel goes on

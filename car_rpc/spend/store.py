@@ -130,6 +130,46 @@ class SpendStore:
             raise refused
         return Reservation(reservation_id, charge, periods.day)
 
+    def extend(
+        self, reservation: Reservation, nano_usd: int, earlier: Sequence[Charge], now: datetime
+    ) -> Reservation:
+        """Put aside more for an attempt under way.
+
+        Args:
+            reservation: What was put aside for it before.
+            nano_usd: How much more, in billionths of a dollar.
+            earlier: What the same request has cost before.
+            now: The time in UTC.
+
+        Returns:
+            All of it.
+
+        Raises:
+            CarError: ``spend_limit_exceeded``; then it is as it was.
+        """
+        spender, reserved = reservation.charge
+        with self._database.transaction() as writer:
+            _charge_expired(writer, now)
+            earlier = [*earlier, reservation.charge]
+            standings = [
+                _standing(writer, limits, scope, Periods.at(now), earlier)
+                for scope, limits in _limits(writer, spender.scopes)
+            ]
+            refused = refusal(standings, spender, nano_usd, now)
+            more = 0
+            if refused is None:
+                # What has expired is charged as it was, and the rest when the attempt ends.
+                more = (
+                    nano_usd
+                    * writer.execute(
+                        "UPDATE spend_reserved SET nano_usd = nano_usd + ? WHERE id = ?",
+                        (nano_usd, reservation.id),
+                    ).rowcount
+                )
+        if refused is not None:
+            raise refused
+        return reservation._replace(charge=Charge(spender, reserved + more))
+
     def settle(self, reservation: Reservation, nano_usd: int) -> None:
         """Charge what the attempt has cost instead of what was put aside for it."""
         reservation_id, (spender, reserved), day = reservation

@@ -75,6 +75,46 @@ async def accounts(world: Any, tmp_path: Path) -> AsyncIterator[Accounts]:
     budget.close()
 
 
+async def test_an_answer_that_nobody_bounded_goes_on_while_there_is_money_for_it(
+    accounts: Accounts, play: Any
+) -> None:
+    model = accounts.model("one", REMOTE)
+    parts = [TextDelta(text="four" * 100) for _ in range(20)]
+    usage = UsageEvent(prompt_tokens=1, completion_tokens=2000)
+    accounts.world.backend.play = play(*parts, usage)
+    # $0.010245 for the first 1024 tokens, and $0.00256 for each 256 more.
+    await accounts.budget.set_limits(SpendLimits(max_usd_per_day=0.0205))
+    result = await accounts.ask(model, params={})
+    assert result.usage.completion_tokens == 2000
+    assert (await accounts.total()).used_usd == pytest.approx(0.020001)
+    # The next one is told as much as there is money for, and stopped.
+    await accounts.budget.set_limits(SpendLimits(max_usd_per_day=0.035))
+    error = await accounts.fail(model, params={})
+    assert (error.kind, error.data["window"]) == ("spend_limit_exceeded", "day")
+    said = sum(
+        len(event.text)
+        for event in accounts.world.listener.events[-20:]
+        if isinstance(event, TextDelta)
+    )
+    assert 1024 <= said // 4 < 2000
+    used = await accounts.total()
+    assert used.reserved_usd == 0
+    assert 0.030 < used.used_usd <= 0.035
+
+
+async def test_a_bounded_answer_asks_for_no_more_money_on_its_way(
+    accounts: Accounts, play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def extend(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(accounts.budget, "extend", extend)
+    parts = [TextDelta(text="four" * 1000) for _ in range(5)]
+    accounts.world.backend.play = play(*parts, USAGE)
+    await accounts.ask(accounts.model("one", REMOTE), params={"max_tokens": 10})
+    await accounts.ask(accounts.model("two", SERVER, None), params={})
+
+
 async def test_an_answer_costs_what_its_tokens_cost(accounts: Accounts, play: Any) -> None:
     accounts.world.backend.play = play(*ANSWER)
     result = await accounts.ask(accounts.model("one", REMOTE))
