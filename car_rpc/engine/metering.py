@@ -216,13 +216,12 @@ class Metering:
             reservation = await self._spending.reserve(
                 work.model, work.expected, bill, self._time_ms(work), work.afford, recorder
             )
-            afford: Afford | None = None
-            if work.is_open_ended and reservation is not None:
 
-                async def afford(reservation: Reservation, tokens: int) -> Reservation:
-                    return await self._spending.extend(work.model, reservation, tokens, bill)
+            async def afford(so_far: Reservation, tokens: int) -> Reservation:
+                return await self._spending.extend(work.model, so_far, tokens, bill)
 
-            meter = Meter(self._clock, permit, reservation, afford)
+            may_grow = work.is_open_ended and reservation is not None
+            meter = Meter(self._clock, permit, reservation, afford if may_grow else None)
             outcome, is_the_models = SUCCESS, True
             try:
                 yield meter
