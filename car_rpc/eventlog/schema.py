@@ -62,4 +62,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX blob_uses_by_seq ON blob_uses (seq)",
     ),
+    (
+        # Of the head: how far the times are from being in order, see `moments`.
+        "ALTER TABLE chain ADD COLUMN latest TEXT",
+        "ALTER TABLE chain ADD COLUMN skew_ms INTEGER",
+        """
+        UPDATE chain SET
+            latest = (SELECT coalesce(max(ts), '') FROM events),
+            skew_ms = (
+                SELECT coalesce(
+                    1 + CAST(max((julianday(latest) - julianday(ts)) * 86400000) AS INTEGER), 0
+                )
+                FROM (SELECT ts, max(ts) OVER (ORDER BY seq) AS latest FROM events)
+            )
+        WHERE name = 'head'
+        """,
+    ),
 )

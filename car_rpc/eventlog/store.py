@@ -22,6 +22,7 @@ from msgspec import UNSET
 from car_rpc.errors import CarError
 from car_rpc.eventlog.blobs import Blob, BlobFiles
 from car_rpc.eventlog.chain import SALT_BYTES, content_hash, link
+from car_rpc.eventlog.moments import Lag, bounds
 from car_rpc.eventlog.schema import MIGRATIONS
 from car_rpc.eventlog.times import bound_to_text
 from car_rpc.wire.base import decode_object
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 5.0
 #: A page ends early beyond this much data, so that one answer stays a message of usual size.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
-#: Up to so many events of a time are found by their time, and then sorted.
-NARROW_EVENTS = 20_000
 #: The write-ahead log is cut back to this size after a checkpoint.
 _MAX_IDLE_WAL_BYTES = 16 * 1024 * 1024
 # One suffices for two processes that start together.
@@ -52,10 +51,14 @@ _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 # the log still works, and verifying it shows them.
 _HEAD = f"""
     SELECT max(({_LAST_SEQ}), coalesce((SELECT seq FROM chain WHERE name = 'head'), 0)),
-        coalesce((SELECT hash FROM chain WHERE name = 'head'), zeroblob(32))
+        coalesce((SELECT hash FROM chain WHERE name = 'head'), zeroblob(32)),
+        (SELECT latest FROM chain WHERE name = 'head'),
+        (SELECT skew_ms FROM chain WHERE name = 'head')
 """  # noqa: S608 - nothing is joined that anybody sent
 _USE_BLOB = "INSERT OR IGNORE INTO blob_uses (sha256, seq, bytes) VALUES (?, ?, ?)"
-_SET_HEAD = "REPLACE INTO chain (name, seq, hash) VALUES ('head', ?, ?)"
+_SET_HEAD = """
+    REPLACE INTO chain (name, seq, hash, latest, skew_ms) VALUES ('head', ?, ?, ?, ?)
+"""
 
 _SqlValue: TypeAlias = str | int | None
 
@@ -119,11 +122,13 @@ class Store:
         with io_errors(self._path):
             self._keep_blobs(rows)  # before others wait for this transaction
             with transaction(self._connection) as connection:
-                last_seq, last_hash = connection.execute(_HEAD).fetchone()
+                last_seq, last_hash, *known = connection.execute(_HEAD).fetchone()
                 chained = _chained(rows, last_seq, last_hash)
                 connection.executemany(_INSERT, chained)
                 if chained:
-                    connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1]))
+                    if None not in known:  # an older version of us, or somebody else, wrote
+                        known = [*Lag(*known).after(row.ts for row in rows)]
+                    connection.execute(_SET_HEAD, (chained[-1][0], chained[-1][-1], *known))
                 uses = [
                     (blob.sha256, seq, len(blob.content))
                     for seq, row in enumerate(rows, last_seq + 1)
@@ -193,20 +198,25 @@ def select(
     Raises:
         CarError: ``invalid_params`` for a malformed time, or ``io_error``.
     """
-    condition, values = _condition(params)
+    since, until = _times(params)
+    condition, values = _condition(params, since, until)
     descending = params.order == "desc"
     direction = "DESC" if descending else "ASC"
     columns = "seq, ts, session_id, trace_id, conversation_id, attempt, type, data"
+    statement = (
+        f"SELECT {columns} FROM events "  # noqa: S608 - what the client sent is bound, not joined
+        f"WHERE {condition} AND seq BETWEEN ? AND ? ORDER BY seq {direction} LIMIT ?"
+    )
     with io_errors(path), closing(connect_to_read(path)) as connection:
         # One snapshot for both reads: nothing can be committed in between.
         connection.execute("BEGIN")
         (last_seq,) = connection.execute(_LAST_SEQ).fetchone()
-        index = "INDEXED BY events_by_time" if _is_narrow(connection, params) else ""
-        statement = (
-            f"SELECT {columns} FROM events {index} "  # noqa: S608 - what was sent is bound, not joined
-            f"WHERE {condition} ORDER BY seq {direction} LIMIT ?"
-        )
-        rows = connection.execute(statement, (*values, params.limit))
+        first, last = bounds(connection, since, until, last_seq)
+        if descending and params.after_seq:
+            last = min(last, params.after_seq - 1)
+        elif not descending:
+            first = max(first, params.after_seq + 1)
+        rows = connection.execute(statement, (*values, first, last, params.limit))
         events, complete = _read_page(rows, params.limit, max_bytes or MAX_PAGE_BYTES)
     if not complete:
         next_seq = events[-1].seq
@@ -216,21 +226,6 @@ def select(
         # Beyond the last match too, so that a poll does not search the same events again.
         next_seq = max(last_seq, params.after_seq)
     return EventlogQueryResult(events=events, next_seq=next_seq)
-
-
-def _is_narrow(connection: sqlite3.Connection, params: EventlogQueryParams) -> bool:
-    """Whether so few events are of the wanted time that to sort them is less than to search."""
-    if params.since is UNSET and params.until is UNSET:
-        return False
-    if params.trace_id is not UNSET or params.conversation_id is not UNSET:
-        return False  # these have indexes of their own
-    times = EventlogQueryParams(since=params.since, until=params.until)
-    condition, values = _condition(times)
-    (count,) = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM events WHERE {condition} LIMIT ?)",  # noqa: S608 - as below
-        (*values, NARROW_EVENTS),
-    ).fetchone()
-    return bool(count < NARROW_EVENTS)
 
 
 def _read_page(rows: Iterator[Any], limit: int, max_bytes: int) -> tuple[list[LogEvent], bool]:
@@ -256,7 +251,15 @@ def _read_page(rows: Iterator[Any], limit: int, max_bytes: int) -> tuple[list[Lo
     return events, True
 
 
-def _condition(params: EventlogQueryParams) -> tuple[str, list[_SqlValue]]:
+def _times(params: EventlogQueryParams) -> tuple[str | None, str | None]:
+    since = None if params.since is UNSET else bound_to_text(params.since, "$.since")
+    until = None if params.until is UNSET else bound_to_text(params.until, "$.until")
+    return since, until
+
+
+def _condition(
+    params: EventlogQueryParams, since: str | None, until: str | None
+) -> tuple[str, list[_SqlValue]]:
     terms: list[str] = ["1"]
     values: list[_SqlValue] = []
 
@@ -264,18 +267,17 @@ def _condition(params: EventlogQueryParams) -> tuple[str, list[_SqlValue]]:
         terms.append(term)
         values.extend(bound)
 
-    if params.after_seq:
-        require("seq < ?" if params.order == "desc" else "seq > ?", params.after_seq)
     if params.trace_id is not UNSET:
         require("trace_id = ?", params.trace_id)
     if params.conversation_id is not UNSET:
         require("conversation_id = ?", params.conversation_id)
     if params.types is not UNSET:
         require(f"type IN ({', '.join('?' * len(params.types))})", *params.types)
-    if params.since is not UNSET:
-        require("ts >= ?", bound_to_text(params.since, "$.since"))
-    if params.until is not UNSET:
-        require("ts < ?", bound_to_text(params.until, "$.until"))
+    # The plus keeps SQLite from the index of times: it would sort all that are of the time.
+    if since is not None:
+        require("+ts >= ?", since)
+    if until is not None:
+        require("+ts < ?", until)
     return " AND ".join(terms), values
 
 

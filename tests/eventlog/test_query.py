@@ -1,5 +1,9 @@
 """Pages of the log: filters, cursors in both directions, everything once."""
 
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -8,7 +12,10 @@ from msgspec import UNSET
 
 from car_rpc.errors import CarError
 from car_rpc.eventlog import store as store_module
-from car_rpc.eventlog.store import EventRow, Store, select
+from car_rpc.eventlog.deletion import Chosen, delete_batch
+from car_rpc.eventlog.moments import bounds
+from car_rpc.eventlog.store import EventRow, Store, connect_to_read, select
+from car_rpc.eventlog.times import to_text
 from car_rpc.eventlog.writer import NewEvent
 from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult
 
@@ -167,16 +174,111 @@ async def test_a_page_of_large_events_ends_early_and_continues(log, monkeypatch)
     assert numbers(page) == [1, 2, 3]
 
 
-async def test_a_time_of_few_events_and_one_of_many_are_read_alike(log, monkeypatch):
-    for number in range(20):
-        await log.commit(NewEvent(type=f"t{number % 2}", data={}))
-    window = {"since": "2026-01-31T08:30:05Z", "until": "2026-01-31T08:30:15Z"}
+@given(
+    seconds=st.lists(st.integers(0, 40), min_size=1, max_size=30),
+    batches=st.integers(1, 5),
+    deleted=st.sets(st.integers(1, 30), max_size=10),
+    since=st.none() | st.integers(-1, 41),
+    until=st.none() | st.integers(-1, 41),
+    more=st.sampled_from(
+        [{}, {"order": "desc"}, {"limit": 3}, {"after_seq": 7}, {"types": ["t1"]}]
+    ),
+)
+@settings(max_examples=60)
+def test_what_was_at_a_time_is_found_whatever_clocks_did(
+    tmp_path_factory, seconds, batches, deleted, since, until, more
+):
+    path = tmp_path_factory.mktemp("times") / "log.db"
+    store = Store.open(path)
+    rows = [
+        EventRow(f"2026-01-31T08:30:{n:02}.000Z" if n < 40 else "2030-01-01T00:00:00.000Z",
+                 "s", None, None, None, f"t{n % 2}", "{}")
+        for n in seconds
+    ]  # fmt: skip
+    for start in range(0, len(rows), batches):
+        store.append(rows[start : start + batches])
+    store.close()
+    delete_batch(path, Chosen(f"seq IN ({', '.join(map(str, deleted)) or '0'})"))
+    begin = datetime(2026, 1, 31, 8, 30, tzinfo=UTC)
+    window = {
+        name: (begin + timedelta(seconds=value)).isoformat()
+        for name, value in (("since", since), ("until", until))
+        if value is not None
+    }
+    found = select(path, query(**window, **more)).events
+    everything = select(path, query(**more | {"limit": 1000})).events
     wanted = [
-        query(**window, **more)
-        for more in ({}, {"order": "desc"}, {"types": ["t1"]}, {"after_seq": 8}, {"limit": 3})
+        event
+        for event in everything
+        if ("since" not in window or event.ts >= to_text(datetime.fromisoformat(window["since"])))
+        and ("until" not in window or event.ts < to_text(datetime.fromisoformat(window["until"])))
     ]
-    few = [await log.query(params) for params in wanted]
-    monkeypatch.setattr("car_rpc.eventlog.store.NARROW_EVENTS", 5)
-    many = [await log.query(params) for params in wanted]
-    assert few == many
-    assert [event.seq for event in few[0].events] == list(range(6, 16))
+    assert found == wanted[: more.get("limit", 1000)]
+
+
+def test_a_time_is_found_in_a_few_steps(path):
+    store = Store.open(path)
+    rows = [
+        EventRow(f"2026-01-31T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}.000Z", "s", None, None,
+                 None, "t", "{}")
+        for n in range(5000)
+    ]  # fmt: skip
+    store.append([*rows[:2000], rows[1990], *rows[2000:]])  # one ten seconds late
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        first, last = bounds(
+            connection, "2026-01-31T00:30:00.000Z", "2026-01-31T00:31:00.000Z", 5001
+        )
+    assert 1780 <= first < 1801
+    assert 1860 < last <= 1880
+
+
+def test_a_log_of_an_older_version_is_measured_when_it_is_opened(path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "MIGRATIONS", store_module.MIGRATIONS[:3])
+        Store.open(path).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for seq, second in enumerate((1, 9, 4, 30), 1):
+            connection.execute(
+                "INSERT INTO events (seq, ts, session_id, type, data)"
+                " VALUES (?, ?, 's', 't', '{}')",
+                (seq, f"2026-01-31T08:30:{second:02}.000Z"),
+            )
+    Store.open(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        (latest, skew_ms), = connection.execute(
+            "SELECT latest, skew_ms FROM chain WHERE name = 'head'"
+        ).fetchall()  # fmt: skip
+    assert latest == "2026-01-31T08:30:30.000Z"
+    assert 5000 <= skew_ms <= 5001
+
+
+def test_a_log_that_somebody_else_wrote_is_searched_as_a_whole(path):
+    store = Store.open(path)
+    row = EventRow("2026-01-31T08:30:00.000Z", "s", None, None, None, "t", "{}")
+    store.append([row])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE chain SET skew_ms = NULL")
+    store.append([row._replace(ts="2020-01-31T08:30:00.000Z"), row])
+    store.close()
+    assert numbers(select(path, query(since="2026-01-01T00:00:00Z"))) == [1, 3]
+    assert numbers(select(path, query(until="2026-01-01T00:00:00Z"))) == [2]
+
+
+def test_a_page_begins_where_it_is_to_begin_and_nothing_before_is_read(path, monkeypatch):
+    store = Store.open(path)
+    row = EventRow("2026-01-31T08:30:00.000Z", "s", None, None, None, "t", "{}")
+    store.append([row] * 20_000)
+    store.close()
+    steps = []
+
+    def counted(opened):
+        connection = connect_to_read(opened)
+        connection.set_progress_handler(lambda: steps.append(1), 100)  # of SQLite's instructions
+        return connection
+
+    monkeypatch.setattr(store_module, "connect_to_read", counted)
+    for params in ({}, {"order": "desc"}, {"since": "2026-01-31T08:30:00Z"}):
+        assert len(select(path, query(after_seq=15_000, limit=10, **params)).events) == 10
+        assert len(steps) < 50
+        steps.clear()

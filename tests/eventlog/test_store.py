@@ -111,7 +111,7 @@ def test_the_schema_version_is_recorded(path):
     Store.open(path).close()
     connection = sqlite3.connect(path)
 
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
     assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)  # incremental
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
@@ -126,7 +126,7 @@ def test_an_older_schema_is_migrated_and_keeps_its_events(path, monkeypatch):
     Store.open(path).close()
     connection = sqlite3.connect(path)
 
-    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (5,)
     assert connection.execute("SELECT seq, more FROM events").fetchall() == [(1, None)]
     connection.close()
 

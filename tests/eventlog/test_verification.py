@@ -235,3 +235,29 @@ def test_a_hash_is_what_the_specification_says():
     assert content.hex() == "171962771ae476154cc5b9dd14a5276049b616288dbd54a6e4765962996215dd"
     hash_ = link(ORIGIN, content, 1, "2026-01-31T08:30:00.000Z", "s", "t")
     assert hash_.hex() == "a2e567b5d112e9ed43b24eb80e15c65e13663c0f6eeb2cc5068d67f302830533"
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_a_flipped_bit_of_any_value_of_any_row_shows(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("any") / "log.db"
+    fill(path, 12)
+    delete_batch(path, Chosen("seq <= 2 OR seq = 7"))
+    assert verify(path).result().ok
+    table = data.draw(st.sampled_from(["events", "tombstones", "chain"]))
+    rows = change(path, f"SELECT rowid, * FROM {table}")
+    rowid, *values = data.draw(st.sampled_from(rows))
+    names = [name for _, name, *_ in change(path, f"PRAGMA table_info({table})")]
+    hints = ("latest", "skew_ms")  # say where to search, and nothing of what happened
+    named = [pair for pair in zip(names, values, strict=True) if pair[0] not in hints]
+    name, value = data.draw(st.sampled_from(named).filter(lambda pair: pair[1] is not None))
+    if isinstance(value, int):
+        changed, expression = value ^ 1 << data.draw(st.integers(0, 40)), "?"
+    else:
+        raw = bytearray(value.encode() if isinstance(value, str) else value)
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        changed, expression = bytes(raw), "CAST(? AS TEXT)" if isinstance(value, str) else "?"
+    change(
+        path, f"UPDATE OR REPLACE {table} SET {name} = {expression} WHERE rowid = ?", changed, rowid
+    )
+    assert first_bad(path) is not None, (table, name)

@@ -100,11 +100,13 @@ class Client:
         self._runner.join(WAIT_S)
         self.core.stop_reading()
         self.core.close_stdin()
-        return [
+        results = [
             message["result"]
             for message in self.core.messages
             if is_response(message) and "trace_id" in message.get("result", {})
         ]
+        self.core.messages.clear()  # of a stream that a kill cut the log has more
+        return results
 
     def _run(self) -> None:
         seen = 0
@@ -177,6 +179,7 @@ class Checked:
 
     def _check_money(self, db: sqlite3.Connection) -> None:
         """All that was ever reserved is charged once at its price, or still reserved."""
+        db.execute("BEGIN")  # one moment for all of it: other cores go on
         used = db.execute(
             "SELECT nano_usd, priced_count FROM spend_used WHERE scope = '' AND period = ''"
         ).fetchone()
