@@ -59,6 +59,7 @@ class Recorder:
         self._times_ms: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
+        self._ended = False
 
     def request(self, **data: Any) -> None:
         """Record what is asked."""
@@ -77,8 +78,12 @@ class Recorder:
         self._sink.append(self._entry(event_type, data))
 
     def aside(self, event_type: str, **data: Any) -> None:
-        """Record an event soon that has no place among the deltas: these may come later."""
-        self._sink.append(self._entry(event_type, data))
+        """Record an event soon that has no place among the deltas: these may come later.
+
+        What comes while the end is being written is too late.
+        """
+        if not self._ended:
+            self._sink.append(self._entry(event_type, data))
 
     async def written(self) -> None:
         """Return when everything so far is durable."""
@@ -87,6 +92,7 @@ class Recorder:
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""
         self.end_deltas()
+        self._ended = True
         commit = asyncio.ensure_future(self._sink.commit(self._entry(event_type, data)))
         while not commit.done():
             try:

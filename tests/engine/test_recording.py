@@ -184,3 +184,19 @@ async def test_what_a_request_wants_goes_before_what_the_process_keeps(
 
     await world.engine.refused(Origin(1, "generate", b"{}"), CarError("internal"))
     assert "bytes" in world.sink.entries[-2].data["params"]
+
+
+async def test_nothing_comes_after_the_end_also_while_it_is_being_written(
+    world: Any, play: Any
+) -> None:
+    commit = world.sink.commit
+
+    async def commit_and_cancel(*entries: Any) -> None:
+        await commit(*entries)
+        if entries:
+            world.engine.cancel_requested(7)
+
+    world.sink.commit = commit_and_cancel
+    world.backend.play = play(TextDelta(text="x"))
+    await world.generate()
+    assert world.sink.types[-1] == "completion"
