@@ -11,6 +11,9 @@ import msgspec
 
 from car_rpc.errors import CarError
 
+#: Longest file that is compared by its content, in bytes: hours of sound.
+MAX_MEDIA_BYTES = 256 * 1024 * 1024
+
 
 def read_lines(path: Path) -> list[bytes] | None:
     """The lines of a file, or ``None`` when there is none.
@@ -61,10 +64,12 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def read_media(path: str) -> bytes | None:
-    """A file that a request names, to compare it by its content."""
+    """A file that a request names, to compare it by its content; ``None`` when it cannot be."""
     try:
         file = Path(path).expanduser()
-        return file.read_bytes() if file.is_file() else None
+        if not file.is_file() or file.stat().st_size > MAX_MEDIA_BYTES:
+            return None
+        return file.read_bytes()
     except (OSError, RuntimeError, ValueError):
         return None
 

@@ -163,6 +163,11 @@ class CarClient:
         """Process id of the core."""
         return self._connection.process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the process, once it has ended, as after :meth:`start`'s block."""
+        return self._connection.process.returncode
+
     # Calls
 
     async def request(self, method: str, params: Any, result_type: type[T]) -> T:

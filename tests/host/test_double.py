@@ -408,6 +408,20 @@ async def test_a_cassette_that_cannot_be_written_is_not_kept(start: Start) -> No
     assert [each.name for each in app.folder.iterdir() if each.name.startswith(".")] == []
 
 
+async def test_what_cannot_be_recorded_is_answered_all_the_same(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    async with start("record") as app:
+        monkeypatch.setattr(deck_module, "interaction", fail)
+        for model_id in ("echo", "nobody"):
+            assert await app.call(model_id, "generate", prompt="x", model=model_id)
+        assert "result" in await app.call(3, "models.list")
+    assert len(lines(app.folder)) == 1
+
+
 async def test_beyond_its_bound_nothing_is_recorded(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

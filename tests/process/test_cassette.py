@@ -235,7 +235,8 @@ async def test_the_python_client_is_served_like_by_any_process(cassette: Path) -
                     result = await stream.result()
                 with pytest.raises(RemoteError):
                     await car.generate(model="nobody", prompt="x")
-                return str(result)
+            assert car.exit_code == 0
+            return str(result)
 
     cassette.parent.mkdir()
     assert await run("record", cassette.parent / "s1") == await run(
