@@ -3,6 +3,7 @@
 const { CarError, CarProcessError, RunnerError } = require('./src/errors.cjs');
 
 /**
+ * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Approve} Approve
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Car} Car
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).CallOptions} CallOptions
  * @typedef {import('./index.js', { with: { 'resolution-mode': 'import' } }).Emit} Emit

@@ -10,6 +10,7 @@ export { CarError, CarProcessError, RunnerError } from './src/errors.js';
  * @typedef {import('./src/runner.js').Runner} Runner
  * @typedef {import('./src/runner.js').RunnerRun} RunnerRun
  * @typedef {import('./src/runner.js').Emit} Emit
+ * @typedef {import('./src/approvals.js').Approve} Approve
  */
 
 /**

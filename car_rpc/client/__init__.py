@@ -11,12 +11,14 @@ cancelling the scope around a call, cancels the request in the core.
 """
 
 from car_rpc.client.api import SERVE, CarClient
+from car_rpc.client.approvals import Approve
 from car_rpc.client.errors import ProcessEnded, RemoteError, RunnerFailure
 from car_rpc.client.runner import Runner, RunnerRun
 from car_rpc.client.stream import GenerateStream, LogStream
 
 __all__ = [
     "SERVE",
+    "Approve",
     "CarClient",
     "GenerateStream",
     "LogStream",

@@ -15,6 +15,7 @@ import anyio.abc
 import msgspec
 
 from car_rpc import __version__
+from car_rpc.client.approvals import Approvals, Approve
 from car_rpc.client.connection import EXIT_TIMEOUT_S, ClientConnection
 from car_rpc.client.errors import ProcessEnded, RemoteError
 from car_rpc.client.runner import Runner, RunnerRuns
@@ -91,6 +92,7 @@ class CarClient:
         process: anyio.abc.Process,
         tasks: anyio.abc.TaskGroup,
         on_log: Callable[[LogParams], None] | None,
+        approve: Approve | None = None,
     ) -> None:
         #: What the process said of itself.
         self.server: InitializeResult | None = None
@@ -99,6 +101,7 @@ class CarClient:
         self._tokens = itertools.count()
         self._connection = ClientConnection(process, self._take_request, self._take_notification)
         self._runs = RunnerRuns(self._connection, tasks)
+        self._approvals = Approvals(self._connection, tasks, approve)
 
     @classmethod
     @asynccontextmanager
@@ -111,6 +114,7 @@ class CarClient:
         stderr: int | None = subprocess.PIPE,
         allowed_paths: Sequence[str] = (),
         runner: Runner | None = None,
+        approve: Approve | None = None,
         on_log: Callable[[LogParams], None] | None = None,
         log_level: str = "info",
     ) -> AsyncGenerator[CarClient]:
@@ -124,6 +128,7 @@ class CarClient:
                 ``PIPE``, the default, keeps the last of them for :class:`ProcessEnded`.
             allowed_paths: Roots below which message content may name files.
             runner: Runs delegated models from the start, as :meth:`register_runner` does.
+            approve: Says whether what rules want approved may happen; see ``policy.set``.
             on_log: Gets the process's log, too.
             log_level: Least severe level for ``on_log``.
 
@@ -135,7 +140,7 @@ class CarClient:
         failure: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                client = cls(process, tasks, on_log)
+                client = cls(process, tasks, on_log, approve)
                 tasks.start_soon(client._connection.read)
                 try:
                     await client._initialize(allowed_paths, log_level)
@@ -397,7 +402,9 @@ class CarClient:
     # Connection
 
     async def _initialize(self, allowed_paths: Sequence[str], log_level: str) -> None:
-        capabilities = {"log": {"level": log_level}} if self._on_log else {}
+        capabilities: dict[str, Any] = {"log": {"level": log_level}} if self._on_log else {}
+        if self._approvals.approve is not None:
+            capabilities["approve"] = True
         params = {
             "protocol_version": PROTOCOL_VERSION,
             "client_info": {"name": "car-rpc-python", "version": __version__},
@@ -410,6 +417,8 @@ class CarClient:
     async def _take_request(self, request: Request) -> None:
         if request.method == "runner.run":
             await self._runs.start(request)
+        elif request.method == "policy.approve":
+            await self._approvals.start(request)
         elif request.method == "ping":
             await self._connection.write(write_result(request.id, b"{}"))
         else:
@@ -418,7 +427,9 @@ class CarClient:
 
     def _take_notification(self, notification: Notification) -> None:
         if notification.method == "$/cancelRequest":
-            self._runs.cancel(msgspec.json.decode(notification.params, type=CancelParams).id)
+            request_id = msgspec.json.decode(notification.params, type=CancelParams).id
+            self._runs.cancel(request_id)
+            self._approvals.cancel(request_id)
         elif notification.method == "$/progress":
             progress = msgspec.json.decode(notification.params, type=ProgressParams)
             if listener := self._on_progress.get(str(progress.token)):

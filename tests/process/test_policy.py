@@ -3,12 +3,16 @@
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from tests.process.conftest import Core, StartCore
+from car_rpc.client import CarClient, RemoteError
+from car_rpc.wire.policy import PolicyApproveParams, PolicyApproveResult
+from tests.process.conftest import WAIT_S, Core, StartCore
 
 pytestmark = pytest.mark.process
 
@@ -131,3 +135,55 @@ def test_rules_of_the_file_and_of_another_window_hold(
     refused = other.fail("embed", {"model": model, "texts": ["x"]})
     assert refused["data"]["rule_id"] == "no"
     assert other.fail("policy.remove", {"id": "short"})["data"]["kind"] == "conflict"
+
+
+async def test_the_python_client_asks_a_function_of_the_app(tmp_path: Path) -> None:
+    asked: list[PolicyApproveParams] = []
+    waiting, gone = anyio.Event(), anyio.Event()
+
+    async def approve(question: PolicyApproveParams) -> PolicyApproveResult | bool:
+        asked.append(question)
+        match len(asked):
+            case 1:
+                return True
+            case 2:
+                return PolicyApproveResult(approved=False, reason="not today")
+            case 3:
+                raise ValueError("a secret")
+            case _:
+                waiting.set()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    gone.set()
+                return True
+
+    arguments = ("--state-dir", str(tmp_path))
+    async with CarClient.start(arguments=arguments, approve=approve) as car:
+        source = {"type": "fake", "script": [{"echo": True}]}
+        await car.register_model(
+            {"id": "here/small:1", "source": source, "capabilities": ["generate"]}
+        )
+        rule = {"id": "ask", "action": "require_approval", "match": {"models": ["here/*"]}}
+        await car.call("policy.set", {"rules": [rule]})
+        assert (await car.generate(model="here/small:1", prompt="hi")).text == "hi"
+        assert asked[0].subject.model == "here/small:1"
+        for reason in ("not today", "the app's approval raised ValueError"):
+            with pytest.raises(RemoteError) as caught:
+                await car.generate(model="here/small:1", prompt="hi")
+            assert (caught.value.kind, caught.value.data["reason"]) == ("policy_denied", reason)
+        with anyio.fail_after(WAIT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(car.generate, model="here/small:1", prompt="hi"))
+                await waiting.wait()
+                tasks.cancel_scope.cancel()
+            await gone.wait()
+
+
+async def test_a_python_client_without_a_function_is_not_asked(tmp_path: Path) -> None:
+    async with CarClient.start(arguments=("--state-dir", str(tmp_path))) as car:
+        rule = {"id": "ask", "action": "require_approval", "match": {"methods": ["models.list"]}}
+        await car.call("policy.set", {"rules": [rule]})
+        with pytest.raises(RemoteError) as caught:
+            await car.call("models.list")
+        assert "did not announce the capability `approve`" in caught.value.data["reason"]

@@ -2,6 +2,7 @@
 
 import { inspect } from 'node:util';
 
+import { Approvals } from './approvals.js';
 import { resolveCommand } from './command.js';
 import { Connection } from './connection.js';
 import { CarError, CarProcessError } from './errors.js';
@@ -55,6 +56,8 @@ const SHUTDOWN_TIMEOUT_MS = 5000;
  *   or a runner threw.
  * @property {LogLevel} [logLevel] Least severe level for `onLog`; default `info`.
  * @property {import('./runner.js').Runner} [runner] Runs delegated models; see `registerRunner`.
+ * @property {import('./approvals.js').Approve} [approve] Says whether what rules want approved may
+ *   happen; see `policy.set`. Without it, it may not.
  * @property {number} [maxMessageBytes] Longest message accepted from the core; default 256 MiB.
  */
 
@@ -66,6 +69,7 @@ export class Session {
   #onLog;
   connection;
   runs;
+  approvals;
 
   /**
    * Starts the process and waits for nothing.
@@ -87,7 +91,10 @@ export class Session {
     };
     const maxMessageBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
     this.connection = new Connection(this.#process, handlers, maxMessageBytes);
-    this.runs = new RunnerRuns(this.connection, (error) => this.#logThrown(error));
+    this.runs = new RunnerRuns(this.connection, (error) => this.#logThrown(error, 'runner'));
+    this.approvals = new Approvals(this.connection, options.approve, (error) =>
+      this.#logThrown(error, 'approve'),
+    );
     this.ended = this.#process.ended.then(() => {
       const { error } = this.#process;
       this.#lose(error);
@@ -112,7 +119,10 @@ export class Session {
       client_info: options.clientInfo ?? { name: 'car-rpc-node', version: VERSION },
       process_id: process.pid,
       allowed_paths: options.allowedPaths ?? [],
-      capabilities: this.#onLog ? { log: { level: options.logLevel ?? 'info' } } : {},
+      capabilities: {
+        ...(this.#onLog && { log: { level: options.logLevel ?? 'info' } }),
+        ...(options.approve && { approve: true }),
+      },
     });
     // `initialize` is never cancelled on the wire: whoever gives up ends the process.
     const onAbort = () => this.#lose(startAborted(signal));
@@ -165,12 +175,15 @@ export class Session {
   #lose(error) {
     this.connection.lose(error);
     this.runs.abandon(error);
+    this.approvals.abandon(error);
   }
 
   /** @type {import('./connection.js').Handlers['onRequest']} */
   #takeRequest(id, method, params) {
     if (method === 'runner.run') {
       this.runs.start(id, params);
+    } else if (method === 'policy.approve') {
+      this.approvals.start(id, params);
     } else if (method === 'ping') {
       this.connection.respond(id, { result: {} });
     } else {
@@ -182,13 +195,18 @@ export class Session {
 
   /** @type {import('./connection.js').Handlers['onNotification']} */
   #takeNotification(method, params) {
-    if (method === '$/cancelRequest') this.runs.cancel(params.id);
-    else if (method === 'log') this.#log(params.level, params.message, params.source);
+    if (method === '$/cancelRequest') {
+      this.runs.cancel(params.id);
+      this.approvals.cancel(params.id);
+    } else if (method === 'log') this.#log(params.level, params.message, params.source);
   }
 
-  /** @param {unknown} error */
-  #logThrown(error) {
-    this.#log('error', shown(error), 'runner');
+  /**
+   * @param {unknown} error
+   * @param {string} source
+   */
+  #logThrown(error, source) {
+    this.#log('error', shown(error), source);
   }
 
   /**
