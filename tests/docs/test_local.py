@@ -1,0 +1,24 @@
+"""The programs of the page on local models, run as they stand."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_readme import BLOCK, ROOT, run
+
+pytestmark = [pytest.mark.process, pytest.mark.llama]
+
+
+def test_the_programs_of_the_page_on_local_models_run(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "LOCAL.md").read_text(encoding="utf-8")
+    blocks = BLOCK.findall(text)
+    assert [language for language, _ in blocks] == ["python", "python"]
+    formed, called = (
+        run([sys.executable, "-c", code], tmp_path, tmp_path / "state") for _, code in blocks
+    )
+    person, _, valid = formed.strip().rpartition(" ")
+    assert set(ast.literal_eval(person)) == {"name", "age"}
+    assert valid == "True"
+    assert called.startswith("get_weather {'city': ")
