@@ -360,3 +360,4 @@ def test_the_family_is_known_by_the_marks_in_its_template(template: str | None, 
 
 def test_the_family_is_known_by_its_vocabulary_where_the_template_writes_no_calls() -> None:
     assert family_of("no marks", lambda text: text == "<|tool_call_start|>").name == "lfm2"
+    assert family_of(None, lambda text: text == "<tool_call>").name == "hermes"

@@ -233,4 +233,5 @@ def family_of(template: str | None, has_token: Callable[[str], bool]) -> Family:
     for family in FAMILIES:
         if template is not None and all(mark in template for mark in family.marks):
             return family
-    return next((f for f in FAMILIES if f.opening and has_token(f.opening)), HERMES)
+    others = [family for family in FAMILIES if family.opening not in ("", HERMES.opening)]
+    return next((family for family in others if has_token(family.opening)), HERMES)
