@@ -11,6 +11,7 @@ two that LSP 3.17 adds (-32002 server not initialized, -32800 request cancelled)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -160,6 +161,25 @@ class CarError(Exception):
     def data(self) -> dict[str, Any]:
         """``error.data`` as it goes on the wire."""
         return {"kind": self.kind, "retryable": self.retryable, **self.extra}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The error object as it goes on the wire."""
+        return {"code": self.code, "message": self.message, "data": self.data}
+
+    @classmethod
+    def restored(cls, told: Mapping[str, Any]) -> CarError:
+        """An error from what was told of it, which stays as it was whatever this version says.
+
+        Raises:
+            KeyError: Its kind is none of this version.
+        """
+        data = dict(told["data"])
+        kind, message = data.pop("kind"), told["message"]
+        prefix, _, suffix = KINDS[kind].display.partition("{}")
+        error = cls(kind, message.removeprefix(prefix).removesuffix(suffix), **data)
+        error.code, error.message = told["code"], message
+        return error
 
     def with_data(self, **data: Any) -> CarError:
         """The same error with members added that it does not have yet."""

@@ -1,12 +1,17 @@
 """Whether the log can show again what clients got: every answer and every stream."""
 
+import asyncio
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from car_rpc.engine.premises import Own, Snapshot
+from car_rpc.engine.redriven import Story, first_divergence
 from car_rpc.errors import CarError
 from car_rpc.eventlog import store
 from car_rpc.eventlog.recorded import Recorded, recorded
@@ -54,8 +59,40 @@ def check_replays(stories: dict[str, list[LogEvent]], messages: Iterable[Any]) -
     return compared
 
 
+def check_decisions(
+    stories: dict[str, list[LogEvent]], inputs: Iterable[LogEvent], most: int
+) -> int:
+    """Decide again what was decided for requests, at most so many, and compare.
+
+    Returns:
+        For how many that was done.
+    """
+    snapshots = {event.data["hash"]: event for event in inputs}
+    checked = 0
+    for trace_id, story in stories.items():
+        route = next((event for event in story if event.type == "route"), None)
+        if route is None or "premises" not in route.data or checked == most:
+            continue
+        if any(event.type in ("resumed", "policy") for event in story):
+            continue  # they need more than the log of the one request
+        try:
+            found = recorded(trace_id, story)
+        except CarError:
+            continue  # of which `check_replays` judges
+        own = msgspec.convert(route.data["premises"], Own)
+        shared = msgspec.convert(snapshots[own.inputs].data, Snapshot)
+        params = msgspec.json.encode(found.params)
+        diverged = asyncio.run(first_divergence(params, Story(story), own, shared, None))
+        assert diverged is None, (trace_id, diverged)
+        checked += 1
+    return checked
+
+
 def read_log(path: Path) -> Iterator[LogEvent]:
-    """All events of a database."""
+    """All events of a database; none where its process ended before it made the table."""
+    with closing(sqlite3.connect(path)) as db:
+        if ("events",) not in db.execute("SELECT name FROM sqlite_master").fetchall():
+            return
     page = EventlogQueryParams(limit=1000)
     while (found := store.select(path, page)).events:
         yield from found.events

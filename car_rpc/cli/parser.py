@@ -85,9 +85,10 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("trace", metavar="TRACE", help="the request, as `log` and results name it")
     replay.add_argument(
         "--mode",
-        choices=("recorded", "rerun"),
+        choices=("recorded", "rerun", "verify"),
         default="recorded",
-        help="recorded: from the log alone (default); rerun: once more, and what is otherwise",
+        help="recorded: from the log alone (default); rerun: once more, and what is otherwise;"
+        " verify: whether all is decided as it was",
     )
     replay.add_argument("--timed", action="store_true", help="with the pauses that there were")
     replay.add_argument("--json", action="store_true", help="the result as it is on the wire")

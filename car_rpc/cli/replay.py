@@ -10,7 +10,7 @@ import msgspec
 
 from car_rpc.cli.answer import Answer
 from car_rpc.cli.start import start
-from car_rpc.wire.replay import Difference, ReplayRunResult
+from car_rpc.wire.replay import Difference, Divergence, ReplayRunResult
 
 #: How much of a value is shown, in characters.
 MAX_VALUE_CHARS = 300
@@ -38,6 +38,9 @@ async def replay(options: argparse.Namespace) -> int:
 
 def report(result: ReplayRunResult, *, was_streamed: bool) -> Iterator[str]:
     """What is to be said of a replay, in lines."""
+    if result.diverged is not msgspec.UNSET:
+        yield from _decisions(result.diverged)
+        return
     if not was_streamed:
         yield msgspec.json.format(msgspec.json.encode(result.result)).decode()
     if result.redacted:
@@ -46,6 +49,15 @@ def report(result: ReplayRunResult, *, was_streamed: bool) -> Iterator[str]:
         yield f"differences: {len(result.diff)}"
         for difference in result.diff:
             yield from _told(difference)
+
+
+def _decisions(diverged: Divergence | msgspec.UnsetType | None) -> Iterator[str]:
+    if not isinstance(diverged, Divergence):
+        yield "all is decided as it was"
+        return
+    yield f"event {diverged.at} is decided otherwise"
+    yield f"  - {_value(diverged.recorded)}"
+    yield f"  + {_value(diverged.now)}"
 
 
 def _told(difference: Difference) -> Iterator[str]:

@@ -31,6 +31,7 @@ from car_rpc.engine.interruption import (
     plan,
     unsaved,
 )
+from car_rpc.engine.leave import Leave
 from car_rpc.engine.metering import Meter, Metering, work_of
 from car_rpc.engine.output import Output
 from car_rpc.engine.overlap import MIN_OVERLAP_CHARS
@@ -98,6 +99,9 @@ class Attempts:
         self._asked = asked
         level, others_wait = asked.request.recovery or "resume", asked.others_wait
         self._patience = Patience(level, parts.retry_policy, others_wait=others_wait)
+        # Who wants no recovery asks this very model, whatever is known of it.
+        insists = self._patience.level == "none"
+        self._leave = Leave(parts.breakers, parts.clock, recorder, insists=insists)
         self._accumulator = accumulator
         self._output = output
         self._recorder = recorder
@@ -106,6 +110,8 @@ class Attempts:
         self._continuation: Continuation | None = None
         self._prompt = CONTINUE_PROMPT
         self._resumed: InterruptSnapshot | None = None
+        #: Which models can, as far as the log knows.
+        self._can_continue: dict[str, bool] = {}
         self._cause = ""
         self._reason = ""
         #: That of the attempt at hand, once its model was asked.
@@ -141,7 +147,7 @@ class Attempts:
         failure: CarError | None = None
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1
-            permit = self._permit(model)
+            permit = self._leave.permit(model)
             if permit is None:
                 continue
             try:
@@ -169,10 +175,19 @@ class Attempts:
         """
         if not self.may_say_more(model):
             return False
-        if self._parts.backend_of(model).continues_turns(model, self._asked.request):
+        if self._continues(model):
             return True
         has_form = self._asked.request.response_format is not UNSET
         return len(text) >= MIN_OVERLAP_CHARS and not has_form
+
+    def _continues(self, model: ModelSchema) -> bool:
+        """Whether the model can go on from the beginning of an answer, exactly."""
+        backend = self._parts.backend_of(model)
+        can = backend.continues_turns(model, self._asked.request)
+        if self._can_continue.get(model.id) is not can:
+            self._can_continue[model.id] = can
+            self._recorder.aside("continues", model=model.id, can=can)
+        return can
 
     def may_say_more(self, model: ModelSchema) -> bool:
         """Whether policies leave the answer any tokens."""
@@ -185,14 +200,6 @@ class Attempts:
             return failure
         return unsaved(failure, self._cause, self._accumulator.snapshot())
 
-    def _permit(self, model: ModelSchema) -> Permit | None:
-        breaker = self._parts.breakers.of(model.id)
-        before = breaker.state
-        permit = breaker.admit(self._parts.clock.now_ms())
-        self._note_breaker(model, before)
-        # Who wants no recovery asks this very model, whatever is known of it.
-        return permit or (breaker.bypass() if self._patience.level == "none" else None)
-
     async def _ask(self, model: ModelSchema, permit: Permit, *, is_last: bool) -> None:
         """Ask one model until it has answered or there is no point any more."""
         retries = 0
@@ -200,13 +207,13 @@ class Attempts:
             try:
                 await self._attempt(model)
             except CarError as error:
-                self._judge(model, permit, error)
+                self._leave.judge(model, permit, error)
                 failure = error
             except BaseException:
-                self._judge(model, permit, self._stop())
+                self._leave.judge(model, permit, self._stop())
                 raise
             else:
-                self._judge(model, permit, None)
+                self._leave.judge(model, permit, None)
                 return
             if self._broken(failure):
                 retries = 0
@@ -214,24 +221,10 @@ class Attempts:
                     return
             else:
                 retries = await self._before_retry(failure, retries, is_last=is_last)
-            renewed = self._permit(model)
+            renewed = self._leave.permit(model)
             if renewed is None:
                 raise failure
             permit = renewed
-
-    def _judge(self, model: ModelSchema, permit: Permit, failure: CarError | None) -> None:
-        """Tell a model's breaker how an attempt ended, and the log what came of it."""
-        before = self._parts.breakers.of(model.id).state
-        if failure is None:
-            permit.succeeded()
-        else:
-            permit.failed(failure, self._parts.clock.now_ms())
-        self._note_breaker(model, before)
-
-    def _note_breaker(self, model: ModelSchema, before: str) -> None:
-        state = self._parts.breakers.of(model.id).state
-        if state != before:
-            self._recorder.aside("breaker", model=model.id, state=state)
 
     def _stop(self) -> CarError:
         """What it means that an attempt was stopped from outside.
@@ -358,6 +351,8 @@ class Attempts:
                         await meter.sent(self._output.room())
         except BaseException as error:
             outcome = error.kind if isinstance(error, CarError) else self._stop().kind
+            if isinstance(error, CarError):
+                self._recorder.failure(error)
             raise
         finally:
             latency_ms = round(clock.now_ms() - started_ms, 3)
@@ -371,7 +366,7 @@ class Attempts:
         """The attempt as its backend sees it, with the answer so far where there is one."""
         asked, continuation = self._asked, self._continuation
         may_repeat = False
-        if continuation is not None and not backend.continues_turns(model, asked.request):
+        if continuation is not None and not self._continues(model):
             if self.can_continue(continuation.text, model):
                 asked = ask_to_continue(asked, continuation.text, self._prompt)
                 may_repeat = True

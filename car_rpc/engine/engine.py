@@ -37,6 +37,7 @@ from car_rpc.engine.ports import (
     Recording,
     Transcript,
 )
+from car_rpc.engine.premises import PremisesLog
 from car_rpc.engine.privacy import Privacy
 from car_rpc.engine.recording import Recorder
 from car_rpc.engine.retry import RetryPolicy
@@ -121,6 +122,7 @@ class Engine:
         self.breakers = Breakers(breaker_policy)
         self.retry_policy = retry_policy
         self.routing = Routing(registry, backend_of, self.breakers, clock, routing_inputs)
+        self.premises = PremisesLog(retry_policy)
         self.admission = admission or Admission(clock)
         self.policing = Policing(clock, ids, rules, approver)
         self.metering = Metering(clock, outcomes, Spending(budget), self.admission)

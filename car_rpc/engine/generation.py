@@ -20,12 +20,14 @@ from car_rpc.engine.asked import Asked
 from car_rpc.engine.attempts import Attempts
 from car_rpc.engine.attempts import Parts as AttemptParts
 from car_rpc.engine.boxes import boxes_of
+from car_rpc.engine.candidates import Veto
 from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.extension import Extension
 from car_rpc.engine.output import Listener, Output
 from car_rpc.engine.policing import Policing, refused
+from car_rpc.engine.premises import PremisesLog
 from car_rpc.engine.recording import Recorder, absorb_cancel
-from car_rpc.engine.routing import MAX_LOGGED_CANDIDATES, Routing
+from car_rpc.engine.routing import MAX_LOGGED_CANDIDATES, Route
 from car_rpc.engine.screening import Screen
 from car_rpc.engine.stream import Accumulator
 from car_rpc.errors import CarError
@@ -58,10 +60,27 @@ class Origin(NamedTuple):
     replayed_trace_id: str | None = None
 
 
+class Chooser(Protocol):
+    """Chooses models; see :class:`car_rpc.engine.routing.Routing`."""
+
+    def generate(self, request: GenerateRequest, trace_id: str, veto: Veto | None = None) -> Route:
+        """Choose for a ``generate`` request."""
+        ...
+
+    def moves(self, chosen: Route, model: ModelSchema, failure: CarError) -> bool:
+        """Whether another model may be asked after one failed."""
+        ...
+
+
 class Parts(AttemptParts, Protocol):
     """What a generation needs of the engine."""
 
-    routing: Routing
+    @property
+    def routing(self) -> Chooser:
+        """The choice of a model."""
+        ...
+
+    premises: PremisesLog
     policing: Policing
 
 
@@ -115,7 +134,11 @@ class Generation:
     async def _run(self) -> InferenceResult:
         request, routing = self._request, self._parts.routing
         route = routing.generate(request, self._recorder.trace_id, self._guard.veto)
-        self._recorder.note("route", **route_data(route.decision))
+        decision = route.decision
+        recorder = self._recorder
+        write = partial(recorder.shared, "routing_inputs")
+        own = self._parts.premises.own(route.premises, decision.task, write)
+        recorder.note("route", **route_data(decision), premises=own)
         timeout_ms = request.timeout_ms if isinstance(request.timeout_ms, int) else None
         deadline_ms = None if timeout_ms is None else self._started_ms + timeout_ms
         asked = Asked(
@@ -139,12 +162,12 @@ class Generation:
             self._recorder.note("resumed", resumed_trace_id=self._checkpoint.trace_id)
             attempts.resume(self._checkpoint.snapshot)
         extension = Extension(asked, attempts, self._accumulator, self._output)
-        limit = asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
+        limit = self._limit(timeout_ms)
         try:
             async with limit:
-                routing.began(route)
+                route.began()
                 model = await attempts.run(route.models, partial(routing.moves, route))
-                routing.answered(route, model)
+                route.answered(model)
                 await extension.run(model)
                 await self._output.close()
         except TimeoutError:
@@ -152,6 +175,9 @@ class Generation:
                 raise
             raise CarError("timeout", f"timeout_ms {timeout_ms} ran out") from None
         return self._inference_result(model, attempts, extension.count)
+
+    def _limit(self, timeout_ms: int | None) -> asyncio.Timeout:
+        return asyncio.timeout(timeout_ms / 1000 if timeout_ms else None)
 
     async def _failed(self, error: BaseException) -> CarError:
         failure = failure_of(error)
@@ -260,7 +286,7 @@ async def record_failure(recorder: Recorder, failure: CarError, latency_ms: floa
     refusal = refused(failure)
     if refusal is not None:
         recorder.note("policy", **refusal)
-    error = {"code": failure.code, "message": failure.message, "data": failure.data}
+    error = failure.told
     try:
         await recorder.commit_final(
             "completion",

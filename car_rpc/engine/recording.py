@@ -7,6 +7,7 @@ from typing import Any
 
 from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.engine.privacy import Privacy
+from car_rpc.errors import CarError
 from car_rpc.eventlog.redact import Search
 from car_rpc.eventlog.stream import StreamRedactor
 from car_rpc.wire.events import Attempt, StreamEvent
@@ -71,6 +72,15 @@ class Recorder:
         self._attempt = attempt.attempt
         reason = {"reason": attempt.reason} if attempt.reason else {}
         self.note("attempt", model=attempt.model, **reason)
+
+    def failure(self, error: CarError) -> None:
+        """Record how an attempt failed."""
+        at_ms = round(self._clock.now_ms() - self._started_ms, 3)
+        self.note("failure", kind=error.kind, error=error.told, at_ms=at_ms)
+
+    def shared(self, event_type: str, data: dict[str, Any]) -> None:
+        """Record an event that other requests need as well: it outlives this one."""
+        self._sink.append(LogEntry(event_type, data))
 
     def note(self, event_type: str, **data: Any) -> None:
         """Record an event soon."""

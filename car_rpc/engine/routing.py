@@ -11,17 +11,17 @@ from car_rpc.engine.breaker import Breakers
 from car_rpc.engine.candidates import Candidates, Profiles, Veto
 from car_rpc.engine.modality import Content, contents_of, unsupported
 from car_rpc.engine.ports import Backend, Clock
+from car_rpc.engine.premises import Premises, Way
 from car_rpc.errors import CarError, invalid_params
-from car_rpc.registry.catalog import View, require_capability
+from car_rpc.registry.catalog import require_capability
 from car_rpc.registry.equivalents import base_name
 from car_rpc.registry.registry import Registry
 from car_rpc.router.ask import Ask, ask_of
 from car_rpc.router.complexity import assess
 from car_rpc.router.filters import unfit
-from car_rpc.router.pool import POOL_PREFIX, Key, Pool
-from car_rpc.router.router import chosen_by_client, nobody, route
+from car_rpc.router.pool import POOL_PREFIX, Pool
+from car_rpc.router.router import nobody
 from car_rpc.router.scores import Candidate, Known
-from car_rpc.router.splitmix import fnv1a64
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import Capability, ModelSchema
 from car_rpc.wire.routing import RouteDecision, RoutingConfig
@@ -100,25 +100,37 @@ class Choice(NamedTuple):
         return {"model": chosen, "task": task, "reason": self.reason, "fallbacks": others}
 
 
-class Way(NamedTuple):
-    """A request's way through a pool."""
-
-    pool: Pool
-    key: Key
-
-
 class Route(NamedTuple):
     """Which models may answer, best first, and why.
 
     Attributes:
         models: The models.
         decision: The first one, with all reasons.
-        way: The pool that they belong to, where the client named one.
+        premises: What it rests on; the pool that the models belong to, where the client named one.
     """
 
     models: list[ModelSchema]
     decision: RouteDecision
-    way: Way | None = None
+    premises: Premises
+
+    def began(self) -> None:
+        """The request goes to the first of the models now."""
+        if self.premises.way is not None:
+            pool, key = self.premises.way
+            pool.begin(key, self.models[0].id)
+
+    def moves(self, model: ModelSchema, failure: CarError, *, breaker_open: bool) -> bool:
+        """Whether another model may be asked after one failed."""
+        if self.premises.way is None:
+            return True
+        pool, key = self.premises.way
+        return pool.moves(key, model.id, failure, breaker_open=breaker_open)
+
+    def answered(self, model: ModelSchema) -> None:
+        """A model answered."""
+        if self.premises.way is not None:
+            pool, key = self.premises.way
+            pool.answered(key, model.id)
 
 
 class Routing:
@@ -171,7 +183,7 @@ class Routing:
         if request.prompt is UNSET and not request.messages:
             raise invalid_params("one of `prompt` and `messages` is required", "$.prompt")
         config = self._inputs.config()
-        ask = ask_of(request, assess(_asked_text(request)))
+        ask = asked_of(request)
         contents = contents_of(request)
         wanted, reason = self._inputs.preferred.generation, "preferred generation model override"
         if isinstance(request.model, str):
@@ -180,7 +192,7 @@ class Routing:
             view = self._registry.now()
             candidates = self._candidates.best_forms(view, contents, ask, veto)
             try:
-                return self._routed(view, candidates, ask, config, trace_id, shown)
+                return self._decided(Premises(candidates, config), ask, trace_id, shown)
             except CarError as error:
                 models = view.ranked("generate")
                 vetoed = self._vetoed(models, ask.needs, veto)
@@ -189,15 +201,16 @@ class Routing:
         if pool is not None:
             conversation_id = request.conversation_id or None
             key = pool.key(conversation_id, trace_id)
-            return self._pooled(pool, key, ask, contents, veto)
+            premises = self._pooled(Way(pool, key), ask, contents, veto)
+            return self._decided(premises, ask, trace_id, shown)
         model = require_capability(
             self._named(wanted, preferred=request.model is UNSET), "generate"
         )
         refusal = (veto and veto(model)) or unsupported(model, contents)
         if refusal is not None:
             raise refusal
-        (chosen,) = self._candidates.now([model], contents)
-        return Route([model], chosen_by_client(ask, config, chosen, reason))
+        premises = Premises(self._candidates.now([model], contents), config, reason)
+        return self._decided(premises, ask, trace_id, shown)
 
     def choice(
         self, wanted: str | UnsetType, capability: Capability, veto: Veto | None = None
@@ -240,22 +253,9 @@ class Routing:
         name = self._inputs.preferred.of(capability)
         return UNSET if name is None or name.startswith(POOL_PREFIX) else name
 
-    def began(self, chosen: Route) -> None:
-        """The request goes to the first of its models now."""
-        if chosen.way is not None:
-            chosen.way.pool.begin(chosen.way.key, chosen.models[0].id)
-
     def moves(self, chosen: Route, model: ModelSchema, failure: CarError) -> bool:
         """Whether another model may be asked after one failed."""
-        if chosen.way is None:
-            return True
-        pool, key = chosen.way
-        return pool.moves(key, model.id, failure, breaker_open=self._shut_off(model.id))
-
-    def answered(self, chosen: Route, model: ModelSchema) -> None:
-        """A model answered."""
-        if chosen.way is not None:
-            chosen.way.pool.answered(chosen.way.key, model.id)
+        return chosen.moves(model, failure, breaker_open=self._shut_off(model.id))
 
     def _named(self, name: str, *, preferred: bool) -> ModelSchema:
         try:
@@ -284,19 +284,9 @@ class Routing:
         able = filter(self._candidates.is_available, models)
         return next(filter(None, (unsupported(model, contents) for model in able)), None)
 
-    def _routed(
-        self,
-        view: View,
-        candidates: list[Candidate],
-        ask: Ask,
-        config: RoutingConfig,
-        trace_id: str,
-        shown: int | None,
-    ) -> Route:
-        seed = fnv1a64(trace_id.encode())
-        decision = route(candidates, ask, config, seed, known=self._known, shown=shown)
-        models = [view.by_id[each] for each in (decision.model_id, *decision.fallbacks)]
-        return Route(models, decision)
+    def _decided(self, premises: Premises, ask: Ask, trace_id: str, shown: int | None) -> Route:
+        models, decision = premises.decided(ask, trace_id, self._known, shown)
+        return Route(models, decision, premises)
 
     def _shut_off(self, model_id: str) -> bool:
         return not self._breakers.of(model_id).available(self._clock.now_ms())
@@ -323,9 +313,8 @@ class Routing:
             pool = self._pools[name] = Pool(name, spec)
         return pool
 
-    def _pooled(
-        self, pool: Pool, key: Key, ask: Ask, contents: list[Content], veto: Veto | None
-    ) -> Route:
+    def _pooled(self, way: Way, ask: Ask, contents: list[Content], veto: Veto | None) -> Premises:
+        pool, key = way
         members = sorted(member.model_id for member in pool.spec.members)
         able: dict[str, Candidate] = {}
         refused = dict.fromkeys(members, "not registered")
@@ -336,13 +325,15 @@ class Routing:
                 able[candidate.model.id] = candidate
             refused[candidate.model.id] = reason or "in quarantine"
         shut_off = {each for each, candidate in able.items() if candidate.breaker_open}
-        order = [each for each in pool.order(key, shut_off.__contains__) if each in able]
-        if not order:
+        if not any(each in able for each in pool.order(key, shut_off.__contains__)):
             raise self._vetoed(named, ask.needs, veto) or nobody(ask.needs, refused)
-        chosen, *failover = asked = [able[each] for each in order]
-        config, reason = self._inputs.config(), f"home in the pool {pool.name}"
-        decision = chosen_by_client(ask, config, chosen, reason, failover)
-        return Route([each.model for each in asked], decision, Way(pool, key))
+        reason = f"home in the pool {pool.name}"
+        return Premises([*able.values()], self._inputs.config(), reason, way)
+
+
+def asked_of(request: GenerateRequest) -> Ask:
+    """What a request asks of a model."""
+    return ask_of(request, assess(_asked_text(request)))
 
 
 def _asked_text(request: GenerateRequest) -> str:

@@ -25,10 +25,12 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "worker_crash": ("model", "reason"),
     "request": ("request_id", "method", "params", "privacy"),
     "policy": ("rule_id", "action", "decision", "subject"),
+    "routing_inputs": ("hash",),
     "route": ("model", "reason", "fallbacks"),
     "resumed": ("resumed_trace_id",),
     "attempt": ("model",),
     "breaker": ("model", "state"),
+    "skipped": ("model", "breaker"),
     "spend_reserved": ("model", "usd"),
     "key_selected": ("name", "index", "hash"),
     "runner_request": ("call_id", "hint"),
@@ -37,6 +39,8 @@ MEMBERS: dict[str, tuple[str, ...]] = {
     "runner_return": ("call_id", "outcome", "items"),
     "usage": (),
     "spend_settled": ("model", "charged_usd", "cost_usd"),
+    "failure": ("kind", "error"),
+    "continues": ("model", "can"),
     "interruption": ("cause", "bytes_received"),
     "recovery": ("cause", "plan"),
     "fallback": ("model", "kind"),
@@ -49,6 +53,8 @@ MEMBERS: dict[str, tuple[str, ...]] = {
 #: What tells of the attempt before it.
 _OF_AN_ATTEMPT = frozenset(
     {
+        "continues",
+        "failure",
         "first_token",
         "interruption",
         "key_selected",
@@ -154,7 +160,7 @@ def _counts(story: Sequence[LogEvent]) -> Iterator[str]:
 
 def _text(story: Sequence[LogEvent]) -> Iterator[str]:
     """The deltas are the text of the result; a transcript has none."""
-    if not any(event.type == "attempt" for event in story):
+    if not story or story[0].data.get("method") != "generate":
         return
     completion = story[-1].data if story else {}
     result = completion.get("result")

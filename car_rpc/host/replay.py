@@ -8,14 +8,22 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from car_rpc.errors import KINDS, CarError, invalid_params
+from car_rpc.engine.checkpoint import checkpoint_of
+from car_rpc.engine.premises import Own, Snapshot
+from car_rpc.engine.redriven import Story, first_divergence
+from car_rpc.errors import CarError, invalid_params
 from car_rpc.eventlog.differences import differences
 from car_rpc.eventlog.recorded import Answer, JsonObject, Recorded, recorded
+from car_rpc.host import policies
 from car_rpc.host.params import decode_params
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.events import StreamEvent
+from car_rpc.wire.log import EventlogQueryParams, LogEvent
 from car_rpc.wire.methods import METHODS, RUNS_MODELS
 from car_rpc.wire.replay import ReplayRunParams, ReplayRunResult
+
+#: How many of what decisions rest on are read at a time.
+SNAPSHOTS = 20
 
 #: What belongs to the request of then and not to what it asked.
 _NOT_ASKED = ("client_ref", "progress_token", "stream")
@@ -24,11 +32,16 @@ _NOT_ASKED = ("client_ref", "progress_token", "stream")
 async def replay_run(
     handlers: Mapping[str, Handler], services: Services, scope: Scope, params: ReplayRunParams
 ) -> ReplayRunResult:
-    """Show a request again, or run it again."""
-    found = recorded(params.trace_id, await services.log.story(params.trace_id))
-    if params.mode == "recorded":
-        return await _shown(services, scope, params, found)
-    return await _run_again(handlers, services, scope, params, found)
+    """Show a request again, run it again, or decide again what was decided for it."""
+    story = await services.log.story(params.trace_id)
+    found = recorded(params.trace_id, story)
+    match params.mode:
+        case "recorded":
+            return await _shown(services, scope, params, found)
+        case "rerun":
+            return await _run_again(handlers, services, scope, params, found)
+        case "verify":
+            return await _verified(services, found, story)
 
 
 async def _shown(
@@ -81,17 +94,69 @@ async def _run_again(
         method=found.method, raw_params=raw, replayed_trace_id=found.trace_id
     )
     asked = decode_params(raw, METHODS[found.method].params)
+    scope = scope._replace(origin=origin)
+    admitted = policies.gate(services, scope, found.method, asked)
+    if admitted is not None:
+        await admitted
     try:
-        result = await handlers[found.method](services, scope._replace(origin=origin), asked)
+        result = await handlers[found.method](services, scope, asked)
     except CarError as error:
-        now = Answer(error={"code": error.code, "message": error.message, "data": error.data})
-        raise error.with_data(diff=[*_differences(then, now)]) from error
+        diff = [*_differences(then, Answer(error=error.told))]
+        raise error.with_data(diff=diff) from error
     return ReplayRunResult(
         method=found.method,
         result=result,
         redacted=found.redacted,
         diff=[*_differences(then, Answer(result=result))],
     )
+
+
+async def _verified(services: Services, found: Recorded, events: list[LogEvent]) -> ReplayRunResult:
+    """Whether what was decided for a request is what would be decided now."""
+    if found.method != "generate":
+        detail = f"{found.trace_id} is a {found.method!r}; only for `generate` much is decided"
+        raise invalid_params(detail, "$.mode")
+    try:
+        own = await _premises(services, found.trace_id, events)
+        checkpoint = None
+        if found.resumed_trace_id is not None:
+            earlier = await services.log.story(found.resumed_trace_id)
+            checkpoint = checkpoint_of(found.resumed_trace_id, earlier)
+        asked = msgspec.json.encode(found.params)
+        diverged = await first_divergence(asked, Story(events), *own, checkpoint)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        detail = f"{found.trace_id}: this version cannot read all of it ({error})"
+        raise CarError("not_replayable", detail, trace_id=found.trace_id) from error
+    answer = found.answer or Answer()
+    return ReplayRunResult(
+        method=found.method, result=answer.result, redacted=found.redacted, diverged=diverged
+    )
+
+
+async def _premises(
+    services: Services, trace_id: str, events: list[LogEvent]
+) -> tuple[Own, Snapshot]:
+    """What the choice of a model rested on.
+
+    Raises:
+        CarError: ``not_replayable``: there was none, or the log has not kept it.
+    """
+    route = next((event for event in events if event.type == "route"), None)
+    if route is None:
+        raise CarError(
+            "not_replayable", f"{trace_id}: no model was chosen for it", trace_id=trace_id
+        )
+    own = msgspec.convert(route.data["premises"], Own)
+    page = EventlogQueryParams(
+        types=["routing_inputs"], order="desc", after_seq=route.seq, limit=SNAPSHOTS
+    )
+    while (found := await services.log.query(page)).events:
+        for event in found.events:
+            if event.data.get("hash") == own.inputs:
+                return own, msgspec.convert(event.data, Snapshot)
+        page = msgspec.structs.replace(page, after_seq=found.next_seq)
+    detail = f"{trace_id}: what the choice of its model rested on is not in this log"
+    raise CarError("not_replayable", detail, trace_id=trace_id)
 
 
 def _asked_again(found: Recorded, params: ReplayRunParams) -> JsonObject:
@@ -116,11 +181,8 @@ def _plain(value: object) -> Any:
 
 def _error_of(trace_id: str, error: JsonObject) -> CarError:
     """A recorded error as it was, whatever this version would say."""
-    kind = error["data"]["kind"]
-    if kind not in KINDS:
-        detail = f"{trace_id}: this version does not know errors of the kind {kind!r}"
-        raise CarError("not_replayable", detail, trace_id=trace_id)
-    data = {name: value for name, value in error["data"].items() if name != "kind"}
-    failure = CarError(kind, **data)
-    failure.code, failure.message = error["code"], error["message"]
-    return failure
+    try:
+        return CarError.restored(error)
+    except KeyError as unknown:
+        detail = f"{trace_id}: this version does not know errors of the kind {unknown}"
+        raise CarError("not_replayable", detail, trace_id=trace_id) from None

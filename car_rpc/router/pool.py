@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from car_rpc.errors import KINDS, CarError, invalid_params
@@ -119,6 +119,17 @@ class Pool:
         if conversation_id is None or self.spec.sticky_scope == "request":
             return Key(trace_id, lasts=False)
         return Key(conversation_id, lasts=True)
+
+    def state(self, key: Key) -> tuple[Stay | None, int, frozenset[str]]:
+        """Where a key is, how many came before, and who is in quarantine; for :meth:`restore`."""
+        return self._stays.get(key.text), self._turn, frozenset(self._quarantined)
+
+    def restore(self, key: Key, stay: Stay | None, turn: int, quarantined: Iterable[str]) -> None:
+        """Be as a pool was that a key found so."""
+        if stay is not None:
+            self._stays[key.text] = stay
+        self._turn = turn
+        self._quarantined = {*quarantined}
 
     def order(self, key: Key, shut_off: Callable[[str], bool]) -> list[str]:
         """Ids of the members in the order in which they are asked; at least one. Changes nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -100,13 +100,17 @@ class MemorySink:
 
     @property
     def types(self) -> list[str]:
-        """Types of everything recorded, in order."""
-        return [entry.type for entry in self.entries]
+        """Types of what was recorded of requests, in order."""
+        return _types(self.entries)
 
     @property
     def committed_types(self) -> list[str]:
         """Types of what is durable, in order."""
-        return self.types[: self.committed]
+        return _types(self.entries[: self.committed])
+
+
+def _types(entries: Iterable[LogEntry]) -> list[str]:
+    return [entry.type for entry in entries if entry.trace_id is not None]
 
 
 def scripted_model(

@@ -1,5 +1,5 @@
 from car_rpc.cli.replay import MAX_VALUE_CHARS, report
-from car_rpc.wire.replay import Difference, ReplayRunResult
+from car_rpc.wire.replay import Difference, Divergence, ReplayRunResult
 
 
 def test_a_streamed_answer_is_not_said_twice():
@@ -24,3 +24,15 @@ def test_differences_are_shown_value_by_value_and_long_ones_in_part():
     assert lines[:2] == ["differences: 2", "$.text"]
     assert len(lines[2]) == MAX_VALUE_CHARS + len("  - …")
     assert lines[3:] == ['  + "b"', "$.reasoning", "  - (not there)", '  + "hm"']
+
+
+def test_a_decision_that_is_otherwise_is_shown_with_its_event():
+    diverged = Divergence(at=7, recorded={"plan": "a"}, now=None)
+    result = ReplayRunResult(method="generate", diverged=diverged)
+    assert [*report(result, was_streamed=False)] == [
+        "event 7 is decided otherwise",
+        '  - {"plan":"a"}',
+        "  + null",
+    ]
+    same = ReplayRunResult(method="generate", diverged=None)
+    assert [*report(same, was_streamed=False)] == ["all is decided as it was"]

@@ -38,7 +38,7 @@ async def die_after(world: Any, *events: StreamEvent, **fields: Any) -> str:
     task.cancel()
     with pytest.raises(CarError):
         await task
-    (trace_id,) = {entry.trace_id for entry in world.sink.entries}
+    (trace_id,) = {entry.trace_id for entry in world.sink.entries if entry.trace_id}
     world.sink.entries = [e for e in world.sink.entries if e.type != "completion"]
     world.sink.committed = len(world.sink.entries)
     world.listener.last.clear()

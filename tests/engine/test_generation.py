@@ -88,7 +88,8 @@ async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(
     assert world.sink.types == STORY
     assert world.backend.story_at_call == ["request", "route"]
     assert world.listener.story_at_end == world.sink.types
-    request, route, attempt, first_token, usage, deltas, completion = world.sink.entries
+    told = [entry for entry in world.sink.entries if entry.trace_id]
+    request, route, attempt, first_token, usage, deltas, completion = told
     assert first_token.data == {"after_ms": 0.0}
     assert usage.data == {"prompt_tokens": 2}
     assert request.data["params"] == msgspec.Raw(b'{"prompt":"hi","conversation_id":"talk"}')
@@ -98,8 +99,8 @@ async def test_the_log_tells_the_story_in_order_and_each_part_is_safe_in_time(
     assert (request.attempt, attempt.attempt, deltas.attempt) == (None, 1, 1)
     assert deltas.data["events"] == [*HELLO, Stop(reason="end_turn")]
     assert completion.data == {"outcome": "success", "result": result}
-    assert {entry.trace_id for entry in world.sink.entries} == {"tr_1"}
-    assert {entry.conversation_id for entry in world.sink.entries} == {"talk"}
+    assert {entry.trace_id for entry in told} == {"tr_1"}
+    assert {entry.conversation_id for entry in told} == {"talk"}
 
 
 async def test_the_backend_gets_the_clients_own_json_and_the_time_limit(
@@ -179,7 +180,8 @@ async def test_of_a_private_request_only_sizes_and_outcomes_are_kept(world: Any,
     failure = await world.failure(prompt="secret question", privacy="metadata")
     assert failure.message == "inference failed: secret fault"
     assert "secret" not in str(world.sink.entries)
-    assert world.sink.types == [each for each in STORY if each != "usage"]
+    story = [each for each in STORY if each not in ("usage", "completion")]
+    assert world.sink.types == [*story, "failure", "completion"]
     assert world.sink.entries[-1].data["kind"] == "inference_failed"
     assert world.sink.entries[0].data["params"]["bytes"] > 0
 

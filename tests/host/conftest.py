@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from car_rpc.backends.delegated import DelegatedBackend
@@ -31,6 +32,7 @@ from car_rpc.spend.budget import Budget
 from car_rpc.spend.store import SpendStore
 from car_rpc.testing import FakeClock, MemorySink, scripted_model
 from car_rpc.wire.lifecycle import InitializeParams
+from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult, LogEvent
 from car_rpc.wire.models import DelegatedSource, ModelSchema
 from car_rpc.wire.routing import RoutingConfig
 
@@ -51,6 +53,27 @@ MODELS = [
         id="test/app:a", source=DelegatedSource(hint="gpt"), capabilities=["generate", "vision"]
     ),
 ]
+
+
+class Log(MemorySink):
+    """An event log in memory that can be asked for a type of events."""
+
+    async def query(self, page: EventlogQueryParams) -> EventlogQueryResult:
+        """The newest ones before a place."""
+        numbered = [*enumerate(self.entries[: self.committed], 1)]
+        events = [
+            LogEvent(
+                seq=seq,
+                ts=NOW,
+                session_id="ses_1",
+                trace_id=None,
+                type=entry.type,
+                data=json.loads(msgspec.json.encode(entry.data)),
+            )
+            for seq, entry in reversed(numbered)
+            if seq < page.after_seq and entry.type in (page.types or ())
+        ]
+        return EventlogQueryResult(events=events[: page.limit], next_seq=1)
 
 
 class Counter:
@@ -103,7 +126,7 @@ class App:
         self.load_error: Exception | None = None
         self.introduced: list[InitializeParams] = []
         self.exit_codes: list[int] = []
-        self.sink = MemorySink()
+        self.sink = Log()
         self._kicked = asyncio.Event()
         self.runner = RunnerHost(self.connection, self.kick)
         backends = {"fake": FakeBackend(), "delegated": DelegatedBackend(self.runner, Counter())}

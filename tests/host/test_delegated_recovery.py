@@ -190,8 +190,8 @@ async def test_the_log_tells_a_run_like_any_other_attempt(app: Any) -> None:
     run = ["runner_request", "first_token", "runner_return", "usage"]
     again = [each for each in run if each != "first_token"]
     assert kinds == [
-        "request", "route", "attempt", *run, "interruption", "recovery", "attempt", *again,
-        "completion",
+        "request", "route", "attempt", *run, "failure", "interruption", "continues", "recovery",
+        "attempt", *again, "completion",
     ]  # fmt: skip
     returns = [entry.data for entry in story if entry.type == "runner_return"]
     assert [(each["outcome"], each["items"]) for each in returns] == [

@@ -4,8 +4,11 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from car_rpc.engine import premises
+from car_rpc.router.router import chosen_by_client
 from tests.host.conftest import App
 
 ECHO = {"model": "test/echo:a", "prompt": "one two three"}
@@ -85,7 +88,7 @@ async def test_timed_waits_as_long_as_it_took_and_fast_does_not(app: App) -> Non
     assert clock.slept_ms == [100] * (len(events) - 2)
 
 
-@pytest.mark.parametrize("mode", ["recorded", "rerun"])
+@pytest.mark.parametrize("mode", ["recorded", "rerun", "verify"])
 async def test_what_cannot_be_replayed_says_why_and_ends_its_stream(app: App, mode: str) -> None:
     _, _, trace_id = await ran(app, privacy="metadata")
     for number, (asked, kind) in enumerate(
@@ -150,3 +153,65 @@ async def test_only_what_runs_a_model_runs_again(app: App) -> None:
     await app.call(1, "runner.register")
     error = (await replayed(app, app.sink.entries[-1].trace_id, "rerun"))["error"]
     assert (error["data"]["kind"], error["data"]["path"]) == ("invalid_params", "$.mode")
+
+
+async def test_a_rerun_meets_the_rules_like_any_request(app: App) -> None:
+    model = {
+        "id": "me/vectors:1",
+        "source": {"type": "fake", "script": []},
+        "capabilities": ["embed"],
+    }
+    await app.call(1, "models.register", model=model)
+    await app.call(2, "embed", texts=["a"], model="me/vectors:1")
+    trace_id = app.sink.entries[-1].trace_id
+    rule = {"id": "no", "action": "deny", "match": {"methods": ["embed"]}}
+    await app.call(3, "policy.set", rules=[rule])
+    error = (await replayed(app, trace_id, "rerun"))["error"]
+    assert error["data"]["kind"] == "policy_denied"
+
+
+# Decisions
+
+
+async def test_what_was_decided_is_decided_again(app: App) -> None:
+    answer, _, trace_id = await ran(app)
+    entries = [*app.sink.entries]
+    result = (await replayed(app, trace_id, "verify"))["result"]
+    assert (result["result"], result["diverged"]) == (answer["result"], None)
+    assert app.sink.entries == entries
+
+
+async def test_a_changed_plan_is_told_with_its_event(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, trace_id = await ran(app)
+    monkeypatch.setattr(premises, "chosen_by_client", otherwise)
+    diverged = (await replayed(app, trace_id, "verify"))["result"]["diverged"]
+    assert (diverged["recorded"]["type"], diverged["recorded"]["reason"]) == (
+        "route",
+        "explicit model",
+    )
+    assert diverged["now"]["reason"] == "otherwise"
+    (route,) = [e for e in await app.sink.story(trace_id) if e.type == "route"]
+    assert diverged["at"] == route.seq
+
+
+def otherwise(*args: Any) -> Any:
+    return msgspec.structs.replace(chosen_by_client(*args), reason="otherwise")
+
+
+async def test_decisions_of_which_the_log_lacks_the_grounds_are_not_replayable(app: App) -> None:
+    _, _, trace_id = await ran(app)
+    app.sink.entries = [entry for entry in app.sink.entries if entry.type != "routing_inputs"]
+    app.sink.committed = len(app.sink.entries)
+    error = (await replayed(app, trace_id, "verify"))["error"]
+    assert error["data"]["kind"] == "not_replayable"
+    await app.call(1, "runner.register")
+    other = await app.call(2, "replay.run", trace_id=app.sink.entries[-1].trace_id, mode="verify")
+    assert other["error"]["data"]["path"] == "$.mode"
+
+
+async def test_a_request_for_which_nothing_was_decided_cannot_be_verified(app: App) -> None:
+    _, _, trace_id = await ran(app, model="nobody")
+    error = (await replayed(app, trace_id, "verify"))["error"]
+    assert "no model was chosen" in error["message"]

@@ -29,7 +29,8 @@ import pytest
 
 from car_rpc.eventlog.story import problems
 from car_rpc.eventlog.verification import Verified, verify_page
-from tests.replays import check_replays, read_log, stories_of
+from tests.conftest import SOAK
+from tests.replays import check_decisions, check_replays, read_log, stories_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -40,6 +41,9 @@ EXIT_S = 2.0
 SLACK_S = 8.0
 #: Bound of every wait for something that takes milliseconds on an idle machine.
 WAIT_S = 45.0
+
+#: Requests of one log for which everything is decided again; all of them in `make soak`.
+DECISIONS = 20
 
 PR_SET_CHILD_SUBREAPER = 36  # <sys/prctl.h>
 
@@ -537,10 +541,13 @@ def check_log(state_dir: Path, cores: Sequence[Core] = ()) -> None:
     while not verified.done:
         verified = verify_page(path, verified)
     assert verified.bad_seq is None, verified
-    stories = stories_of(read_log(path))
+    events = [*read_log(path)]
+    stories = stories_of(events)
     for trace_id, story in stories.items():
         assert list(problems(story)) == [], trace_id
     check_replays(stories, (message for core in cores for message in core.messages))
+    inputs = [event for event in events if event.type == "routing_inputs"]
+    check_decisions(stories, inputs, most=1_000_000 if SOAK else DECISIONS)
 
 
 @pytest.fixture

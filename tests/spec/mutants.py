@@ -20,7 +20,7 @@ import msgspec
 from car_rpc.__main__ import main
 from car_rpc.backends import delegated
 from car_rpc.cassette import tape
-from car_rpc.engine import generation, output, policing, stream
+from car_rpc.engine import generation, output, policing, redriven, stream
 from car_rpc.errors import CarError
 from car_rpc.eventlog import recorded
 from car_rpc.host import deck, double, replay, runner, server, session
@@ -591,6 +591,11 @@ def replacements_are_not_told() -> None:
 
     read_story = recorded.recorded
     replace(replay, "recorded", read)
+
+
+@mutant("replay", "replay-verify")
+def decisions_are_never_what_they_were() -> None:
+    replace(redriven, "_agree", lambda *_: False)
 
 
 @mutant("replay", "replay-rerun")

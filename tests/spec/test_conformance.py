@@ -18,7 +18,7 @@ from car_rpc.wire.lifecycle import InitializeResult
 from car_rpc.wire.methods import METHODS
 from spec.conformance.fake_core import SERVER
 from spec.conformance.play import Dialogue, FormatError, Mismatch, Variables, play
-from tests.replays import check_replays, read_log, stories_of
+from tests.replays import check_decisions, check_replays, read_log, stories_of
 
 pytestmark = pytest.mark.process
 
@@ -73,7 +73,11 @@ def check(path: Path, command: tuple[str, ...], framing: str, state_dir: Path) -
     play(path, command, framing, patience=PATIENCE, state_dir=state_dir, heard=heard)
     database = state_dir / DATABASE_NAME
     if database.exists():
-        check_replays(stories_of(read_log(database)), heard)
+        events = [*read_log(database)]
+        stories = stories_of(events)
+        check_replays(stories, heard)
+        inputs = (event for event in events if event.type == "routing_inputs")
+        check_decisions(stories, inputs, most=len(stories))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ import kotlin.jvm.JvmInline
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonObject
 
 /**
  * `recorded`: what it got then, from the log alone. `rerun`: it runs again, as a request of its
- * own, and what it gets is compared; only for what runs a model.
+ * own, and what it gets is compared; only for what runs a model. `verify`: what was decided for it
+ * - which model, what after a failure - is decided again from what was known then, and compared;
+ * only for `generate`.
  */
 @Serializable
 @JvmInline
@@ -17,6 +20,7 @@ value class ReplayRunParamsMode(val value: String) {
     companion object {
         val RECORDED = ReplayRunParamsMode("recorded")
         val RERUN = ReplayRunParamsMode("rerun")
+        val VERIFY = ReplayRunParamsMode("verify")
     }
 }
 
@@ -41,6 +45,20 @@ data class Difference(
     val now: JsonElement? = null,
 )
 
+/** The first decision that is not what it was. */
+@Serializable
+data class Divergence(
+    /**
+     * The event of the log that holds it, by its `seq`; the last one of the request when there was
+     * none any more.
+     */
+    val at: Long,
+    /** Its `type` and what was decided; null when there was none any more. */
+    val recorded: JsonObject?,
+    /** The same as it is decided now; null when nothing is. */
+    val now: JsonObject?,
+)
+
 /** Parameters of `replay.run`. */
 @Serializable
 data class ReplayRunParams(
@@ -49,7 +67,9 @@ data class ReplayRunParams(
     val traceId: String,
     /**
      * `recorded`: what it got then, from the log alone. `rerun`: it runs again, as a request of its
-     * own, and what it gets is compared; only for what runs a model.
+     * own, and what it gets is compared; only for what runs a model. `verify`: what was decided for
+     * it - which model, what after a failure - is decided again from what was known then, and
+     * compared; only for `generate`.
      */
     val mode: ReplayRunParamsMode,
     /**
@@ -75,8 +95,12 @@ data class ReplayRunParams(
 data class ReplayRunResult(
     /** The method of the request. */
     val method: String,
-    /** Its result: that of then, or of now for `rerun`. */
-    val result: JsonElement,
+    /**
+     * Its result: that of then, or of now for `rerun`. Null for `verify` of a request that got
+     * none.
+     * Default: `null`.
+     */
+    val result: JsonElement? = null,
     /**
      * Whether something that belongs to the request was replaced before it was written, and so
      * stays replaced in what is shown, or asked again.
@@ -85,4 +109,6 @@ data class ReplayRunResult(
     val redacted: Boolean = false,
     /** For `rerun`: what is otherwise now. Ids and times are not compared. */
     val diff: List<Difference>? = null,
+    /** For `verify`: the first decision that is otherwise now, or null. */
+    val diverged: Divergence? = null,
 )
