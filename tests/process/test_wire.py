@@ -198,7 +198,7 @@ WRONG: dict[str, tuple[str, Any, str, str]] = {
     ),
     "no prompt": ("generate", {"model": "t/echo:core"}, "invalid_params", "`$.prompt`"),
     "unknown model": ("generate", {"prompt": "x", "model": "no/such:1"}, "model_not_found", "no/"),
-    "wrong capability": ("embed", {"texts": ["x"], "model": "t/echo:core"}, "", "embed"),
+    "wrong capability": ("embed", {"texts": ["x"], "model": "t/echo:core"}, "", "Embed"),
     "model id without a variant": (
         "models.register",
         {"model": {"id": "x", "source": {"type": "fake", "script": []}, "capabilities": ["embed"]}},
