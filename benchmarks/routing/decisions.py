@@ -12,6 +12,7 @@ import msgspec
 
 from car_rpc.backends.delegated import DelegatedBackend, RunItem
 from car_rpc.backends.local.backend import LocalBackend
+from car_rpc.backends.local.workers import Workers
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.engine.breaker import BreakerPolicy, Breakers
 from car_rpc.engine.ports import Backend
@@ -63,6 +64,12 @@ class _Nobody:
 
     def kill_tree(self, pid: int) -> None:
         pass
+
+    def exists(self, pid: int) -> bool:
+        return False
+
+    def memory_bytes(self, pid: int) -> int | None:
+        return None
 
     async def run(self, params: RunnerRunParams) -> AsyncGenerator[RunItem, None]:
         raise CarError("no_runner", "nothing runs here")
@@ -121,14 +128,15 @@ def _engine(folder: Path) -> tuple[Routing, int]:
             for attempt in range(number % 20)
         ]
         outcomes.record(ends, lambda model_id: ModelProfile(model_id=model_id), _NOW)
+    clock = FakeClock()
     tracker = Tracker(outcomes, {}, lambda: _NOW)
+    workers = Workers(nobody, MemorySink(), clock)
     backends: dict[type[ModelSource], Backend] = {
-        LocalSource: LocalBackend("llama_cpp", None, MemorySink(), nobody),
+        LocalSource: LocalBackend("llama_cpp", None, workers),
         OpenAICompatSource: OpenAICompatBackend(),
         DelegatedSource: DelegatedBackend(nobody, nobody),
     }
-    absent = LocalBackend("mlx", "none", MemorySink(), nobody)
-    clock = FakeClock()
+    absent = LocalBackend("mlx", "none", workers)
     routing = Routing(
         Registry([*builtin_models(), *curated().models], store, files, files),
         lambda model: backends.get(type(model.source), absent),

@@ -69,6 +69,12 @@ from car_rpc.wire.outcomes import (
 )
 from car_rpc.wire.pulls import ModelsPullResult, ModelsRemoveResult
 from car_rpc.wire.replay import ReplayRunResult
+from car_rpc.wire.residency import (
+    ModelsLoadResult,
+    ModelsUnloadResult,
+    ModelsWarmUpResult,
+    WarmUpResult,
+)
 from car_rpc.wire.routing import RouteDecision
 from car_rpc.wire.search import ModelsSearchResult, ModelsUpgradesResult, ModelUpgrade
 from car_rpc.wire.speech import TranscribeResult
@@ -283,6 +289,19 @@ class CarClient:
     async def remove_model(self, wanted: str) -> ModelsRemoveResult:
         """Delete the weights of a model; it stays in the registry."""
         return await self.request("models.remove", {"model": wanted}, ModelsRemoveResult)
+
+    async def load_model(self, wanted: str, **params: Any) -> ModelsLoadResult:
+        """Load a model before it is needed; ``keep_alive_ms`` says how long it stays."""
+        return await self.request("models.load", {"model": wanted, **params}, ModelsLoadResult)
+
+    async def unload_model(self, wanted: str) -> ModelsUnloadResult:
+        """Take a model out of memory; its process is gone when this returns."""
+        return await self.request("models.unload", {"model": wanted}, ModelsUnloadResult)
+
+    async def warm_up(self, models: Sequence[str], **params: Any) -> list[WarmUpResult]:
+        """Load models, and tell of each whether it is ready."""
+        request = {"models": list(models), **params}
+        return (await self.request("models.warm_up", request, ModelsWarmUpResult)).results
 
     async def model_health(self) -> ModelsHealthResult:
         """The state of all models: what there is, what is missing, who would get what."""

@@ -150,6 +150,8 @@ def admission_status(services: Services, _: Scope, __: EmptyParams) -> Admission
         running=running,
         queued=queued,
         env_override=admission.policy.max_concurrent or None,
+        memory_budget_bytes=services.workers.budget_bytes or None,
+        loaded=services.workers.loaded(),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from car_rpc.backends.local.residency import ModelsPolicy
 from car_rpc.backends.openai_compat.client import TimeLimits
 from car_rpc.backends.openai_compat.discovery import DiscoveryPolicy
 from car_rpc.engine.admission import AdmissionPolicy
@@ -49,6 +50,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
         retry: What is tried again on one model, and after which delay.
         breaker: When a model that keeps failing is left alone.
         inference: How much work local models do at once.
+        models: How long local models stay loaded, and how much memory they may take.
         preferred: Models that are taken where a request names none, by id or name.
         routing: How a model is chosen, until `routing.set_config` says otherwise.
         http: How long servers with models may take.
@@ -62,6 +64,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
     inference: AdmissionPolicy = AdmissionPolicy()
+    models: ModelsPolicy = ModelsPolicy()
     preferred: PreferredModels = PreferredModels()
     routing: RoutingConfig = RoutingConfig()
     http: TimeLimits = TimeLimits()

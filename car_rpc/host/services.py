@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import UnsetType
 
 from car_rpc.backends.local.weights import Weights
+from car_rpc.backends.local.workers import Workers
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.keys import Keys
 from car_rpc.engine.engine import Engine
@@ -36,6 +37,7 @@ class Services(NamedTuple):
     upkeep: Upkeep
     keys: Keys
     weights: Weights
+    workers: Workers
     discovery: Discovery
     allowed_roots: list[Path]
     routing: RoutingStore

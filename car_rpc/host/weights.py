@@ -1,12 +1,23 @@
-"""Handlers of the methods that bring weights to this machine and take them away."""
+"""Handlers of the methods that bring weights to this machine and to memory, and away again."""
 
 from __future__ import annotations
 
+from msgspec import UnsetType
+
+from car_rpc.errors import CarError
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.wire.lifecycle import ProgressValue
-from car_rpc.wire.models import ModelParams
+from car_rpc.wire.models import ModelParams, ModelSchema
 from car_rpc.wire.pulls import ModelsPullParams, ModelsPullResult, ModelsRemoveResult
+from car_rpc.wire.residency import (
+    ModelsLoadParams,
+    ModelsLoadResult,
+    ModelsUnloadResult,
+    ModelsWarmUpParams,
+    ModelsWarmUpResult,
+    WarmUpResult,
+)
 
 
 async def models_pull(
@@ -48,6 +59,69 @@ async def models_remove(
     return await services.engine.recorded(scope.origin, work)
 
 
+async def models_load(
+    services: Services, scope: Scope, params: ModelsLoadParams
+) -> ModelsLoadResult:
+    """Load a model."""
+
+    async def work() -> ModelsLoadResult:
+        model = services.registry.find(params.model)
+        async with heartbeats(params.progress_token, scope.notify):
+            load_ms = await _load(services, model, params.keep_alive_ms)
+        return ModelsLoadResult(model_id=model.id, load_ms=load_ms)
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+async def models_unload(
+    services: Services, scope: Scope, params: ModelParams
+) -> ModelsUnloadResult:
+    """Take a model out of memory."""
+
+    async def work() -> ModelsUnloadResult:
+        model = services.registry.find(params.model)
+        unloaded = await services.weights.unload(model)
+        return ModelsUnloadResult(
+            model_id=model.id, was_loaded=unloaded.was_loaded, freed_bytes=unloaded.freed_bytes
+        )
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+async def models_warm_up(
+    services: Services, scope: Scope, params: ModelsWarmUpParams
+) -> ModelsWarmUpResult:
+    """Load models; what cannot be loaded does not keep the others from it."""
+
+    async def warmed(wanted: str) -> WarmUpResult:
+        try:
+            model = services.registry.find(wanted)
+            load_ms = await _load(services, model, params.keep_alive_ms)
+        except CarError as error:
+            unknown = error.kind == "model_not_found"
+            return WarmUpResult(
+                model=wanted,
+                loaded=False,
+                kind=error.kind,
+                message=f"warm_up: unknown schema id {wanted}" if unknown else error.message,
+            )
+        return WarmUpResult(model=wanted, loaded=True, load_ms=load_ms)
+
+    async def work() -> ModelsWarmUpResult:
+        async with heartbeats(params.progress_token, scope.notify):
+            return ModelsWarmUpResult(results=[await warmed(wanted) for wanted in params.models])
+
+    return await services.engine.recorded(scope.origin, work)
+
+
+async def _load(services: Services, model: ModelSchema, keep_alive_ms: int | UnsetType) -> float:
+    clock = services.engine.clock
+    started_ms = clock.now_ms()
+    asked = keep_alive_ms if isinstance(keep_alive_ms, int) else None
+    await services.weights.load(model, asked)
+    return round(clock.now_ms() - started_ms, 3)
+
+
 def _progress(done_bytes: int, total_bytes: int) -> ProgressValue:
     value = ProgressValue(kind="report", done_bytes=done_bytes)
     if not total_bytes:
@@ -60,4 +134,10 @@ def _progress(done_bytes: int, total_bytes: int) -> ProgressValue:
     )
 
 
-HANDLERS: dict[str, Handler] = {"models.pull": models_pull, "models.remove": models_remove}
+HANDLERS: dict[str, Handler] = {
+    "models.pull": models_pull,
+    "models.remove": models_remove,
+    "models.load": models_load,
+    "models.unload": models_unload,
+    "models.warm_up": models_warm_up,
+}

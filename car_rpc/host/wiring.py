@@ -12,8 +12,10 @@ from car_rpc import __version__
 from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend, needs_worker
 from car_rpc.backends.local.backend import LocalBackend
+from car_rpc.backends.local.ledger import Ledger
 from car_rpc.backends.local.process import ProcessControl
 from car_rpc.backends.local.weights import Weights
+from car_rpc.backends.local.workers import Workers
 from car_rpc.backends.openai_compat.backend import OpenAICompatBackend
 from car_rpc.backends.openai_compat.discovery import Discovery
 from car_rpc.backends.openai_compat.key_stats import KeyStatsStore
@@ -40,7 +42,7 @@ from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.outcomes.tracker import Tracker
 from car_rpc.registry.builtin import builtin_models
 from car_rpc.registry.curated import curated
-from car_rpc.registry.fit import Fitting
+from car_rpc.registry.fit import Fitting, usable_bytes
 from car_rpc.registry.hardware import detect, memory_total_bytes
 from car_rpc.registry.machine import has_apple_gpu
 from car_rpc.registry.registry import Registry
@@ -132,17 +134,14 @@ class App:
         openai_compat = OpenAICompatBackend(
             configuration.http.timeouts(), key_stats=KeyStatsStore(database)
         )
-        local = {
-            name: LocalBackend(engine, library, self.log, control)
-            for name, (engine, library) in _ENGINES.items()
-        }
-        self._weights = Weights(self._registry, control, local, settings.models_dir, hub_cache())
-        self._backends: dict[str, Backend] = {
-            **local,
-            "fake": FakeBackend(),
-            "delegated": DelegatedBackend(runner, RandomIds()),
-            "openai_compat": openai_compat,
-        }
+        self._ledger = Ledger(database, control.exists)
+        workers = Workers(
+            control, self.log, SystemClock(), configuration.models, self._usable_bytes, self._ledger
+        )
+        self._weights = Weights(
+            self._registry, control, self._backend_of, settings.models_dir, hub_cache()
+        )
+        self._backends = _backends(workers, runner, openai_compat)
         services = Services(
             engine=self._engine(configuration, approver),
             registry=self._registry,
@@ -151,6 +150,7 @@ class App:
             upkeep=self._upkeep,
             keys=openai_compat.keys,
             weights=self._weights,
+            workers=workers,
             discovery=Discovery(openai_compat.presence, configuration.discovery),
             allowed_roots=[settings.state_dir, *settings.allowed_paths, *allowed_paths],
             routing=self._routing,
@@ -182,6 +182,7 @@ class App:
         self._routing.close()
         self._policies.close()
         self._budget.close()
+        self._ledger.close()
 
     def _engine(self, configuration: Configuration, approver: Approver) -> Engine:
         clock = SystemClock()
@@ -211,6 +212,11 @@ class App:
             approver=approver,
         )
 
+    def _usable_bytes(self) -> int:
+        """Memory that models may take; three quarters of it while the machine is not known."""
+        machine = self._fits.machine
+        return memory_total_bytes() * 3 // 4 if machine is None else usable_bytes(machine)
+
     def _look_at_machine(self) -> None:
         self._fits.machine = detect()
 
@@ -219,6 +225,17 @@ class App:
         if isinstance(source, FakeSource):
             return self._backends["fake_worker" if needs_worker(source.script) else "fake"]
         return self._backends[_SERVED_BY[type(source)]]
+
+
+def _backends(
+    workers: Workers, runner: RunnerHost, openai_compat: OpenAICompatBackend
+) -> dict[str, Backend]:
+    return {
+        **{name: LocalBackend(*engine, workers) for name, engine in _ENGINES.items()},
+        "fake": FakeBackend(),
+        "delegated": DelegatedBackend(runner, RandomIds()),
+        "openai_compat": openai_compat,
+    }
 
 
 def _make_private_directory(path: Path) -> None:

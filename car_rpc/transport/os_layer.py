@@ -52,6 +52,14 @@ class OsLayer(Protocol):
         """Kill a process started with :meth:`spawn_options`, and all it started."""
         ...
 
+    def exists(self, pid: int) -> bool:
+        """Whether there is a process of this number."""
+        ...
+
+    def memory_bytes(self, pid: int) -> int | None:
+        """Memory that a process takes now; ``None`` where the system does not say cheaply."""
+        ...
+
     def return_freed_memory(self) -> None:
         """From now on, give large blocks of memory back to the system when they are freed."""
         ...

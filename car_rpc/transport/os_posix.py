@@ -131,6 +131,24 @@ class PosixLayer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
+    def exists(self, pid: int) -> bool:
+        """Whether there is a process of this number."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # somebody else's
+            return True
+        return True
+
+    def memory_bytes(self, pid: int) -> int | None:
+        """Memory that a process takes now, where there is ``/proc`` (proc(5), ``statm``)."""
+        try:
+            pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+        except OSError:
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def return_freed_memory(self) -> None:
         """Hold glibc to the thresholds that it begins with; other allocators need no telling."""
         if sys.platform != "linux":

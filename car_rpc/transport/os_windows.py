@@ -83,5 +83,17 @@ class WindowsLayer:
             timeout=5,
         )
 
+    def exists(self, pid: int) -> bool:
+        """Whether there is a process of this number."""
+        kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]  # Windows only
+        handle = kernel.OpenProcess(SYNCHRONIZE, False, pid)
+        if handle:
+            kernel.CloseHandle(handle)
+        return bool(handle)
+
+    def memory_bytes(self, pid: int) -> int | None:
+        """It is not asked here: what was estimated counts."""
+        return None
+
     def return_freed_memory(self) -> None:
         """The system's heap does so by itself."""

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from car_rpc.wire.base import NonNegative, Positive, WireStruct
+
+
+class LoadedModel(WireStruct, frozen=True, kw_only=True):
+    """A local model that is in memory.
+
+    Attributes:
+        model_id: The model.
+        memory_bytes: Memory that its process takes.
+        requests: Requests that it works on.
+        idle_ms: How long it has had none, in milliseconds.
+    """
+
+    model_id: str
+    memory_bytes: NonNegative
+    requests: NonNegative
+    idle_ms: NonNegative
 
 
 class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
@@ -16,6 +34,9 @@ class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
         queued: Requests that wait for a permit.
         env_override: Number of permits that was set in the environment or the configuration
             file; null when it follows from the memory of the machine.
+        memory_budget_bytes: Memory that loaded models may take together; null when the memory of
+            the machine is not known.
+        loaded: The models in memory, by id.
     """
 
     permits_total: Positive
@@ -24,3 +45,5 @@ class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
     running: NonNegative
     queued: NonNegative
     env_override: Positive | None
+    memory_budget_bytes: Positive | None = None
+    loaded: list[LoadedModel] = msgspec.field(default_factory=list[LoadedModel])

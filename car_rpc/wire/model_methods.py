@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from car_rpc.wire import lifecycle, models, pulls, search
+from car_rpc.wire import lifecycle, models, pulls, residency, search
 from car_rpc.wire.method import Method
 
 MODEL_METHODS: dict[str, Method] = {
@@ -44,6 +44,24 @@ MODEL_METHODS: dict[str, Method] = {
         "Deletes the weights of a model from this machine.",
         models.ModelParams,
         pulls.ModelsRemoveResult,
+        logged=True,
+    ),
+    "models.load": Method(
+        "Loads a model before it is needed.",
+        residency.ModelsLoadParams,
+        residency.ModelsLoadResult,
+        logged=True,
+    ),
+    "models.unload": Method(
+        "Takes a model out of memory.",
+        models.ModelParams,
+        residency.ModelsUnloadResult,
+        logged=True,
+    ),
+    "models.warm_up": Method(
+        "Loads several models, one after the other, and says of each whether it is ready.",
+        residency.ModelsWarmUpParams,
+        residency.ModelsWarmUpResult,
         logged=True,
     ),
     "models.discover": Method(

@@ -10,8 +10,10 @@ import pytest
 from car_rpc.backends.delegated import DelegatedBackend, RunItem
 from car_rpc.backends.fake import FakeBackend
 from car_rpc.backends.local.backend import LocalBackend
+from car_rpc.backends.local.workers import Workers
 from car_rpc.engine.ports import Backend
 from car_rpc.errors import CarError
+from car_rpc.host.wiring import SystemClock
 from car_rpc.testing import MemorySink, scripted_model
 from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Done, Heartbeat, TextDelta
@@ -85,8 +87,16 @@ def make_delegated() -> Candidate:
     return Candidate(backend, delegated_model("gpt"), delegated_model("endless"))
 
 
+def local(
+    engine: str, module: str | None, sink: Any, control: Any = None, **options: Any
+) -> LocalBackend:
+    """A backend whose workers no other has; the options are those of `Workers`."""
+    clock = options.pop("clock", SystemClock())
+    return LocalBackend(engine, module, Workers(control or os_layer(), sink, clock, **options))
+
+
 def make_worker() -> Candidate:
-    backend = LocalBackend("fake", None, MemorySink(), os_layer())
+    backend = local("fake", None, MemorySink())
     endless = scripted_model("a/endless:1", [DELTA, {"stall": True}])
     return Candidate(backend, scripted_model("a/echo:1", [{"echo": True}]), endless)
 
@@ -96,14 +106,14 @@ def make_llama() -> Candidate:
     pytest.importorskip("llama_cpp", reason="llama.cpp is not installed")
     source = LocalSource(path=str(DEMO_MODEL))
     model = ModelSchema(id="demo/tiny:f16", source=source, capabilities=["generate"])
-    return Candidate(LocalBackend("llama_cpp", "llama_cpp", MemorySink(), os_layer()), model, None)
+    return Candidate(local("llama_cpp", "llama_cpp", MemorySink()), model, None)
 
 
 def make_mlx() -> Candidate:
     pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
     source = MlxSource(path=str(DEMO_DIR / "mlx"))
     model = ModelSchema(id="demo/tiny:mlx", source=source, capabilities=["generate"])
-    return Candidate(LocalBackend("mlx", "mlx_lm", MemorySink(), os_layer()), model, None)
+    return Candidate(local("mlx", "mlx_lm", MemorySink()), model, None)
 
 
 BACKENDS: dict[str, tuple[Callable[[], Candidate], list[pytest.MarkDecorator]]] = {
@@ -148,6 +158,6 @@ def sink() -> MemorySink:
 @pytest.fixture
 async def workers(sink: MemorySink) -> Any:
     """A backend whose scripted models run in real worker processes."""
-    backend = LocalBackend("fake", None, sink, os_layer())
+    backend = local("fake", None, sink)
     yield backend
     await backend.close()

@@ -155,6 +155,7 @@ class App:
             upkeep=nothing,
             keys=nothing,
             weights=nothing,
+            workers=nothing,
             discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],
             routing=RoutingStore(tmp_path / "car.db", RoutingConfig()),

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from car_rpc.backends.local.weights import Removed
+from car_rpc.backends.local.workers import Unloaded
 from car_rpc.engine.ports import EmbeddingBatch, Transcript
 from car_rpc.errors import CarError
 from car_rpc.host.dispatch import Dispatcher
 from car_rpc.host.handlers import HANDLERS
 from car_rpc.host.params import decode_params
 from car_rpc.outcomes.profiles import AttemptEnd
+from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.keys import KeysStatsResult
 from car_rpc.wire.log import (
@@ -24,6 +27,7 @@ from car_rpc.wire.log import (
 )
 from car_rpc.wire.methods import METHODS
 from car_rpc.wire.models import ModelsDiscoverResult
+from car_rpc.wire.worker import Pulled
 from tests.eventlog.test_recorded import GOOD
 from tests.eventlog.test_story import told
 
@@ -286,6 +290,23 @@ class Numbers:
     async def transcribe(self, model: Any, recording: Any) -> Transcript:
         return Transcript("x", "en", [])
 
+    async def pull(self, model_id: str, from_path: Any, on_progress: Any) -> Pulled:
+        return Pulled(size_bytes=1, downloaded_bytes=1)
+
+    async def remove(self, model_id: str) -> Removed:
+        return Removed([], 0, [])
+
+    async def load(self, model: Any, keep_alive_ms: Any) -> None:
+        pass
+
+    async def unload(self, model: Any) -> Unloaded:
+        return Unloaded(was_loaded=True, freed_bytes=1)
+
+    budget_bytes = 0
+
+    def loaded(self) -> list[LoadedModel]:
+        return []
+
     async def query(self, params: Any) -> EventlogQueryResult:
         return EventlogQueryResult(events=[], next_seq=0)
 
@@ -339,6 +360,11 @@ SUCCESSFUL: dict[str, dict[str, Any]] = {
     "policy.remove": {"id": "no-tools"},
     "models.search": {},
     "models.upgrades": {},
+    "models.pull": {"model": "me/vectors:1"},
+    "models.remove": {"model": "me/vectors:1"},
+    "models.load": {"model": "me/vectors:1"},
+    "models.unload": {"model": "me/vectors:1"},
+    "models.warm_up": {"models": ["me/vectors:1"]},
     "generate": {"prompt": "x", "model": "echo"},
     "embed": {"texts": ["x"], "model": "me/vectors:1"},
     "tokenize": {"text": "x", "model": "me/vectors:1"},
@@ -382,7 +408,8 @@ async def test_the_event_log_holds_exactly_the_methods_that_the_table_says(app: 
     real = engine.backend_of
     engine.backend_of = lambda model: numbers if "embed" in model.capabilities else real(model)
     engine.described = lambda model: model
-    doubles = {"log": numbers, "upkeep": numbers, "keys": numbers, "discovery": numbers}
+    parts = ("log", "upkeep", "keys", "discovery", "weights", "workers")
+    doubles = dict.fromkeys(parts, numbers)
     app.session._dispatcher = Dispatcher(app.services._replace(**doubles))
     sees = echo("me/sees:1") | {"capabilities": ["generate", "grounding", "vision"]}
     await app.call(99, "models.register", model=sees)

@@ -105,6 +105,7 @@ class World:
             upkeep=nothing,
             keys=Keys(Credentials(self.environ, Keychain(read=lambda _: pytest.fail("asked")))),
             weights=nothing,
+            workers=nothing,
             discovery=nothing,
             allowed_roots=[],
             routing=itself,

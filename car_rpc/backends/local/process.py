@@ -75,6 +75,14 @@ class ProcessControl(Protocol):
         """Kill it and whatever it started."""
         ...
 
+    def exists(self, pid: int) -> bool:
+        """Whether there is a process of this number."""
+        ...
+
+    def memory_bytes(self, pid: int) -> int | None:
+        """Memory that it takes now; ``None`` where that is not known."""
+        ...
+
 
 Answer: TypeAlias = Reply | Failed | CarError
 
@@ -164,11 +172,6 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether the process can still take requests."""
         return self._ending is None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is not answered yet."""
-        return bool(self._calls)
 
     @property
     def pid(self) -> int:

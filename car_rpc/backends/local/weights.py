@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -12,6 +12,8 @@ import msgspec
 
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import ProcessControl, WorkerProcess
+from car_rpc.backends.local.workers import Unloaded
+from car_rpc.engine.ports import Backend
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.removal import removable, remove
@@ -43,7 +45,7 @@ class Weights:
     Args:
         registry: Which models there are.
         control: What the operating system does for workers.
-        backends: Those that may have the weights in use.
+        backend_of: The backend of a model, which may have its weights in use.
         models_dir: Where imported weights and those from an address go.
         hub_dir: The hub's cache, where the others go.
     """
@@ -52,13 +54,13 @@ class Weights:
         self,
         registry: Registry,
         control: ProcessControl,
-        backends: Mapping[str, LocalBackend],
+        backend_of: Callable[[ModelSchema], Backend],
         models_dir: Path,
         hub_dir: Path,
     ) -> None:
         self._registry = registry
         self._control = control
-        self._backends = backends
+        self._backend_of = backend_of
         self._models_dir = models_dir
         self._hub_dir = hub_dir
         self._running: dict[bytes, _Download] = {}
@@ -111,12 +113,32 @@ class Weights:
             )
         users = [each for each in self._registry.all() if _lies_in(_path(each), paths)]
         for each in users:
-            for backend in self._backends.values():
-                await backend.release(each)
+            await self.unload(each)
         keep = (self._models_dir, self._hub_dir)
         freed_bytes = await asyncio.to_thread(remove, paths, keep)
         others = [each.id for each in users if each.id != model_id]
         return Removed([str(path) for path in paths], freed_bytes, others)
+
+    async def load(self, model: ModelSchema, keep_alive_ms: float | None) -> None:
+        """Load a model; one that does not run in a process of ours needs no loading.
+
+        Raises:
+            CarError: As a request to it would.
+        """
+        backend = self._backend_of(model)
+        if isinstance(backend, LocalBackend):
+            await backend.load(model, keep_alive_ms)
+
+    async def unload(self, model: ModelSchema) -> Unloaded:
+        """Take a model out of memory; returns when its process is gone.
+
+        Raises:
+            CarError: ``conflict`` while it loads or works.
+        """
+        backend = self._backend_of(model)
+        if not isinstance(backend, LocalBackend):
+            return Unloaded(was_loaded=False, freed_bytes=0)
+        return await backend.unload(model)
 
     async def close(self) -> None:
         """Stop all downloads; returns when their processes are gone."""

@@ -8,12 +8,12 @@ import pytest
 from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_call
-from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from tests.backends.conftest import local
 
 
 def backend(module: str = "this") -> LocalBackend:
-    return LocalBackend("mlx", module, MemorySink(), os_layer())
+    return local("mlx", module, MemorySink())
 
 
 def model(source: ModelSource) -> ModelSchema:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from car_rpc.backends.local import process
-from car_rpc.backends.local.backend import LocalBackend
 from car_rpc.backends.local.process import PAUSE_AT_EVENTS, WorkerProcess
 from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_call, scripted_model
@@ -24,6 +23,7 @@ from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Stop, TextDelta
 from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
 from car_rpc.wire.worker import Tokenize
+from tests.backends.conftest import local
 
 pytestmark = pytest.mark.process
 
@@ -214,7 +214,7 @@ async def test_a_source_of_another_backend_is_a_defect(workers: Any) -> None:
 
 
 async def test_a_library_that_is_not_installed_is_named(sink: Any) -> None:
-    backend = LocalBackend("llama_cpp", "no_such_library", sink, os_layer())
+    backend = local("llama_cpp", "no_such_library", sink)
     assert not backend.availability(ECHO).available
     error = await failure(backend, ECHO)
     assert error.kind == "model_load_failed"
@@ -262,7 +262,7 @@ def test_an_engine_for_language_models_does_not_offer_to_hear_or_speak(
     source = LocalSource(path=str(tmp_path / "real.gguf"))
     hears = ModelSchema(id="a/b:c", source=source, capabilities=["speech_to_text"])
     talks = msgspec.structs.replace(hears, capabilities=["generate", "speech_to_text"])
-    backend = LocalBackend(engine, None, sink, os_layer())
+    backend = local(engine, None, sink)
     assert backend.availability(hears) == (False, True)
     assert backend.availability(talks) == (True, True)
 
@@ -304,6 +304,12 @@ class Spared:
     def kill_tree(self, pid: int) -> None:
         self.condemned.append(pid)
 
+    def exists(self, pid: int) -> bool:
+        return self._real.exists(pid)
+
+    def memory_bytes(self, pid: int) -> int | None:
+        return self._real.memory_bytes(pid)
+
     def execute(self) -> None:
         for pid in self.condemned:
             self._real.kill_tree(pid)
@@ -314,12 +320,12 @@ async def test_a_worker_that_is_being_killed_takes_no_more_requests(
 ) -> None:
     monkeypatch.setattr(process, "CANCEL_TIMEOUT_S", 0.05)
     control = Spared()
-    backend = LocalBackend("fake", None, sink, control)
+    backend = local("fake", None, sink, control)
     try:
         async with asyncio.timeout(30):
             events = backend.generate(scripted_call(STALL))
             await anext(events)
-            (slot,) = backend._workers.values()
+            (slot,) = backend._workers._slots.values()
             hung = slot.starting.result()
             os.kill(hung.pid, signal.SIGSTOP)
             os.waitid(os.P_PID, hung.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it comes at once

@@ -17,4 +17,26 @@ export interface AdmissionStatus {
    * follows from the memory of the machine.
    */
   env_override: number | null;
+  /**
+   * Memory that loaded models may take together; null when the memory of the machine is not known.
+   * @defaultValue `null`
+   */
+  memory_budget_bytes?: number | null;
+  /**
+   * The models in memory, by id.
+   * @defaultValue `[]`
+   */
+  loaded?: LoadedModel[];
+}
+
+/** A local model that is in memory. */
+export interface LoadedModel {
+  /** The model. */
+  model_id: string;
+  /** Memory that its process takes. */
+  memory_bytes: number;
+  /** Requests that it works on. */
+  requests: number;
+  /** How long it has had none, in milliseconds. */
+  idle_ms: number;
 }

@@ -16,6 +16,7 @@ export * from './outcomes.js';
 export * from './policy.js';
 export * from './pulls.js';
 export * from './replay.js';
+export * from './residency.js';
 export * from './routing.js';
 export * from './runner.js';
 export * from './search.js';

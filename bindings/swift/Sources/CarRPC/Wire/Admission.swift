@@ -15,6 +15,13 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
     /// Number of permits that was set in the environment or the configuration file; null when it
     /// follows from the memory of the machine.
     public var envOverride: Int?
+    /// Memory that loaded models may take together; null when the memory of the machine is not
+    /// known.
+    /// Default: `null`.
+    public var memoryBudgetBytes: Int?
+    /// The models in memory, by id.
+    /// Default: `[]`.
+    public var loaded: [LoadedModel]?
 
     public init(
         permitsTotal: Int,
@@ -22,7 +29,9 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
         permitsInUse: Int,
         running: Int,
         queued: Int,
-        envOverride: Int?
+        envOverride: Int?,
+        memoryBudgetBytes: Int? = nil,
+        loaded: [LoadedModel]? = nil
     ) {
         self.permitsTotal = permitsTotal
         self.permitsAvailable = permitsAvailable
@@ -30,6 +39,8 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
         self.running = running
         self.queued = queued
         self.envOverride = envOverride
+        self.memoryBudgetBytes = memoryBudgetBytes
+        self.loaded = loaded
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -39,5 +50,33 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
         case running
         case queued
         case envOverride = "env_override"
+        case memoryBudgetBytes = "memory_budget_bytes"
+        case loaded
+    }
+}
+
+/// A local model that is in memory.
+public struct LoadedModel: Codable, Sendable, Hashable {
+    /// The model.
+    public var modelId: String
+    /// Memory that its process takes.
+    public var memoryBytes: Int
+    /// Requests that it works on.
+    public var requests: Int
+    /// How long it has had none, in milliseconds.
+    public var idleMs: Int
+
+    public init(modelId: String, memoryBytes: Int, requests: Int, idleMs: Int) {
+        self.modelId = modelId
+        self.memoryBytes = memoryBytes
+        self.requests = requests
+        self.idleMs = idleMs
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case modelId = "model_id"
+        case memoryBytes = "memory_bytes"
+        case requests
+        case idleMs = "idle_ms"
     }
 }

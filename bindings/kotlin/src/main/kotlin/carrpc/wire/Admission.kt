@@ -27,4 +27,32 @@ data class AdmissionStatus(
      */
     @SerialName("env_override")
     val envOverride: Long?,
+    /**
+     * Memory that loaded models may take together; null when the memory of the machine is not
+     * known.
+     * Default: `null`.
+     */
+    @SerialName("memory_budget_bytes")
+    val memoryBudgetBytes: Long? = null,
+    /**
+     * The models in memory, by id.
+     * Default: `[]`.
+     */
+    val loaded: List<LoadedModel> = emptyList(),
+)
+
+/** A local model that is in memory. */
+@Serializable
+data class LoadedModel(
+    /** The model. */
+    @SerialName("model_id")
+    val modelId: String,
+    /** Memory that its process takes. */
+    @SerialName("memory_bytes")
+    val memoryBytes: Long,
+    /** Requests that it works on. */
+    val requests: Long,
+    /** How long it has had none, in milliseconds. */
+    @SerialName("idle_ms")
+    val idleMs: Long,
 )
