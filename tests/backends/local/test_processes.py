@@ -233,7 +233,7 @@ async def test_a_reranker_whose_file_has_no_head_is_refused_before_anything_star
     writer.close()
     source = LocalSource(path=str(path), pooling="rank")
     model = ModelSchema(id="a/judge:1", source=source, capabilities=["rerank"])
-    backend = LocalBackend("llama_cpp", None, sink, os_layer())
+    backend = local("llama_cpp", None, sink)
     with pytest.raises(CarError, match="has no head for ranking") as caught:
         await backend.rank(model, "q", ["d"], "i")
     assert (caught.value.kind, caught.value.data["model"]) == ("model_load_failed", "a/judge:1")

@@ -69,6 +69,13 @@ import type {
 } from './policy.js';
 import type { ModelsPullParams, ModelsPullResult, ModelsRemoveResult } from './pulls.js';
 import type { ReplayRunParams, ReplayRunResult } from './replay.js';
+import type {
+  ModelsLoadParams,
+  ModelsLoadResult,
+  ModelsUnloadResult,
+  ModelsWarmUpParams,
+  ModelsWarmUpResult,
+} from './residency.js';
 import type { RouteDecision, RoutingConfigResult, RoutingSetConfigParams } from './routing.js';
 import type {
   RunnerEventParams,
@@ -129,6 +136,8 @@ export interface Methods {
   'models.health': { params: EmptyParams; result: ModelsHealthResult };
   /** Lists models. */
   'models.list': { params: ModelsListParams; result: ModelsListResult };
+  /** Loads a model before it is needed. */
+  'models.load': { params: ModelsLoadParams; result: ModelsLoadResult };
   /** Downloads the weights of a model, or goes on where a cancelled download stopped. */
   'models.pull': { params: ModelsPullParams; result: ModelsPullResult };
   /** Adds a model, or replaces the one that was registered with its id. */
@@ -141,10 +150,14 @@ export interface Methods {
   'models.search': { params: ModelsSearchParams; result: ModelsSearchResult };
   /** Tells how models did so far. */
   'models.stats': { params: ModelsStatsParams; result: ModelsStatsResult };
+  /** Takes a model out of memory. */
+  'models.unload': { params: ModelParams; result: ModelsUnloadResult };
   /** Removes a model that was registered; its files stay. */
   'models.unregister': { params: ModelParams; result: ModelsUnregisterResult };
   /** Lists newer versions of the models whose weights are on this machine. */
   'models.upgrades': { params: EmptyParams; result: ModelsUpgradesResult };
+  /** Loads several models, one after the other, and says of each whether it is ready. */
+  'models.warm_up': { params: ModelsWarmUpParams; result: ModelsWarmUpResult };
   /** Tells whether an answer was of use; models are judged by it. */
   'outcomes.report': { params: OutcomesReportParams; result: OutcomesReportResult };
   /** Tells of many answers at once whether they turned out to be right. */

@@ -42,6 +42,8 @@ public enum Methods {
     public static let modelsHealth = RPCMethod<EmptyParams, ModelsHealthResult>("models.health")
     /// Lists models.
     public static let modelsList = RPCMethod<ModelsListParams, ModelsListResult>("models.list")
+    /// Loads a model before it is needed.
+    public static let modelsLoad = RPCMethod<ModelsLoadParams, ModelsLoadResult>("models.load")
     /// Downloads the weights of a model, or goes on where a cancelled download stopped.
     public static let modelsPull = RPCMethod<ModelsPullParams, ModelsPullResult>("models.pull")
     /// Adds a model, or replaces the one that was registered with its id.
@@ -54,10 +56,14 @@ public enum Methods {
     public static let modelsSearch = RPCMethod<ModelsSearchParams, ModelsSearchResult>("models.search")
     /// Tells how models did so far.
     public static let modelsStats = RPCMethod<ModelsStatsParams, ModelsStatsResult>("models.stats")
+    /// Takes a model out of memory.
+    public static let modelsUnload = RPCMethod<ModelParams, ModelsUnloadResult>("models.unload")
     /// Removes a model that was registered; its files stay.
     public static let modelsUnregister = RPCMethod<ModelParams, ModelsUnregisterResult>("models.unregister")
     /// Lists newer versions of the models whose weights are on this machine.
     public static let modelsUpgrades = RPCMethod<EmptyParams, ModelsUpgradesResult>("models.upgrades")
+    /// Loads several models, one after the other, and says of each whether it is ready.
+    public static let modelsWarmUp = RPCMethod<ModelsWarmUpParams, ModelsWarmUpResult>("models.warm_up")
     /// Tells whether an answer was of use; models are judged by it.
     public static let outcomesReport = RPCMethod<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
     /// Tells of many answers at once whether they turned out to be right.

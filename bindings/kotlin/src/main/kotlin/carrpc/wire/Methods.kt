@@ -46,6 +46,8 @@ object Methods {
     val modelsHealth = method<EmptyParams, ModelsHealthResult>("models.health")
     /** Lists models. */
     val modelsList = method<ModelsListParams, ModelsListResult>("models.list")
+    /** Loads a model before it is needed. */
+    val modelsLoad = method<ModelsLoadParams, ModelsLoadResult>("models.load")
     /** Downloads the weights of a model, or goes on where a cancelled download stopped. */
     val modelsPull = method<ModelsPullParams, ModelsPullResult>("models.pull")
     /** Adds a model, or replaces the one that was registered with its id. */
@@ -58,10 +60,14 @@ object Methods {
     val modelsSearch = method<ModelsSearchParams, ModelsSearchResult>("models.search")
     /** Tells how models did so far. */
     val modelsStats = method<ModelsStatsParams, ModelsStatsResult>("models.stats")
+    /** Takes a model out of memory. */
+    val modelsUnload = method<ModelParams, ModelsUnloadResult>("models.unload")
     /** Removes a model that was registered; its files stay. */
     val modelsUnregister = method<ModelParams, ModelsUnregisterResult>("models.unregister")
     /** Lists newer versions of the models whose weights are on this machine. */
     val modelsUpgrades = method<EmptyParams, ModelsUpgradesResult>("models.upgrades")
+    /** Loads several models, one after the other, and says of each whether it is ready. */
+    val modelsWarmUp = method<ModelsWarmUpParams, ModelsWarmUpResult>("models.warm_up")
     /** Tells whether an answer was of use; models are judged by it. */
     val outcomesReport = method<OutcomesReportParams, OutcomesReportResult>("outcomes.report")
     /** Tells of many answers at once whether they turned out to be right. */
