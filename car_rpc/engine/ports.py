@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from car_rpc.engine.continuation import Continuation
 from car_rpc.eventlog.redact import Search
@@ -112,6 +112,9 @@ class Availability(NamedTuple):
     weights_ready: bool
 
 
+HearLogprobs: TypeAlias = Callable[[list[TokenLogprob]], None]
+
+
 def unheard(logprobs: list[TokenLogprob]) -> None:
     """The :attr:`GenerateCall.hear_logprobs` of who does not tell them."""
 
@@ -147,7 +150,7 @@ class GenerateCall(NamedTuple):
     deadline_ms: int | None
     continuation: Continuation | None = None
     note: Callable[..., None] = unnoted
-    hear_logprobs: Callable[[list[TokenLogprob]], None] = unheard
+    hear_logprobs: HearLogprobs = unheard
 
 
 class EmbeddingBatch(NamedTuple):

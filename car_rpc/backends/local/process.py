@@ -14,10 +14,9 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from car_rpc.engine.ports import unheard
+from car_rpc.engine.ports import HearLogprobs, unheard
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
-from car_rpc.wire.inference import TokenLogprob
 from car_rpc.wire.worker import (
     MAX_WORKER_FRAME_BYTES,
     Cancel,
@@ -93,7 +92,7 @@ class _Call:
     def __init__(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         self.on_progress = on_progress
         self.events: list[StreamEvent] = []
-        self.hear_logprobs: Callable[[list[TokenLogprob]], None] = unheard
+        self.hear_logprobs: HearLogprobs = unheard
         self.answer: Answer | None = None
         self.changed = asyncio.Event()
         self.paused = False
@@ -216,7 +215,7 @@ class WorkerProcess:
         return _result(answer)
 
     async def generate(
-        self, make: Callable[[int], Generate], hear_logprobs: Callable[[list[TokenLogprob]], None]
+        self, make: Callable[[int], Generate], hear_logprobs: HearLogprobs
     ) -> AsyncGenerator[StreamEvent, None]:
         """Run a generation; yields its events. Closing it cancels and awaits confirmation.
 
