@@ -54,3 +54,36 @@ async def test_a_registered_model_answers_and_its_secrets_stay_inside(
     assert shown["available"]
     assert KEY not in json.dumps([registered, listed, events, caught.value.data])
     assert KEY not in f"{caught.value}{logs}"
+
+
+async def test_a_model_behind_a_server_finds_things_in_an_image_and_another_one_where_it_fails(
+    server: Any, tmp_path: Path
+) -> None:
+    answer = '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}]'
+    refused = Reply(['{"error": "no"}'], status=401, media_type="application/json")
+    server.reply(said(answer[:9], answer[9:]), refused, said("no cat here"))
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"\x89PNG")
+    source = {"type": "path", "path": str(image)}
+    asked = {"image": {"type": "image", "source": source}, "prompt": "the cat"}
+    async with CarClient.start(arguments=["--state-dir", str(tmp_path)]) as client:
+        for name in ("first", "second"):
+            known = {"type": "openai_compat", "endpoint": server.url, "model": name}
+            able = ["generate", "grounding"]
+            model = {"id": f"acme/{name}:1", "source": known, "capabilities": able}
+            await client.call("models.register", {"model": model})
+        found = await client.call("ground", asked)
+        nothing = await client.call("ground", asked)
+        with pytest.raises(RemoteError) as caught:
+            await client.call("ground", {**asked, "model": "acme/none:1"})
+    (box,) = found["boxes"]
+    assert (box["label"], box["unit"], box["x_min"], box["y_max"]) == ("cat", "pixel", 1.0, 4.0)
+    assert (found["raw_text"], found["model_used"]) == (answer, "acme/first:1")
+    content = server.asked[0].body["messages"][0]["content"]
+    assert {"type": "text", "text": "the cat"} in content
+    (picture,) = (part for part in content if part["type"] == "image_url")
+    assert picture["image_url"]["url"] == "data:image/png;base64,iVBORw=="
+    # The first one refused the second request, so the other one was asked.
+    assert [each.body["model"] for each in server.asked] == ["first", "first", "second"]
+    assert (nothing["boxes"], nothing["model_used"]) == ([], "acme/second:1")
+    assert caught.value.kind == "model_not_found"
