@@ -29,7 +29,8 @@ TEXT = """# How fast local models run
 Written by `make bench-local` on {date}: {machine}, {versions}.
 {rounds} rounds. In each every contender answers once, one after the other; figures are medians over
 the rounds, and a ratio is taken within a round, so that what else the machine does falls on both
-sides. The load of the machine was {load} at the end.
+sides. The load of the machine was {load} at the end; where that is more than it has cores, the
+figures tell how each bears it, not how fast it can be.
 
 {table}
 
