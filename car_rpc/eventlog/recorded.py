@@ -60,6 +60,8 @@ class Recorded(NamedTuple):
             the stream. Empty for methods that have none.
         resumed_trace_id: The request that it went on from.
         redacted: Whether something in all of this was replaced before it was written.
+        lacks_media: Whether files of the log with what it sent are missing, so that ``params`` have
+            their hashes instead.
     """
 
     trace_id: str
@@ -70,6 +72,7 @@ class Recorded(NamedTuple):
     events: list[RecordedEvent]
     resumed_trace_id: str | None
     redacted: bool
+    lacks_media: bool = False
 
     def answered(self) -> Answer:
         """How it was answered.
@@ -128,6 +131,7 @@ def _read(trace_id: str, story: Sequence[LogEvent]) -> Recorded:
         events=events,
         resumed_trace_id=next(resumed, None),
         redacted=any(event.data.get("redacted") is True for event in story),
+        lacks_media=bool(request.data.get("blobs")),
     )
 
 

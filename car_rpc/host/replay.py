@@ -89,6 +89,9 @@ async def _run_again(
         detail = f"{params.trace_id} is a {found.method!r}; only what runs a model can run again"
         raise invalid_params(detail, "$.mode")
     then = found.answered()
+    if found.lacks_media:
+        detail = f"{found.trace_id}: files of the log that it sent are missing"
+        raise CarError("not_replayable", detail, trace_id=found.trace_id)
     raw = msgspec.json.encode(_asked_again(found, params))
     origin = scope.origin._replace(
         method=found.method, raw_params=raw, replayed_trace_id=found.trace_id

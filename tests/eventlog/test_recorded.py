@@ -77,6 +77,12 @@ def test_other_methods_have_an_answer_and_no_stream():
     assert found.answered().result == result
 
 
+def test_media_whose_files_are_gone_are_told():
+    blobs = [{"at": "/params/audio_b64", "sha256": "9f86", "bytes": 4}]
+    assert recorded("tr_1", told(("request", {**ASKED, "blobs": blobs}, 0))).lacks_media
+    assert not recorded("tr_1", told(("request", ASKED, 0))).lacks_media
+
+
 def test_numbers_stay_as_they_were_written():
     params = b'{"seed":12345678901234567890123,"x":1.50}'
     story = told(("request", {**ASKED, "params": decode_object(params)}, 0), (*FAILED[:2], 0))

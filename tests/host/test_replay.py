@@ -215,3 +215,11 @@ async def test_a_request_for_which_nothing_was_decided_cannot_be_verified(app: A
     _, _, trace_id = await ran(app, model="nobody")
     error = (await replayed(app, trace_id, "verify"))["error"]
     assert "no model was chosen" in error["message"]
+
+
+async def test_a_rerun_whose_media_are_gone_is_not_replayable(app: App) -> None:
+    _, _, trace_id = await ran(app)
+    (request,) = [e for e in app.sink.entries if e.type == "request"]
+    request.data["blobs"] = [{"at": "/params/images/0/source", "sha256": "9f86", "bytes": 4}]
+    error = (await replayed(app, trace_id, "rerun"))["error"]
+    assert (error["data"]["kind"], "missing" in error["message"]) == ("not_replayable", True)
