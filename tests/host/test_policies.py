@@ -106,3 +106,35 @@ async def test_a_tool_that_is_refused_cannot_even_be_offered(app: Any) -> None:
     assert error["data"]["subject"] == {
         "method": "generate", "model": "test/app:a", "tool": "shell",
     }  # fmt: skip
+
+
+async def test_what_the_app_s_own_runner_says_is_screened_and_its_run_ended(app: Any) -> None:
+    app.services.runner.register()
+    await set_rules(
+        app,
+        {"id": "no-keys", "action": "redact", "patterns": ["sk-[a-z]{6}"]},
+        denial("no-rm", tools=["shell"], tool_arguments={"/cmd": "^rm"}),
+    )
+    app.request(1, "generate", prompt="hi", model="test/app:a", stream=True)
+    run = await app.method("runner.run")
+    call_id = run["params"]["call_id"]
+    for event in (
+        {"type": "text_delta", "text": "it is sk-ab"},
+        {"type": "text_delta", "text": "cdef, so "},
+        {"type": "tool_call_start", "index": 0, "id": "c", "name": "shell"},
+        {"type": "tool_call_delta", "index": 0, "id": "c", "arguments_delta": '{"cmd": "rm'},
+        {"type": "tool_call_delta", "index": 0, "id": "c", "arguments_delta": ' -rf /"}'},
+        {"type": "content_block_stop", "index": 0},
+    ):
+        app.notify("runner.event", call_id=call_id, event=event)
+    cancel = await app.method("$/cancelRequest")
+    assert cancel["params"] == {"id": run["id"]}, "nothing more is wanted of the app"
+    app.send({"id": run["id"], "error": {"code": -32800, "message": "cancelled"}})
+    error = (await app.answer(1))["error"]
+    assert (error["data"]["kind"], error["data"]["rule_id"]) == ("policy_denied", "no-rm")
+    events = [each["event"] for each in app.events(1)]
+    text = "".join(each["text"] for each in events if each["type"] == "text_delta")
+    assert text == "it is [redacted], so "
+    assert [each["type"] for each in events[-2:]] == ["tool_call_cancel", "error"]
+    assert "sk-ab" not in str(events)
+    assert "rm -rf" not in str(events)
