@@ -119,7 +119,7 @@ class Double:
         wanted = _wanted(method, raw_params)
         playback = _Playback(interaction, self._clock, is_timed=self._is_timed)
         if METHODS[method].logged and method not in RUNS_MODELS:
-            await self._change_state(method, scope, raw_params)
+            await self._change_state(interaction, scope, raw_params)
         listener = None
         if method == "generate" and wanted.stream:
             listener = scope.open_stream(wanted.client_ref)
@@ -134,12 +134,16 @@ class Double:
             absorb_cancel()  # it came too late
         return _answer(interaction, wanted.client_ref)
 
-    async def _change_state(self, method: str, scope: Scope, raw_params: bytes) -> None:
+    async def _change_state(
+        self, interaction: Interaction, scope: Scope, raw_params: bytes
+    ) -> None:
         """Do what the answer says was done, for the requests that are run for real."""
-        if self._inner is not None:
-            outcome = await self._inner.call(method, scope, raw_params)
-            if isinstance(outcome, CarError):
-                logger.warning("`%s` does not run as it was recorded: %s", method, outcome)
+        if self._inner is None or isinstance(interaction.answer, CarError):
+            return
+        method = interaction.asked.method
+        outcome = await self._inner.call(method, scope, raw_params)
+        if isinstance(outcome, CarError):
+            logger.warning("`%s` does not run as it was recorded: %s", method, outcome)
 
     # Recording
 
