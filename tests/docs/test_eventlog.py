@@ -24,6 +24,7 @@ def test_the_page_on_the_event_log_runs_from_its_beginning_to_its_end(tmp_path: 
     assert "completion" in listed
     assert "success" in listed
     assert "session_start" in listed
+    assert listed.rstrip().endswith("all is decided as it was")
     assert "events deleted" in program
     assert "are as they were written" in kept
     assert (tmp_path / "another" / "car.db").is_file()
