@@ -54,6 +54,20 @@ async def test_a_stream_gives_its_events_and_its_result(tmp_path: Path) -> None:
         assert await car.unregister_model(model) == model
 
 
+async def test_a_request_is_shown_again_and_runs_again(tmp_path: Path) -> None:
+    async with started(tmp_path) as car:
+        model = await fake(car, "t/echo:1", {"echo": True})
+        async with car.stream(model=model, prompt="one two three") as stream:
+            events = [each async for each in stream]
+            result = await stream.result()
+        async with car.stream_replay(result.trace_id, "recorded") as again:
+            assert [each async for each in again] == events
+            shown = await again.result()
+        assert shown.result["text"] == result.text
+        assert (await car.replay(result.trace_id, "rerun")).diff == []
+        assert (await car.replay(result.trace_id, "verify")).diverged is None
+
+
 async def test_how_a_model_did_and_what_it_cost_is_kept(tmp_path: Path) -> None:
     async with started(tmp_path) as car:
         usage = {"type": "usage", "prompt_tokens": 5, "completion_tokens": 10}
