@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
@@ -16,8 +16,7 @@ import msgspec
 
 from car_rpc import __version__
 from car_rpc.client.approvals import Approvals, Approve
-from car_rpc.client.connection import EXIT_TIMEOUT_S, ClientConnection
-from car_rpc.client.errors import ProcessEnded, RemoteError
+from car_rpc.client.connection import ClientConnection
 from car_rpc.client.runner import Runner, RunnerRuns
 from car_rpc.client.stream import GenerateStream, LogStream, ReplayStream
 from car_rpc.errors import CarError
@@ -159,7 +158,7 @@ class CarClient:
                 finally:
                     try:
                         with anyio.CancelScope(shield=True):
-                            await client._leave()
+                            await client._connection.leave()
                     finally:
                         client._connection.stop_reading()
                         tasks.cancel_scope.cancel()
@@ -455,15 +454,3 @@ class CarClient:
                 listener(progress.value)
         elif notification.method == "log" and self._on_log is not None:
             self._on_log(msgspec.json.decode(notification.params, type=LogParams))
-
-    async def _leave(self) -> None:
-        """Ask the process to go, then see to it."""
-        process = self._connection.process
-        with anyio.move_on_after(EXIT_TIMEOUT_S):
-            with suppress(RemoteError, ProcessEnded):
-                await (await self._connection.begin("shutdown", {})).wait()
-                await self.notify("exit", {})
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-        await process.aclose()

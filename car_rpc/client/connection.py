@@ -169,6 +169,17 @@ class ClientConnection:
         """Send a notification."""
         await self.write(write_notification(method, _encode(params)))
 
+    async def leave(self) -> None:
+        """Ask the process to go, then see to it."""
+        with anyio.move_on_after(EXIT_TIMEOUT_S):
+            with suppress(RemoteError, ProcessEnded):
+                await (await self.begin("shutdown", {})).wait()
+                await self.notify("exit", {})
+            await self.process.wait()
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.aclose()
+
     async def write(self, payload: bytes) -> None:
         """Send a message whole, also when the caller is cancelled meanwhile.
 

@@ -44,6 +44,9 @@ from car_rpc.wire.sources import is_local, source_label
 
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 
+#: Methods that are called otherwise than what a model must be able to do for them.
+_METHODS: dict[str, str] = {"grounding": "ground", "speech_to_text": "transcribe"}
+
 #: What has methods of its own; a ``generate`` may need any of the others.
 _OF_OTHER_METHODS: frozenset[Capability] = frozenset(
     {
@@ -138,13 +141,15 @@ def _default(engine: Engine, capability: Capability) -> DefaultModel:
 def _chosen(engine: Engine, capability: Capability) -> tuple[str, str]:
     """Id of the model that a request without one gets, and why."""
     if capability in _OF_OTHER_METHODS:
+        veto = engine.policing.guard(_METHODS.get(capability, capability)).veto
         if capability == "classify":
-            choice = judging.classifier(engine, UNSET)
+            choice = judging.classifier(engine, UNSET, veto)
         else:
-            choice = engine.routing.choice(UNSET, capability)
+            choice = engine.routing.choice(UNSET, capability, veto)
         return choice.model.id, choice.reason
     request = GenerateRequest(prompt="", intent=IntentHint(require=[capability]))
-    decision = engine.routing.generate(request, capability).decision
+    veto = engine.policing.guard("generate", request=request).veto
+    decision = engine.routing.generate(request, capability, veto).decision
     return decision.model_id, decision.reason
 
 
@@ -221,7 +226,8 @@ def _scenario(engine: Engine, name: ScenarioName, *, cold_start: bool) -> Routin
     )
     try:
         # Its name is the seed, so that the report only changes when something else does.
-        decision = engine.routing.generate(request, name).decision
+        veto = engine.policing.guard("generate", request=request).veto
+        decision = engine.routing.generate(request, name, veto).decision
     except CarError as error:
         return msgspec.structs.replace(scenario, why_none=error.message)
     decision = msgspec.structs.replace(

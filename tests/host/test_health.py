@@ -18,6 +18,7 @@ from car_rpc.errors import CarError
 from car_rpc.host.health import CAPABILITIES, SCENARIOS, models_health
 from car_rpc.host.services import Services
 from car_rpc.outcomes.priors import FILE_NAME, LoadedPrior, load_priors, prior_paths
+from car_rpc.policy.rules import Rules
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.store import ModelStore
 from car_rpc.testing import FakeClock, MemorySink
@@ -25,6 +26,7 @@ from car_rpc.wire.health import ModelsHealthResult
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.lifecycle import EmptyParams
 from car_rpc.wire.models import ModelSchema
+from car_rpc.wire.policy import PolicyMatch, PolicyRule
 from car_rpc.wire.routing import RoutingConfig
 from tests.host.conftest import Counter
 
@@ -276,3 +278,14 @@ async def test_of_several_files_with_priors_the_last_one_wins_and_is_named(
     assert (chat.model_id, chat.known, chat.overall_score) == ("me/chat:1", True, 0.9)
     assert (chat.task_scores, chat.source_path) == ({"code": 0.8}, str(named))
     assert (other.known, other.source_path) == (False, str(models_dir / FILE_NAME))
+
+
+async def test_a_model_that_a_rule_refuses_gets_nothing(world: World) -> None:
+    before = {each.capability: each.model_id for each in (await world.report()).defaults}
+    deny = PolicyRule(id="no", action="deny", match=PolicyMatch(methods=["generate"]))
+    world.engine.policing.rules = lambda: Rules([deny])
+    after = {each.capability: each for each in (await world.report()).defaults}
+    assert before["generate"] is not None
+    assert after["generate"].model_id is None
+    assert "rule 'no' refuses" in after["generate"].reason
+    assert after["embed"].model_id == before["embed"]

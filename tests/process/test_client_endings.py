@@ -10,7 +10,7 @@ import anyio
 import psutil
 import pytest
 
-from car_rpc.client import CarClient, ProcessEnded, api, connection
+from car_rpc.client import CarClient, ProcessEnded, connection
 from tests.process.conftest import WAIT_S, assert_gone
 
 pytestmark = pytest.mark.process
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.process
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that pass within a test."""
-    monkeypatch.setattr(api, "EXIT_TIMEOUT_S", 0.2)
     for name in ("CANCEL_TIMEOUT_S", "WRITE_TIMEOUT_S", "EXIT_TIMEOUT_S"):
         monkeypatch.setattr(connection, name, 0.2)
 
