@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from car_rpc.backends.local.stderr import leveled
 from car_rpc.engine.ports import HearLogprobs, unheard
 from car_rpc.errors import CarError
 from car_rpc.wire.events import StreamEvent
@@ -53,7 +54,6 @@ EXIT_TIMEOUT_S = 1.0
 #: Longest line of a worker's standard error that is kept, in bytes.
 MAX_STDERR_LINE_BYTES = 8 * 1024
 
-_LEVELS = {"3": logging.ERROR, "4": logging.WARNING, "7": logging.DEBUG}
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(FromWorker).decode
@@ -368,7 +368,7 @@ class WorkerProcess:
                     break
             except asyncio.LimitOverrunError as error:
                 line = await stderr.readexactly(error.consumed)
-            self._logger.log(*_leveled(line.decode(errors="replace").rstrip()))
+            self._logger.log(*leveled(line.decode(errors="replace").rstrip()))
 
 
 def _result(answer: Answer | None) -> Any:
@@ -405,10 +405,3 @@ def _how(returncode: int) -> str:
     with contextlib.suppress(ValueError):
         return f"by signal {signal.Signals(-returncode).name}"
     return f"by signal {-returncode}"
-
-
-def _leveled(line: str) -> tuple[int, str, str]:
-    """Arguments for the logger: a line may begin with its level as in sd-daemon(3)."""
-    if line[:1] == "<" and line[2:3] == ">" and line[1] in _LEVELS:
-        return _LEVELS[line[1]], "%s", line[3:]
-    return logging.INFO, "%s", line
