@@ -12,8 +12,10 @@ from car_rpc.engine.generation import Origin
 from car_rpc.engine.interruption import interrupted
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.privacy import Privacy
+from car_rpc.engine.recording import DELTA_WAIT_S
 from car_rpc.errors import CarError
 from car_rpc.eventlog.shapes import Secrets
+from car_rpc.eventlog.writer import FLUSH_S
 from car_rpc.wire.events import (
     ProviderOutputItem,
     Recovery,
@@ -200,3 +202,27 @@ async def test_nothing_comes_after_the_end_also_while_it_is_being_written(
     world.backend.play = play(TextDelta(text="x"))
     await world.generate()
     assert world.sink.types[-1] == "completion"
+
+
+def test_a_delta_waits_for_others_so_briefly_that_it_is_on_the_disk_within_100_ms() -> None:
+    transaction_s = 0.02  # what is left for it
+    assert DELTA_WAIT_S + FLUSH_S + transaction_s < 0.1
+
+
+async def test_deltas_go_to_the_log_without_anything_after_them(world: Any) -> None:
+    begun, stop = asyncio.Event(), asyncio.Event()
+
+    async def tell(_: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
+        yield TextDelta(text="and then silence")
+        begun.set()
+        await stop.wait()
+
+    world.backend.play = tell
+    task = asyncio.ensure_future(world.generate())
+    async with asyncio.timeout(10):
+        await begun.wait()
+        while not rows(world):  # noqa: ASYNC110 - the log of the test has no event to wait for
+            await asyncio.sleep(0.001)
+        assert logged_text(world) == "and then silence"
+        stop.set()
+        await task
