@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import msgspec
@@ -53,7 +53,6 @@ async def heartbeats(
     try:
         yield report
     finally:
+        # Nothing is awaited here: a cancel that came now would undo an answer that was given.
         beating.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([beating])
         notify(ProgressValue(kind="end"))
