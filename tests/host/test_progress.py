@@ -12,8 +12,7 @@ async def test_a_cancel_at_the_end_of_the_work_does_not_undo_it() -> None:
 
     async def work() -> str:
         async with heartbeats("t", lambda _, params: sent.append(msgspec.json.decode(params))):
-            result = "answered"
-        return result
+            return "answered"
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
