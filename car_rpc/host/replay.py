@@ -119,6 +119,9 @@ async def _verified(services: Services, found: Recorded, events: list[LogEvent])
     if found.method != "generate":
         detail = f"{found.trace_id} is a {found.method!r}; only for `generate` much is decided"
         raise invalid_params(detail, "$.mode")
+    if found.lacks_media or events[0].data.get("redacted") is True:
+        detail = f"{found.trace_id}: what it asked is not in the log as it was"
+        raise CarError("not_replayable", detail, trace_id=found.trace_id)
     try:
         own = await _premises(services, found.trace_id, events)
         checkpoint = None

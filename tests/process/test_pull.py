@@ -35,7 +35,7 @@ async def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
         }
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         yield served
 
@@ -97,7 +97,9 @@ async def test_a_cancelled_pull_goes_on_in_the_next_process(tmp_path: Path, remo
     async with started(tmp_path) as car:
         await register(car, FILE)
         pull = asyncio.create_task(car.pull_model("acme/small:q8"))
-        await remote.stalled.wait()
+        async with asyncio.timeout(30):
+            while not any(part.stat().st_size for part in left_over(tmp_path)):
+                await asyncio.sleep(0.01)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull

@@ -45,7 +45,6 @@ class Hub:
         gated: Whether it asks for a token first.
         corrupt: Whether it serves other bytes than it promised.
         asked: What it was asked for.
-        stalled: Set while a connection stalls.
     """
 
     def __init__(self) -> None:
@@ -56,7 +55,6 @@ class Hub:
         self.gated = False
         self.corrupt = False
         self.asked: list[Asked] = []
-        self.stalled = asyncio.Event()
         self.url = ""
 
     def downloads(self) -> list[int]:
@@ -133,7 +131,6 @@ class Hub:
         _write_head(writer, status, {**headers, "Content-Length": str(len(rest))})
         for begin in range(0, min(limit, len(rest)), PIECE_BYTES):
             if self.stall_after is not None and begin >= self.stall_after:
-                self.stalled.set()
                 await asyncio.Event().wait()
             writer.write(rest[begin : min(begin + PIECE_BYTES, limit)])
             await writer.drain()

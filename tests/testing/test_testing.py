@@ -95,15 +95,15 @@ async def test_the_clock_moves_only_when_it_is_told_to() -> None:
 
 async def test_the_sink_knows_what_is_durable() -> None:
     sink = MemorySink()
-    sink.append(LogEntry("a", {}))
+    sink.append(LogEntry("a", {}, "tr_1"))
     assert (sink.types, sink.committed_types) == (["a"], [])
-    await sink.commit(LogEntry("b", {}))
-    sink.append(LogEntry("c", {}))
+    await sink.commit(LogEntry("b", {}, "tr_1"))
+    sink.append(LogEntry("c", {}, "tr_1"))
     await sink.room()
     assert (sink.types, sink.committed_types) == (["a", "b", "c"], ["a", "b"])
     sink.failure = CarError("io_error", "full")
     with pytest.raises(CarError):
-        await sink.commit(LogEntry("d", {}))
+        await sink.commit(LogEntry("d", {}, "tr_1"))
 
 
 def test_a_scripted_model_is_checked_when_it_is_made() -> None:
