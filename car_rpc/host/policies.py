@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
+from car_rpc.engine.recording import Recorder
 from car_rpc.errors import CarError
 from car_rpc.host.services import Handler, Scope, Services
 from car_rpc.registry.catalog import normalised
@@ -72,15 +73,24 @@ def gate(
         # What `policy.set` did can always be undone.
         policing = policing.with_rules(lambda: services.policies.configured)
     guard = partial(policing.guard, method, by_name=method not in RUNS_NAMED_MODEL)
-    model = _model(services, params)
-    if guard().passes(model):
+    models = _models(services, params)
+    if all(guard().passes(model) for model in models):
         return None
-    return services.engine.traced(scope.origin, lambda recorder: guard(recorder).admit(model))
+
+    async def admit(recorder: Recorder) -> None:
+        for model in models:
+            await guard(recorder).admit(model)
+
+    return services.engine.traced(scope.origin, admit)
 
 
-def _model(services: Services, params: Any) -> ModelSchema | None:
-    """The model that parameters name or bring, if they do."""
-    model = getattr(params, "model", None)
+def _models(services: Services, params: Any) -> list[ModelSchema | None]:
+    """The models that parameters name or bring; ``None`` stands for one that is not known."""
+    named = getattr(params, "models", None) or [getattr(params, "model", None)]
+    return [_model(services, model) for model in named]
+
+
+def _model(services: Services, model: Any) -> ModelSchema | None:
     if isinstance(model, ModelSchema):
         return normalised(model)
     if not isinstance(model, str):

@@ -79,7 +79,9 @@ class ContentFilter:
         left: list[_Found] = []
         for found in _merged(self._found):
             if found.rule.action == "deny":
-                parts.append(self._take(min(decided, found.start)))
+                # What stands before it may still be part of something that is replaced.
+                ends = [decided, found.start, *(each.start for each in left)]
+                parts.append(self._take(min(ends)))
                 self.refused_by = found.rule
                 return "".join(parts)
             if left or found.end > decided:

@@ -36,7 +36,12 @@ def removable(model: ModelSchema, models_dir: Path, hub_dir: Path) -> list[Path]
             model=model.id,
         )
     found = [*_in_models_dir(model, source, models_dir), *_in_hub(source, hub_dir)]
-    return [path for path in dict.fromkeys(found) if path.exists() or path.is_symlink()]
+    roots = (models_dir.resolve(), hub_dir.resolve())
+    return [
+        path
+        for path in dict.fromkeys(found)
+        if _lies_below(path, roots) and (path.exists() or path.is_symlink())
+    ]
 
 
 def remove(paths: Iterable[Path], keep: Iterable[Path]) -> int:
@@ -70,6 +75,12 @@ def remove(paths: Iterable[Path], keep: Iterable[Path]) -> int:
             parent.rmdir()
             parent = parent.parent
     return freed
+
+
+def _lies_below(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether a path is in one of the folders and neither one of them nor reached by a link."""
+    place = path.parent.resolve() / path.name
+    return path.name not in ("", "..") and any(root in place.parents for root in roots)
 
 
 def _in_models_dir(

@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -80,6 +80,7 @@ class WeightFiles:
         if isinstance(source, LocalSource) and isinstance(source.url, str):
             if not is_name(file_name(source)):
                 raise invalid_params("the address names no file", "$.model.source.url")
+            _check_names(source)
             return source
         if not isinstance(source.hf_repo, str) or (
             isinstance(source, LocalSource) and not isinstance(source.hf_filename, str)
@@ -264,12 +265,17 @@ def _changed_ns(path: str) -> int:
 
 
 def _check_names(source: LocalSource | MlxSource) -> None:
-    if not _REPO.fullmatch(str(source.hf_repo)):
+    if isinstance(source.hf_repo, str) and not _REPO.fullmatch(source.hf_repo):
         raise invalid_params("this is no name of a repository", "$.model.source.hf_repo")
     if isinstance(source, LocalSource):
         for field in ("hf_filename", "mmproj_filename"):
             name = getattr(source, field)
-            if isinstance(name, str) and (
-                "\0" in name or name.startswith("/") or ".." in Path(name).parts
-            ):
+            if isinstance(name, str) and not _is_file_name(name):
                 raise invalid_params("name a file in the repository", f"$.model.source.{field}")
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it names a file below a folder, wherever the folder lies."""
+    path = PurePath(name)
+    strange = path.anchor or ".." in path.parts or {"\0", "\\"} & {*name}
+    return bool(path.parts) and not strange

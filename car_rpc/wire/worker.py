@@ -190,11 +190,13 @@ class FromPath(Struct, frozen=True, kw_only=True, tag_field="type", tag="path"):
 
     Attributes:
         path: What is copied.
+        is_folder: Whether that is to be a folder.
         sha256: What the file must hash to, in hexadecimal; ``None`` when nobody said.
         target: Where it goes.
     """
 
     path: str
+    is_folder: bool
     sha256: str | None = None
     target: str
 

@@ -124,6 +124,18 @@ def test_a_refusal_goes_before_a_replacement_that_it_overlaps() -> None:
     assert made.refused_by.id == "r1"
 
 
+def test_a_refusal_tells_nothing_of_what_was_to_be_replaced_before_it() -> None:
+    # The second pattern may still begin within the first one's match, so that is not replaced yet.
+    rules = content(
+        {"patterns": ["abcde"]},
+        {"patterns": ["de.{0,50}X"]},
+        {"action": "deny", "patterns": ["BAD"]},
+    )
+    screen = ContentFilter(rules)
+    assert screen.push("xxabcde BAD and") == "xx"
+    assert screen.refused_by is not None
+
+
 def test_what_is_plain_passes_at_once() -> None:
     made = ContentFilter(content({"patterns": [r"\bsk-[a-z]{3}"]}))
     assert [made.push(piece) for piece in ("hello ", "a", "s", "k", "-abc", " x")] == [

@@ -118,6 +118,22 @@ async def test_a_cancelled_pull_goes_on_in_the_next_process(tmp_path: Path, remo
     assert not left_over(tmp_path)
 
 
+async def test_whoever_pulls_right_behind_a_cancel_is_not_cancelled(
+    tmp_path: Path, remote: Hub
+) -> None:
+    remote.stall_after = 0
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+        pull = asyncio.create_task(car.pull_model("acme/small:q8"))
+        async with asyncio.timeout(30):
+            while not remote.downloads():  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.01)
+        remote.stall_after = None
+        pull.cancel()
+        again = asyncio.create_task(car.pull_model("acme/small:q8"))
+        assert (await again).size_bytes == len(GGUF)
+
+
 async def test_two_who_ask_at_once_get_one_download(tmp_path: Path, remote: Hub) -> None:
     async with started(tmp_path) as car, started(tmp_path) as other:
         await register(car, FILE)
@@ -210,6 +226,10 @@ async def test_offline_nothing_is_asked_and_a_file_can_be_imported(
         with pytest.raises(RemoteError) as missing:
             await car.pull_model("acme/small:q8", from_path="/nowhere")
         assert missing.value.kind == "not_found"
+        await register(car, FILE, "acme/folder:q8")
+        with pytest.raises(RemoteError) as folder:
+            await car.pull_model("acme/folder:q8", from_path=str(mine.parent))
+        assert folder.value.kind == "conflict"
     assert (tmp_path / "models" / "small" / "small-Q8.gguf").read_bytes() == GGUF
     assert mine.exists()
     assert not remote.asked

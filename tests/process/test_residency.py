@@ -76,6 +76,17 @@ async def test_warming_up_has_one_result_for_each_model_whatever_happens(tmp_pat
         assert await loaded(car) == [EMBED]
 
 
+async def test_a_rule_about_a_model_binds_warming_up_too(tmp_path: Path) -> None:
+    async with started(tmp_path) as car:
+        match = {"methods": ["models.*"], "models": [EMBED]}
+        rule = {"id": "no", "action": "deny", "match": match}
+        await car.call("policy.set", {"rules": [rule]})
+        with pytest.raises(RemoteError) as caught:
+            await car.warm_up([CHAT, EMBED])
+        assert caught.value.kind == "policy_denied"
+        assert await loaded(car) == []
+
+
 @pytest.mark.llama
 async def test_within_a_small_budget_a_model_makes_room_for_the_next(tmp_path: Path) -> None:
     async with started(tmp_path, "[models]", "memory_bytes = 1000") as car:

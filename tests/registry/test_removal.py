@@ -78,6 +78,24 @@ def test_a_name_that_leads_elsewhere_leads_nowhere(tmp_path: Path) -> None:
     assert outside.exists()
 
 
+def test_nothing_outside_is_deleted_whatever_a_registration_says(tmp_path: Path) -> None:
+    kept = put(tmp_path / "models" / "Other" / "other.gguf")
+    outside = put(tmp_path / "outside" / "mine.gguf")
+    for name in ("", ".", "..", "../outside", str(tmp_path / "outside"), "../../x"):
+        for source in (
+            LocalSource(hf_repo="a/b", hf_filename="x.gguf", mmproj_filename=name),
+            LocalSource(hf_repo="a/b", hf_filename=name),
+            LocalSource(url="https://files.example/x.gguf", mmproj_filename=name),
+        ):
+            assert removed(source, tmp_path) == 0
+    link = tmp_path / "hub" / "models--acme--Small-GGUF" / "snapshots" / "abc" / "small-Q4.gguf"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    removed(FILE, tmp_path)
+    assert kept.exists()
+    assert outside.exists(), "a link goes, and not what the user linked to"
+
+
 def test_a_star_in_a_name_is_a_star(tmp_path: Path) -> None:
     other = cached(tmp_path / "hub", "small-Q4.gguf", "aaa")
     star = LocalSource(hf_repo="acme/Small-GGUF", hf_filename="*.gguf")

@@ -227,6 +227,18 @@ def test_the_hubs_cache_is_where_its_own_client_has_it(environ: dict[str, str], 
     assert str(hub_cache(environ)) == cache
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc", "../x", "a\\b", "a\0b"])
+def test_a_name_that_is_no_file_of_a_repository_is_refused(files: WeightFiles, name: str) -> None:
+    for source in (
+        LocalSource(hf_repo="a/b", hf_filename=name),
+        LocalSource(hf_repo="a/b", hf_filename="x.gguf", mmproj_filename=name),
+        LocalSource(url="https://files.example/x.gguf", mmproj_filename=name),
+    ):
+        with pytest.raises(CarError) as caught:
+            files.absolute(source)
+        assert caught.value.kind == "invalid_params"
+
+
 def test_a_file_of_an_address_has_its_last_name(files: WeightFiles, tmp_path: Path) -> None:
     source = LocalSource(url="https://files.example/a/big%20one.gguf?signature=x")
     assert downloads_weights(source)

@@ -17,7 +17,7 @@ from car_rpc.engine.ports import Backend
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.removal import removable, remove
-from car_rpc.registry.weights import file_name, is_name
+from car_rpc.registry.weights import cached_repo, file_name, is_name
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.worker import FromHub, FromPath, FromUrl, Load, Pull, Pulled, PullSource
 
@@ -91,8 +91,11 @@ class Weights:
             )
         if from_path is None and _path(self._registry.find(model_id)) is not None:
             return Pulled(size_bytes=0, downloaded_bytes=0)
-        key = msgspec.msgpack.encode(source)
-        download = self._running.get(key)
+        key = _key(source)
+        while (download := self._running.get(key)) is not None and download.ending:
+            await asyncio.wait([download.task])
+        if download is not None and download.source != source:
+            raise CarError("conflict", f"{model.id} is being pulled from elsewhere", model=model.id)
         if download is None:
             download = self._running[key] = _Download(self._control, model.id, source)
             download.task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -107,13 +110,16 @@ class Weights:
         """
         model = self._registry.as_registered(model_id)
         paths = await asyncio.to_thread(removable, model, self._models_dir, self._hub_dir)
-        if any(download.name == model_id for download in self._running.values()):
-            raise CarError(
-                "conflict", f"{model_id} is being pulled; cancel that first", model=model_id
-            )
         users = [each for each in self._registry.all() if _lies_in(_path(each), paths)]
         for each in users:
             await self.unload(each)
+        places = [_place(download.source) for download in self._running.values()]
+        if any(_concerns(path, place) for path in paths for place in places):
+            raise CarError(
+                "conflict",
+                f"{model_id}, or what lies in the same place, is being pulled; cancel that first",
+                model=model_id,
+            )
         keep = (self._models_dir, self._hub_dir)
         freed_bytes = await asyncio.to_thread(remove, paths, keep)
         others = [each.id for each in users if each.id != model_id]
@@ -159,7 +165,12 @@ class Weights:
         sha256 = source.sha256 if isinstance(source, LocalSource) else None
         digest = sha256 if isinstance(sha256, str) else None
         if from_path is not None:
-            return FromPath(path=from_path, sha256=digest, target=self._target(model, source))
+            return FromPath(
+                path=from_path,
+                is_folder=isinstance(source, MlxSource),
+                sha256=digest,
+                target=self._target(model, source),
+            )
         if isinstance(source, LocalSource) and isinstance(source.url, str):
             return FromUrl(url=source.url, sha256=digest, target=self._target(model, source))
         files: list[str] = []
@@ -182,8 +193,9 @@ class _Download:
 
     def __init__(self, control: ProcessControl, name: str, source: PullSource) -> None:
         self.name = name
+        self.source = source
+        self.ending = False
         self._control = control
-        self._source = source
         self._listeners: list[OnProgress] = []
         self.task = asyncio.create_task(self._run())
 
@@ -194,6 +206,7 @@ class _Download:
         finally:
             self._listeners.remove(on_progress)
             if not self._listeners and not self.task.done():
+                self.ending = True
                 self.task.cancel()
                 await asyncio.wait([self.task])
 
@@ -202,7 +215,7 @@ class _Download:
         try:
             await worker.load(Load())
             result = await worker.request(
-                lambda frame_id: Pull(id=frame_id, source=self._source), self._note
+                lambda frame_id: Pull(id=frame_id, source=self.source), self._note
             )
         finally:
             await worker.stop()
@@ -211,6 +224,26 @@ class _Download:
     def _note(self, done_bytes: int, total_bytes: int) -> None:
         for listener in self._listeners:
             listener(done_bytes, total_bytes)
+
+
+def _key(source: PullSource) -> bytes:
+    """What two downloads have in common that cannot go on side by side."""
+    if isinstance(source, FromHub):
+        return msgspec.msgpack.encode(source)
+    return source.target.encode()
+
+
+def _place(source: PullSource) -> Path:
+    """Where a download writes."""
+    if isinstance(source, FromHub):
+        return Path(source.hub_dir) / cached_repo(source.repo)
+    return Path(source.target)
+
+
+def _concerns(path: Path, place: Path) -> bool:
+    """Whether deleting a path would disturb a download to a place."""
+    is_part = path.parent == place.parent and path.name.startswith(f"{place.name}.")
+    return is_part or path.is_relative_to(place) or place.is_relative_to(path)
 
 
 def _path(model: ModelSchema) -> Path | None:

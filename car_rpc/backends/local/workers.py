@@ -88,7 +88,7 @@ class Workers:
                     idle_ms=0 if slot.users else round(now_ms - slot.used_ms),
                 )
                 for slot in self._slots.values()
-                if slot.worker is not None
+                if slot.worker is not None and not slot.dead
             ),
             key=lambda each: each.model_id,
         )
@@ -180,15 +180,21 @@ class Workers:
         worker = await WorkerProcess.start(engine, model.id, self._control)
         worker.on_death = lambda death: self._died(key, model, death)
         try:
+            # Other processes count it while it loads; the row of one that ended is passed over.
+            await self._tell_others(worker.pid, slot)
             loaded = await worker.load(load)
+            slot.worker, slot.weights_bytes = worker, loaded.model_bytes
+            await self._tell_others(worker.pid, slot)
         except BaseException:
+            slot.worker = None
             await worker.stop()
             raise
-        slot.worker, slot.weights_bytes = worker, loaded.model_bytes
-        if self._ledger is not None:
-            await _written(self._ledger.put, worker.pid, model.id, slot.memory_bytes())
         self._note("model_load", model, pid=worker.pid, engine=loaded.engine)
         return worker
+
+    async def _tell_others(self, pid: int, slot: _Slot) -> None:
+        if self._ledger is not None:
+            await _written(self._ledger.put, pid, slot.model.id, slot.memory_bytes())
 
     async def _room_for(self, slot: _Slot, deadline_ms: float) -> None:
         """Unload models until there is room for another, as long as that can help."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 # Its bars would go to standard error, which is the log; and it asks for files, nothing else.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_HUB_VERBOSITY"] = "critical"  # it writes addresses, signatures included
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from huggingface_hub import (
     HfApi,
     get_session,
@@ -133,23 +134,28 @@ def from_path(source: FromPath, note: Callable[[int, int], None]) -> Pulled:
     origin, target = Path(source.path), Path(source.target)
     if not origin.exists():
         raise CarError("not_found", f"there is no file or folder {origin}", path=str(origin))
+    if origin.is_dir() is not source.is_folder:
+        wanted = "folder" if source.is_folder else "file"
+        detail = f"{origin} is no {wanted}, which a model of this kind is"
+        raise CarError("conflict", detail, path=str(origin))
     files = sorted(each for each in origin.rglob("*") if each.is_file()) or [origin]
     sizes = [each.stat().st_size for each in files]
     target.parent.mkdir(parents=True, exist_ok=True)
     _make_sure_of_room(target.parent, [(target, sum(sizes))])
     copy = target.with_name(target.name + PARTIAL_SUFFIX)
-    _delete(copy)
     total = _Total(sum(sizes), note)
-    for file, size in zip(files, sizes, strict=True):
-        into = copy / file.relative_to(origin) if file != origin else copy
-        into.parent.mkdir(parents=True, exist_ok=True)
-        _copy(file, into, total)
-        total.next_file(size)
-    if source.sha256 is not None and copy.is_file():
-        check(copy, Digest("sha256", source.sha256))
-    if target.is_dir():
-        _delete(target)
-    copy.replace(target)
+    with FileLock(f"{copy}.lock"):
+        _delete(copy)
+        for file, size in zip(files, sizes, strict=True):
+            into = copy / file.relative_to(origin) if file != origin else copy
+            into.parent.mkdir(parents=True, exist_ok=True)
+            _copy(file, into, total)
+            total.next_file(size)
+        if source.sha256 is not None:
+            check(copy, Digest("sha256", source.sha256))
+        if target.is_dir():
+            _delete(target)
+        copy.replace(target)
     return Pulled(size_bytes=sum(sizes), downloaded_bytes=sum(sizes))
 
 

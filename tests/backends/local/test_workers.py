@@ -220,6 +220,7 @@ async def test_a_process_that_keeps_dying_is_left_alone_until_time_has_passed(
         async with world.lease(A) as worker:
             os.kill(worker.pid, 9)
             await world.until(lambda: not worker.alive)
+            assert world.loaded == []
             raise CarError("worker_crashed", "as its request learns")
 
     for delay_ms in (0, 0, 500):
