@@ -88,7 +88,8 @@ def failure(error: Exception) -> CarError:
         case OfflineModeIsEnabled():
             found = CarError(
                 "download_failed",
-                "HF_HUB_OFFLINE forbids downloads; unset it, or import the file with from_path",
+                "HF_HUB_OFFLINE forbids downloads; unset it, or import the file (`from_path` of"
+                " `models.pull`, `--from` of `car-rpc models pull`)",
                 retryable=False,
             )
         case GatedRepoError():
@@ -111,8 +112,8 @@ def failure(error: Exception) -> CarError:
         case _:
             found = CarError(
                 "download_failed",
-                f"the connection failed ({type(error).__name__}); pull again to go on where it"
-                " stopped",
+                f"the server cannot be reached, or the connection broke ({type(error).__name__});"
+                " check the network and HF_ENDPOINT, then pull again: what has come is kept",
             )
     return found
 
