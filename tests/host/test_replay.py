@@ -217,6 +217,18 @@ async def test_a_request_for_which_nothing_was_decided_cannot_be_verified(app: A
     assert "no model was chosen" in error["message"]
 
 
+@pytest.mark.parametrize("mark", [{"redacted": True}, {"blobs": [{"at": "/params/images/0"}]}])
+async def test_what_is_not_in_the_log_as_it_was_asked_is_not_decided_again(
+    app: App, mark: dict[str, Any]
+) -> None:
+    _, _, trace_id = await ran(app)
+    (row,) = [entry for entry in app.sink.entries if entry.type == "request"]
+    row.data.update(mark)
+    error = (await replayed(app, trace_id, "verify"))["error"]
+    assert error["data"]["kind"] == "not_replayable"
+    assert "not in the log as it was" in error["message"]
+
+
 async def test_a_rerun_whose_media_are_gone_is_not_replayable(app: App) -> None:
     _, _, trace_id = await ran(app)
     (request,) = [e for e in app.sink.entries if e.type == "request"]

@@ -1,7 +1,7 @@
 """The templates of real models: what they write of a call is read back as that call.
 
-They come with the source of llama-cpp-python, of which nothing is kept here: the full test run
-fetches it, and `CAR_RPC_TEMPLATES` may name a folder of them.
+They come with the source of llama-cpp-python, which is fetched and of which nothing is kept here.
+`CAR_RPC_TEMPLATES` may name a folder of them instead, as where there is no network.
 """
 
 import os
@@ -65,8 +65,6 @@ REFUSED = {
 def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if folder := os.environ.get("CAR_RPC_TEMPLATES"):
         return {path.stem: path.read_text() for path in Path(folder).glob("*.jinja")}
-    if not os.environ.get("CAR_RPC_SOAK"):
-        pytest.skip("the templates come with a large package: soak, or CAR_RPC_TEMPLATES")
     target = tmp_path_factory.mktemp("sdist")
     get = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
     subprocess.run([*get, "--no-binary", ":all:", "--dest", str(target), LLAMA], check=True)

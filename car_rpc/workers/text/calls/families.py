@@ -175,19 +175,16 @@ FAMILIES = (
         think=_MISTRAL_THINK,
         inner=_MISTRAL_INNER,
     ),
-    Family(
-        name="lfm2",
-        marks=("<|tool_call_start|>",),
-        opening="<|tool_call_start|>",
-        read=readers.pythonic,
-        closing="<|tool_call_end|>",
-    ),
-    Family(
-        name="lfm2",
-        marks=("<|tool_list_start|>",),
-        opening="<|tool_call_start|>",
-        read=readers.pythonic,
-        closing="<|tool_call_end|>",
+    *(
+        Family(
+            name="lfm2",
+            marks=(mark,),
+            opening="<|tool_call_start|>",
+            read=readers.pythonic,
+            closing="<|tool_call_end|>",
+        )
+        # Some of its templates write calls, others only the tools.
+        for mark in ("<|tool_call_start|>", "<|tool_list_start|>")
     ),
     Family(
         name="glm",
