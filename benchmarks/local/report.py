@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks import tables
 from benchmarks.local.contenders import BARE, BARE_NO_FLASH, COMPLETIONS, NODE, OURS, SERVER
 from benchmarks.local.measure import Figures
+from benchmarks.tables import Measured
 
 #: One round: the figures of every contender, by title.
 Round = dict[str, Figures]
@@ -48,36 +49,12 @@ BARS = (
 def table(rounds: Sequence[Round]) -> str:
     """Medians of each figure of each contender, as Markdown."""
     titles = [title for title in TITLES if any(title in each for each in rounds)]
-    figures = dict.fromkeys(name for each in rounds for name in each[OURS])
-    lines = [f"| | {' | '.join(titles)} |", f"|---{'|---:' * len(titles)}|"]
-    for figure in figures:
-        cells = [_cell(values(rounds, title, figure)) for title in titles]
-        lines.append(f"| {figure} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return tables.medians(rounds, titles, {name: name for each in rounds for name in each[OURS]})
 
 
 def bars(rounds: Sequence[Round]) -> str:
     """Each bar with the median of the rounds' ratios, and the least and the greatest of them."""
-    lines = ["| figure | compared with | wanted | measured | |", "|---|---|---|---|---|"]
-    for bar in BARS:
-        ratios = _ratios(rounds, bar)
-        if not ratios:
-            continue
-        median = statistics.median(ratios)
-        met = median >= bar.limit if bar.at_least else median <= bar.limit
-        measured = f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        wanted = f"{'≥' if bar.at_least else '≤'} {bar.limit:g}"
-        compared = f"times {bar.peer}" if bar.peer else "itself"
-        lines.append(
-            f"| {bar.figure} | {compared} | {wanted} | {measured} |"
-            f" {'met' if met else '**missed**'} |"
-        )
-    return "\n".join(lines)
-
-
-def values(rounds: Sequence[Round], title: str, figure: str) -> list[float]:
-    """A figure of a contender in all rounds that have it."""
-    return [each[title][figure] for each in rounds if figure in each.get(title, {})]
+    return tables.bars(Measured(*bar, _ratios(rounds, bar)) for bar in BARS)
 
 
 def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:
@@ -94,10 +71,3 @@ def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:
         if theirs:
             ratios.append(ours / max(theirs))
     return ratios
-
-
-def _cell(numbers: Sequence[float]) -> str:
-    if not numbers:
-        return "-"
-    median = statistics.median(numbers)
-    return f"{median:,.0f}" if median >= 100 else f"{median:.1f}"

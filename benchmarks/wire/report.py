@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks import tables
+from benchmarks.tables import Measured
 from benchmarks.wire.measure import Figures
 
 #: One round: the figures of every peer, by title.
@@ -64,34 +65,15 @@ BARS = (
 
 def table(rounds: Sequence[Round]) -> str:
     """Medians of each figure of each peer, as Markdown."""
-    titles = [*rounds[0]]
-    lines = [f"| | {' | '.join(titles)} |", f"|---{'|---:' * len(titles)}|"]
-    for figure, meaning in COLUMNS.items():
-        cells = [_cell(values(rounds, title, figure)) for title in titles]
-        lines.append(f"| {meaning} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return tables.medians(rounds, [*rounds[0]], COLUMNS)
 
 
 def bars(rounds: Sequence[Round]) -> str:
     """Each bar with the median of the rounds' ratios, and the least and the greatest of them."""
-    lines = ["| figure | compared with | wanted | measured | |", "|---|---|---|---|---|"]
-    for bar in BARS:
-        ratios = _ratios(rounds, bar)
-        if not ratios:
-            continue
-        median = statistics.median(ratios)
-        met = median >= bar.limit if bar.at_least else median <= bar.limit
-        measured = f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        wanted = f"{'≥' if bar.at_least else '≤'} {bar.limit:g}"
-        compared = f"times {bar.peer}" if bar.peer else "itself"
-        verdict = "met" if met else "**missed**"
-        lines.append(f"| {COLUMNS[bar.figure]} | {compared} | {wanted} | {measured} | {verdict} |")
-    return "\n".join(lines)
-
-
-def values(rounds: Sequence[Round], title: str, figure: str) -> list[float]:
-    """A figure of a peer in all rounds that have it."""
-    return [each[title][figure] for each in rounds if figure in each.get(title, {})]
+    return tables.bars(
+        Measured(COLUMNS[bar.figure], bar.peer, bar.limit, bar.at_least, _ratios(rounds, bar))
+        for bar in BARS
+    )
 
 
 def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:
@@ -102,10 +84,3 @@ def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:
         if ours is not None and theirs is not None:
             ratios.append(ours / theirs)
     return ratios
-
-
-def _cell(numbers: Sequence[float]) -> str:
-    if not numbers:
-        return "-"
-    median = statistics.median(numbers)
-    return f"{median:,.0f}" if median >= 100 else f"{median:.1f}"
