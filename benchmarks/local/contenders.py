@@ -9,7 +9,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -122,7 +122,8 @@ async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Ask
             pass
         yield lambda prompts, tokens: _ask(process, prompts, tokens)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # it has ended
+            process.kill()
         await process.wait()
 
 

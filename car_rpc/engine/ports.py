@@ -72,6 +72,11 @@ class EventSink(Protocol):
         ...
 
     @property
+    def lost(self) -> int:
+        """How many events could not be written so far."""
+        ...
+
+    @property
     def has_room(self) -> bool:
         """Whether little enough of what was appended is not written yet."""
         ...

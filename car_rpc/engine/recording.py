@@ -61,6 +61,7 @@ class Recorder:
         self._timer: asyncio.TimerHandle | None = None
         self._attempt: int | None = None
         self._ended = False
+        self._lost_before = sink.lost
 
     def request(self, **data: Any) -> None:
         """Record what is asked."""
@@ -96,8 +97,19 @@ class Recorder:
             self._sink.append(self._entry(event_type, data))
 
     async def written(self) -> None:
-        """Return when everything so far is durable."""
+        """Return when everything so far is durable.
+
+        Raises:
+            CarError: ``io_error``: not all of it could be written, or not all that others recorded
+                since this request began.
+        """
         await self._sink.commit()
+        if self._sink.lost != self._lost_before:
+            raise CarError(
+                "io_error",
+                "the event log has lost what was asked; the process's own log says why, such as a"
+                " full disk",
+            )
 
     async def commit_final(self, event_type: str, **data: Any) -> None:
         """Record how the request ended. A cancel that comes now is too late and is dropped."""

@@ -189,6 +189,10 @@ class _Decisions:
             self.append(entry)
 
     @property
+    def lost(self) -> int:
+        return 0
+
+    @property
     def has_room(self) -> bool:
         return True
 

@@ -152,11 +152,15 @@ class BlobFiles:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = path.with_name(f"{blob.sha256}.{os.getpid()}{_UNFINISHED}")
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(blob.content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(blob.content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # or a full disk would stay full
+            raise
         _sync_directory(path.parent)
 
     def has(self, digest: str) -> bool:

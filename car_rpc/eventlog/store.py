@@ -12,6 +12,7 @@ those too, at the price of a disk flush (milliseconds on a laptop) before every 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
@@ -31,6 +32,8 @@ from car_rpc.wire.log import EventlogQueryParams, EventlogQueryResult, LogEvent
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
+
+_FREE_SPACE = "free some disk space"
 
 #: Longest wait for another process's transaction, which normally takes milliseconds.
 BUSY_TIMEOUT_S = 5.0
@@ -360,6 +363,8 @@ def io_errors(path: Path) -> Generator[None]:
         raise CarError("io_error", f"the event log {path}: {error}; {_remedy(error)}") from error
     except OSError as error:
         remedy = "make it readable and writable or choose another state directory"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a file beside the database
+            remedy = _FREE_SPACE
         reason = error.strerror or type(error).__name__
         raise CarError("io_error", f"the event log {path}: {reason}; {remedy}") from error
 
@@ -374,7 +379,7 @@ def _remedy(error: sqlite3.Error) -> str:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return "move the file away, and the next start creates a new one"
         case sqlite3.SQLITE_FULL:
-            return "free some disk space"
+            return _FREE_SPACE
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "end the process that holds the database, or try again"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:

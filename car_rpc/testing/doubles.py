@@ -49,6 +49,7 @@ class MemorySink:
     Attributes:
         entries: Everything recorded, in order.
         committed: How many of them are durable.
+        lost: How many events could not be written, which a test may raise.
         failure: When set, every commit fails with it.
         secrets: What is replaced in what is read.
     """
@@ -56,6 +57,7 @@ class MemorySink:
     def __init__(self) -> None:
         self.entries: list[LogEntry] = []
         self.committed = 0
+        self.lost = 0
         self.failure: Exception | None = None
         self.secrets = KNOWN
 

@@ -277,6 +277,21 @@ async def test_a_log_that_fails_at_the_start_fails_the_request_before_it_runs(wo
     assert world.listener.last == [ErrorEvent(kind="io_error", message=failure.message)]
 
 
+async def test_a_request_whose_own_words_the_log_has_lost_does_not_run(world: Any) -> None:
+    append = world.sink.append
+
+    def full_for_long_ones(entry: Any) -> None:
+        if entry.type == "request":
+            world.sink.lost += 1  # as a write of its own, before anybody waits for one
+        append(entry)
+
+    world.sink.append = full_for_long_ones
+    failure = await world.failure()
+    assert failure.kind == "io_error"
+    assert "attempt" not in world.sink.types
+    assert world.backend.calls == []
+
+
 async def test_a_log_that_fails_at_the_end_still_ends_the_stream_once(
     world: Any, play: Any
 ) -> None:

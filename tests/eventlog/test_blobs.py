@@ -1,5 +1,6 @@
 """Files of requests: kept once beside the database, gone with their last event, never missing."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -306,3 +307,14 @@ async def test_an_import_names_no_file_that_is_not_in_it(path, log):
     with closing(sqlite3.connect(other_path)) as connection:
         assert connection.execute("SELECT count(*) FROM blob_uses").fetchone() == (0,)
         assert "blobs" not in connection.execute("SELECT data FROM events").fetchone()[0]
+
+
+def test_a_file_that_does_not_fit_on_the_disk_leaves_nothing_of_itself(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = BlobFiles(tmp_path / "car.db")
+    monkeypatch.setattr(blobs_module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.keep(blobs_module.Blob(digest(PICTURE), PICTURE))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,5 +1,6 @@
 """The database: created private, migrated, shared, and failing with a remedy."""
 
+import errno
 import sqlite3
 import stat
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from car_rpc.errors import CarError
 from car_rpc.eventlog import store as store_module
-from car_rpc.eventlog.store import EventRow, Store, select
+from car_rpc.eventlog.store import EventRow, Store, io_errors, select
 from car_rpc.wire.log import EventlogQueryParams
 
 
@@ -242,3 +243,8 @@ def test_filtered_pages_are_read_through_an_index_in_order(path):
         assert "USING INDEX events_by_" in plan
         assert "TEMP B-TREE" not in plan
     connection.close()
+
+
+def test_a_full_disk_is_told_as_such_also_of_a_file_beside_the_database(path):
+    with pytest.raises(CarError, match="free some disk space"), io_errors(path):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -146,11 +146,15 @@ def from_path(source: FromPath, note: Callable[[int, int], None]) -> Pulled:
     total = _Total(sum(sizes), note)
     with FileLock(f"{copy}.lock"):
         _delete(copy)
-        for file, size in zip(files, sizes, strict=True):
-            into = copy / file.relative_to(origin) if file != origin else copy
-            into.parent.mkdir(parents=True, exist_ok=True)
-            _copy(file, into, total)
-            total.next_file(size)
+        try:
+            for file, size in zip(files, sizes, strict=True):
+                into = copy / file.relative_to(origin) if file != origin else copy
+                into.parent.mkdir(parents=True, exist_ok=True)
+                _copy(file, into, total)
+                total.next_file(size)
+        except BaseException:
+            _delete(copy)  # it cannot be gone on with, and takes room
+            raise
         if source.sha256 is not None:
             check(copy, Digest("sha256", source.sha256))
         if target.is_dir():
