@@ -186,7 +186,7 @@ class ToolCalls:
             return []
         call.begun, call.name = True, event.name
         call.index = len(self._begun)
-        call.id = call.given_id or self._fresh_id(call.index)
+        call.id = self._free_id(call.given_id or f"call_{call.index}")
         self._nameless.remove(call)
         self._begun.append(call)
         early = "".join(call.untold)
@@ -218,8 +218,9 @@ class ToolCalls:
         call.end_told = True
         return [ContentBlockStop(index=call.index)]
 
-    def _fresh_id(self, index: int) -> str:
-        call_id, taken = f"call_{index}", {call.id for call in self._begun}
+    def _free_id(self, call_id: str) -> str:
+        """``call_id`` as no other call has it: one that was made up here may be given later."""
+        taken = {call.id for call in self._begun if not call.cancelled}
         while call_id in taken:
             call_id += "_"
         return call_id

@@ -81,6 +81,7 @@ class Client:
                 self.arguments[event.index] += event.arguments_delta
             case ToolCallCancel():
                 del self.arguments[event.index]
+                self.ids.remove(event.id)  # it is free for another call
             case ContentBlockStop():
                 json.loads(self.arguments[event.index] or "{}")
             case StreamReset():

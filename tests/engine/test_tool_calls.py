@@ -129,6 +129,17 @@ def test_calls_without_an_id_are_given_one_that_is_not_taken() -> None:
     assert [call.id for call in calls(*events)] == ["call_1", "call_1_", "call_2"]
 
 
+def test_a_call_whose_given_id_was_made_up_for_another_one_is_told_by_one_of_its_own() -> None:
+    events = [
+        start(0, "", "f"),
+        start(0, "", "g"),
+        start(2, "call_1", "h"),
+        args(2, "{}", "call_1"),
+    ]
+    assert [call.id for call in calls(*events)] == ["call_0", "call_1", "call_1_"]
+    assert [call.name for call in calls(*events, end(2))] == ["f", "g", "h"]
+
+
 def test_an_id_that_comes_late_belongs_to_the_call_that_has_none() -> None:
     events = told(start(0, "", "f"), start(0, "late", "f"), args(4, "{}", "late"))
     assert events[:2] == [start(0, "call_0", "f"), args(0, "{}", "call_0")]
