@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import UnsetType
 
+from car_rpc.host.services import Notify
 from car_rpc.wire.lifecycle import ProgressParams, ProgressValue
 
 #: How often a heartbeat is sent, in seconds: half of the 10 s that the protocol promises.
@@ -19,16 +20,15 @@ Report: TypeAlias = Callable[[ProgressValue], None]
 
 
 @asynccontextmanager
-async def heartbeats(
-    token: int | str | UnsetType, send: Callable[[str, bytes], object]
-) -> AsyncGenerator[Report]:
+async def heartbeats(token: int | str | UnsetType, send: Notify) -> AsyncGenerator[Report]:
     """Send ``$/progress`` begin, a report every few seconds, and end, around some work.
 
-    What it gives takes a report that says more; heartbeats repeat the last one.
+    What it gives takes a report that says more; heartbeats repeat the last one. Of reports that
+    nobody reads only the newest is kept.
 
     Args:
         token: The client's token; without one nothing is sent.
-        send: Sends a notification: method and encoded params.
+        send: Sends a notification.
     """
     if isinstance(token, UnsetType):
         yield lambda _: None
@@ -36,7 +36,8 @@ async def heartbeats(
     last = ProgressValue(kind="report")
 
     def notify(value: ProgressValue) -> None:
-        send("$/progress", msgspec.json.encode(ProgressParams(token=token, value=value)))
+        params = msgspec.json.encode(ProgressParams(token=token, value=value))
+        send("$/progress", params, is_passing=value.kind == "report")
 
     async def beat() -> None:
         while True:

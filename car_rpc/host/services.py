@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from msgspec import UnsetType
 
@@ -25,6 +25,17 @@ from car_rpc.registry.hardware import detect
 from car_rpc.registry.registry import Registry
 from car_rpc.spend.budget import Budget
 from car_rpc.wire.search import Machine
+
+
+class Notify(Protocol):
+    """Sends a notification of a request."""
+
+    def __call__(self, method: str, params: bytes, /, *, is_passing: bool = False) -> bool:
+        """Send it, from its method and encoded params; tells whether there is room for more.
+
+        A passing one takes the place of a passing one right before it that is unread.
+        """
+        ...
 
 
 class Services(NamedTuple):
@@ -52,14 +63,14 @@ class Scope(NamedTuple):
 
     Attributes:
         origin: Where it came from.
-        notify: Sends a notification of it, before its response, from its method and encoded
-            params; tells whether there is room for another one.
+        notify: Sends a notification of it, before its response; tells whether there is room for
+            another one.
         room: Waits while too many of its notifications are unread.
         open_stream: Opens its stream; takes the client's own reference to the request.
     """
 
     origin: Origin
-    notify: Callable[[str, bytes], bool]
+    notify: Notify
     room: Callable[[], Awaitable[None]]
     open_stream: Callable[[str | UnsetType], Listener]
 

@@ -378,15 +378,22 @@ class Session:
             self._drained.clear()
             await self._drained.wait()
 
-    def notify(self, request_id: RequestId, method: str, params: bytes) -> bool:
+    def notify(
+        self, request_id: RequestId, method: str, params: bytes, *, is_passing: bool = False
+    ) -> bool:
         """Queue a notification of a request: after its earlier ones, before its response.
 
-        Tells whether there is room for another one.
+        A passing one takes the place of a passing one right before it that is unread. Tells whether
+        there is room for another one.
         """
-        return self._put_event(request_id, write_notification(method, params))
+        return self._put_event(
+            request_id, write_notification(method, params), is_passing=is_passing
+        )
 
-    def _put_event(self, request_id: RequestId, payload: bytes) -> bool:
-        unread_bytes = self._connection.send_event(request_id, payload)
+    def _put_event(
+        self, request_id: RequestId, payload: bytes, *, is_passing: bool = False
+    ) -> bool:
+        unread_bytes = self._connection.send_event(request_id, payload, is_passing=is_passing)
         self._kick()
         return unread_bytes <= STREAM_BUFFER_BYTES
 

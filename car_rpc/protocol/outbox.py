@@ -23,10 +23,14 @@ class _Queue:
     def __init__(self) -> None:
         self.messages: deque[bytes] = deque()
         self.size_bytes = 0
+        self._last_is_passing = False
 
-    def put(self, payload: bytes) -> None:
+    def put(self, payload: bytes, *, is_passing: bool = False) -> None:
+        if is_passing and self._last_is_passing and self.messages:
+            self.size_bytes -= len(self.messages.pop())
         self.messages.append(payload)
         self.size_bytes += len(payload)
+        self._last_is_passing = is_passing
 
     def move(self, taken: list[bytes], room: int) -> int:
         """Move messages to those that are taken, while there is room; returns what room is left."""
@@ -71,12 +75,16 @@ class Outbox:
         """Queue a message that overtakes all deltas."""
         self._urgent.put(payload)
 
-    def put_in_lane(self, lane: Hashable, payload: bytes) -> int:
-        """Queue an event of a stream; returns the bytes of it that are not written yet."""
+    def put_in_lane(self, lane: Hashable, payload: bytes, *, is_passing: bool = False) -> int:
+        """Queue an event of a stream; returns the bytes of it that are not written yet.
+
+        A passing one, such as how far something is, takes the place of the last in the lane when
+        that is passing too: whoever reads late is told how it is now, and not how it was.
+        """
         queue = self._lanes.get(lane)
         if queue is None:
             queue = self._lanes[lane] = _Queue()
-        queue.put(payload)
+        queue.put(payload, is_passing=is_passing)
         return queue.size_bytes
 
     def finish_lane(self, lane: Hashable) -> bool:

@@ -55,6 +55,29 @@ def test_a_response_is_urgent_when_no_ended_stream_is_left_to_wait_for() -> None
     assert outbox.take(3) == [b"now"]
 
 
+def test_of_what_passes_only_the_newest_waits_and_the_order_stays() -> None:
+    outbox = Outbox()
+    outbox.put_in_lane("a", b"begin")
+    for number in range(1000):
+        outbox.put_in_lane("a", b"%d" % number, is_passing=True)
+    assert outbox.lane_bytes("a") == len(b"begin" + b"999")
+    outbox.put_in_lane("a", b"delta")
+    outbox.put_in_lane("a", b"1000", is_passing=True)
+    outbox.put_in_lane("a", b"end")
+    assert outbox.take(EVERYTHING) == [b"begin", b"999", b"delta", b"1000", b"end"]
+    assert outbox.lane_bytes("a") == 0
+
+
+def test_what_passes_takes_the_place_of_nothing_that_was_taken_or_of_another_stream() -> None:
+    outbox = Outbox()
+    outbox.put_in_lane("a", b"a1", is_passing=True)
+    outbox.put_in_lane("b", b"b1", is_passing=True)
+    assert outbox.take(1) == [b"a1"]
+    outbox.put_in_lane("a", b"a2", is_passing=True)
+    outbox.put_in_lane("b", b"b2", is_passing=True)
+    assert outbox.take(EVERYTHING) == [b"b2", b"a2"]
+
+
 def test_finishing_an_unknown_lane_changes_nothing() -> None:
     outbox = Outbox()
     outbox.finish_lane("a")

@@ -223,9 +223,9 @@ def reading_stops_because_of_a_stream() -> None:
 
 @mutant("flow", "no-delta-dropped")
 def deltas_that_are_not_read_are_dropped() -> None:
-    def put(original: Any, self: Any, lane: Any, payload: bytes) -> int:
+    def put(original: Any, self: Any, lane: Any, payload: bytes, **options: Any) -> int:
         if self.lane_bytes(lane) < 100_000 or b"text_delta" not in payload:
-            return original(lane, payload)
+            return original(lane, payload, **options)
         return self.lane_bytes(lane)
 
     wrap(outbox.Outbox, "put_in_lane", put)
