@@ -20,12 +20,13 @@ from car_rpc.wire.methods import RUNS_MODELS
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.policy import PolicyRemoveParams, PolicyRulesResult, PolicySetParams
 
-#: What chooses a model, and asks about it then. ``runner.event`` only answers a run.
-ASKED_LATER = RUNS_MODELS | {"runner.event"}
+#: What chooses a model, or tells of each what becomes of it, and asks about it then.
+#: ``runner.event`` only answers a run.
+ASKED_LATER = RUNS_MODELS | {"models.warm_up", "runner.event"}
 
-
-#: What runs the model that it names. Rules are asked about anything else only by its name.
-RUNS_NAMED_MODEL = frozenset({"tokenize", "detokenize"})
+#: What runs, loads or downloads the model that it names. Rules are asked about anything else only
+#: by its name.
+USES_NAMED_MODEL = frozenset({"detokenize", "models.load", "models.pull", "tokenize"})
 
 
 def policy_list(services: Services, _: Scope, __: EmptyParams) -> PolicyRulesResult:
@@ -72,7 +73,7 @@ def gate(
     if method.startswith("policy."):
         # What `policy.set` did can always be undone.
         policing = policing.with_rules(lambda: services.policies.configured)
-    guard = partial(policing.guard, method, by_name=method not in RUNS_NAMED_MODEL)
+    guard = partial(policing.guard, method, by_name=method not in USES_NAMED_MODEL)
     models = _models(services, params)
     if all(guard().passes(model) for model in models):
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import UnsetType
 
+from car_rpc.engine.policing import Guard, refused
+from car_rpc.engine.recording import Recorder
 from car_rpc.errors import CarError
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.services import Handler, Scope, Services
@@ -91,13 +93,16 @@ async def models_unload(
 async def models_warm_up(
     services: Services, scope: Scope, params: ModelsWarmUpParams
 ) -> ModelsWarmUpResult:
-    """Load models; what cannot be loaded does not keep the others from it."""
+    """Load models; what cannot or must not be loaded does not keep the others from it."""
 
-    async def warmed(wanted: str) -> WarmUpResult:
+    async def warmed(wanted: str, guard: Guard, recorder: Recorder) -> WarmUpResult:
         try:
             model = services.registry.find(wanted)
+            await guard.admit(model)
             load_ms = await _load(services, model, params.keep_alive_ms)
         except CarError as error:
+            if (refusal := refused(error)) is not None:
+                recorder.note("policy", **refusal)
             unknown = error.kind == "model_not_found"
             return WarmUpResult(
                 model=wanted,
@@ -107,11 +112,13 @@ async def models_warm_up(
             )
         return WarmUpResult(model=wanted, loaded=True, load_ms=load_ms)
 
-    async def work() -> ModelsWarmUpResult:
+    async def work(recorder: Recorder) -> ModelsWarmUpResult:
+        guard = services.engine.policing.guard(scope.origin.method, recorder)
         async with heartbeats(params.progress_token, scope.notify):
-            return ModelsWarmUpResult(results=[await warmed(wanted) for wanted in params.models])
+            results = [await warmed(wanted, guard, recorder) for wanted in params.models]
+        return ModelsWarmUpResult(results=results)
 
-    return await services.engine.recorded(scope.origin, work)
+    return await services.engine.traced(scope.origin, work)
 
 
 async def _load(services: Services, model: ModelSchema, keep_alive_ms: int | UnsetType) -> float:

@@ -82,13 +82,15 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     """A GGUF file for llama.cpp.
 
     Attributes:
-        path: The file. Needed where neither a hub's repository nor an address is named.
+        path: The file; of a model that was split into several (``-00001-of-00003.gguf``) the first,
+            which stands for all. Needed where neither a hub's repository nor an address is named.
         hf_repo: Repository of a hub that holds the file. With ``hf_filename`` it stands for
             ``path``, once the file is in the models directory or in the hub's cache.
-        hf_filename: Name of the file in that repository.
-        url: Address that the file can be downloaded from, in place of a repository. The file
-            has the address's last name, and lies in the models directory.
-        sha256: What that file must hash to, in hexadecimal.
+        hf_filename: Name of the file in that repository, or of the first of several.
+        url: Address that the file can be downloaded from, in place of a repository, or of the
+            first of several. The file has the address's last name, and lies in the models
+            directory.
+        sha256: What that file must hash to, in hexadecimal; not for several.
         tokenizer_repo: Repository of the tokenizer, where the file has none.
         mmproj_path: File of the image projector, for models that see.
         mmproj_filename: Name of that file in ``hf_repo``.

@@ -42,7 +42,8 @@ class PolicyMatch(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=T
             request itself.
         tool_arguments: Regular expressions that are found in a call's arguments, by JSON Pointer
             (RFC 6901). What is no string is searched as its JSON.
-        methods: Globs of methods. Only with it a rule is about methods that run no model.
+        methods: Globs of methods. Only with it a rule is about methods that neither run a model
+            nor load or download one.
     """
 
     models: Globs | UnsetType = UNSET
@@ -62,7 +63,8 @@ class PolicyRule(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ``cap`` limits it; ``redact`` replaces what its patterns find in an answer;
             ``require_local`` refuses models that are not on this machine; ``require_approval``
             asks the app with ``policy.approve``.
-        match: What it is about; when nothing is given, everything that runs a model.
+        match: What it is about; when nothing is given, everything that runs, loads or
+            downloads a model.
         reason: Why, for people: in errors, in the event log, and in what the app is asked.
         patterns: Regular expressions that are looked for in answers: for ``redact``, and for
             ``deny``, which then refuses the answer instead of the request. Each has a longest

@@ -12,6 +12,7 @@ import pytest
 
 from car_rpc.backends.delegated import DelegatedBackend
 from car_rpc.backends.fake import FakeBackend
+from car_rpc.backends.local.weights import Weights
 from car_rpc.config import Settings
 from car_rpc.engine.engine import Engine
 from car_rpc.errors import CarError
@@ -154,7 +155,7 @@ class App:
             log=log,
             upkeep=nothing,
             keys=nothing,
-            weights=nothing,
+            weights=Weights(registry, nothing, backend_of, tmp_path, tmp_path),
             workers=nothing,
             discovery=nothing,
             allowed_roots=[tmp_path / "allowed"],

@@ -61,6 +61,23 @@ async def test_where_every_model_is_refused_the_request_is(app: Any) -> None:
         assert error["data"]["kind"] == "policy_denied", (method, error)
 
 
+async def test_a_refused_model_is_neither_loaded_nor_downloaded(app: Any) -> None:
+    await set_rules(app, denial(models=["test/echo:a"]))
+    for number, method in enumerate(("models.load", "models.pull", "tokenize")):
+        params = {"text": "x"} if method == "tokenize" else {}
+        error = await app.failure(number, method, model="test/echo:a", **params)
+        assert error["data"]["kind"] == "policy_denied", (method, error)
+        assert error["data"]["subject"] == {"method": method, "model": "test/echo:a"}
+    app.sink.entries.clear()
+    warm = (await app.call(9, "models.warm_up", models=["test/echo:a", "test/stall:a"]))["result"]
+    assert [each["loaded"] for each in warm["results"]] == [False, True]
+    assert warm["results"][0]["kind"] == "policy_denied"
+    (logged,) = [entry.data for entry in app.sink.entries if entry.type == "policy"]
+    assert logged["decision"] == "denied"
+    freed = await app.call(10, "models.unload", model="test/echo:a")
+    assert "result" in freed, "what may not be used can be taken out of memory"
+
+
 async def test_any_method_can_be_refused_by_its_name_and_is_logged_then(app: Any) -> None:
     await set_rules(app, denial(methods=["models.*", "routing.*", "eventlog.purge"]))
     for number, (method, params) in enumerate(

@@ -139,21 +139,24 @@ export interface KeyringEntry {
 /** A GGUF file for llama.cpp. */
 export interface LocalSource {
   type: 'local';
-  /** The file. Needed where neither a hub's repository nor an address is named. */
+  /**
+   * The file; of a model that was split into several (`-00001-of-00003.gguf`) the first, which
+   * stands for all. Needed where neither a hub's repository nor an address is named.
+   */
   path?: string;
   /**
    * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the file
    * is in the models directory or in the hub's cache.
    */
   hf_repo?: string;
-  /** Name of the file in that repository. */
+  /** Name of the file in that repository, or of the first of several. */
   hf_filename?: string;
   /**
-   * Address that the file can be downloaded from, in place of a repository. The file has the
-   * address's last name, and lies in the models directory.
+   * Address that the file can be downloaded from, in place of a repository, or of the first of
+   * several. The file has the address's last name, and lies in the models directory.
    */
   url?: string;
-  /** What that file must hash to, in hexadecimal. */
+  /** What that file must hash to, in hexadecimal; not for several. */
   sha256?: string;
   /** Repository of the tokenizer, where the file has none. */
   tokenizer_repo?: string;

@@ -13,7 +13,7 @@ export interface ListedPolicyRule {
    */
   action: 'allow' | 'cap' | 'deny' | 'redact' | 'require_approval' | 'require_local' | (string & {});
   /**
-   * What it is about; when nothing is given, everything that runs a model.
+   * What it is about; when nothing is given, everything that runs, loads or downloads a model.
    * @defaultValue `{}`
    */
   match?: PolicyMatch;
@@ -90,7 +90,10 @@ export interface PolicyMatch {
    * no string is searched as its JSON.
    */
   tool_arguments?: Record<string, string>;
-  /** Globs of methods. Only with it a rule is about methods that run no model. */
+  /**
+   * Globs of methods. Only with it a rule is about methods that neither run a model nor load or
+   * download one.
+   */
   methods?: string[];
 }
 
@@ -111,7 +114,7 @@ export interface PolicyRule {
    */
   action: 'allow' | 'cap' | 'deny' | 'redact' | 'require_approval' | 'require_local';
   /**
-   * What it is about; when nothing is given, everything that runs a model.
+   * What it is about; when nothing is given, everything that runs, loads or downloads a model.
    * @defaultValue `{}`
    */
   match?: PolicyMatch;

@@ -317,17 +317,18 @@ public struct KeyringEntry: Codable, Sendable, Hashable {
 
 /// A GGUF file for llama.cpp.
 public struct LocalSource: Codable, Sendable, Hashable {
-    /// The file. Needed where neither a hub's repository nor an address is named.
+    /// The file; of a model that was split into several (`-00001-of-00003.gguf`) the first, which
+    /// stands for all. Needed where neither a hub's repository nor an address is named.
     public var path: String?
     /// Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
     /// file is in the models directory or in the hub's cache.
     public var hfRepo: String?
-    /// Name of the file in that repository.
+    /// Name of the file in that repository, or of the first of several.
     public var hfFilename: String?
-    /// Address that the file can be downloaded from, in place of a repository. The file has the
-    /// address's last name, and lies in the models directory.
+    /// Address that the file can be downloaded from, in place of a repository, or of the first of
+    /// several. The file has the address's last name, and lies in the models directory.
     public var url: String?
-    /// What that file must hash to, in hexadecimal.
+    /// What that file must hash to, in hexadecimal; not for several.
     public var sha256: String?
     /// Repository of the tokenizer, where the file has none.
     public var tokenizerRepo: String?

@@ -69,7 +69,7 @@ public struct ListedPolicyRule: Codable, Sendable, Hashable {
     /// it; `redact` replaces what its patterns find in an answer; `require_local` refuses models
     /// that are not on this machine; `require_approval` asks the app with `policy.approve`.
     public var action: ListedPolicyRuleAction
-    /// What it is about; when nothing is given, everything that runs a model.
+    /// What it is about; when nothing is given, everything that runs, loads or downloads a model.
     /// Default: `{}`.
     public var match: PolicyMatch?
     /// Why, for people: in errors, in the event log, and in what the app is asked.
@@ -209,7 +209,8 @@ public struct PolicyMatch: Codable, Sendable, Hashable {
     /// Regular expressions that are found in a call's arguments, by JSON Pointer (RFC 6901). What
     /// is no string is searched as its JSON.
     public var toolArguments: [String: String]?
-    /// Globs of methods. Only with it a rule is about methods that run no model.
+    /// Globs of methods. Only with it a rule is about methods that neither run a model nor load or
+    /// download one.
     public var methods: [String]?
 
     public init(
@@ -260,7 +261,7 @@ public struct PolicyRule: Codable, Sendable, Hashable {
     /// it; `redact` replaces what its patterns find in an answer; `require_local` refuses models
     /// that are not on this machine; `require_approval` asks the app with `policy.approve`.
     public var action: PolicyRuleAction
-    /// What it is about; when nothing is given, everything that runs a model.
+    /// What it is about; when nothing is given, everything that runs, loads or downloads a model.
     /// Default: `{}`.
     public var match: PolicyMatch?
     /// Why, for people: in errors, in the event log, and in what the app is asked.

@@ -226,7 +226,10 @@ data class KeyringEntry(
 /** A GGUF file for llama.cpp. */
 @Serializable
 data class LocalSource(
-    /** The file. Needed where neither a hub's repository nor an address is named. */
+    /**
+     * The file; of a model that was split into several (`-00001-of-00003.gguf`) the first, which
+     * stands for all. Needed where neither a hub's repository nor an address is named.
+     */
     val path: String? = null,
     /**
      * Repository of a hub that holds the file. With `hf_filename` it stands for `path`, once the
@@ -234,15 +237,15 @@ data class LocalSource(
      */
     @SerialName("hf_repo")
     val hfRepo: String? = null,
-    /** Name of the file in that repository. */
+    /** Name of the file in that repository, or of the first of several. */
     @SerialName("hf_filename")
     val hfFilename: String? = null,
     /**
-     * Address that the file can be downloaded from, in place of a repository. The file has the
-     * address's last name, and lies in the models directory.
+     * Address that the file can be downloaded from, in place of a repository, or of the first of
+     * several. The file has the address's last name, and lies in the models directory.
      */
     val url: String? = null,
-    /** What that file must hash to, in hexadecimal. */
+    /** What that file must hash to, in hexadecimal; not for several. */
     val sha256: String? = null,
     /** Repository of the tokenizer, where the file has none. */
     @SerialName("tokenizer_repo")

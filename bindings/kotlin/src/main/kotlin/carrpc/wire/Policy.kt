@@ -76,7 +76,7 @@ data class ListedPolicyRule(
      */
     val action: ListedPolicyRuleAction,
     /**
-     * What it is about; when nothing is given, everything that runs a model.
+     * What it is about; when nothing is given, everything that runs, loads or downloads a model.
      * Default: `{}`.
      */
     val match: PolicyMatch? = null,
@@ -166,7 +166,10 @@ data class PolicyMatch(
      */
     @SerialName("tool_arguments")
     val toolArguments: Map<String, String>? = null,
-    /** Globs of methods. Only with it a rule is about methods that run no model. */
+    /**
+     * Globs of methods. Only with it a rule is about methods that neither run a model nor load or
+     * download one.
+     */
     val methods: List<String>? = null,
 )
 
@@ -189,7 +192,7 @@ data class PolicyRule(
      */
     val action: PolicyRuleAction,
     /**
-     * What it is about; when nothing is given, everything that runs a model.
+     * What it is about; when nothing is given, everything that runs, loads or downloads a model.
      * Default: `{}`.
      */
     val match: PolicyMatch? = null,
