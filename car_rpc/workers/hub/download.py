@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 #: How the name of what is not whole yet ends. A client of the hub passes over such files.
 PARTIAL_SUFFIX = ".car-rpc.incomplete"
 
-# What is not written yet is lost with the connection, and 10 MiB at once show little progress.
-constants.DOWNLOAD_CHUNK_SIZE = 1024 * 1024
+#: Most that is asked for at once, in bytes. Networks that deliver content, the hub's among them,
+#: answer with no more than 50 GB (Amazon CloudFront, "Quotas"), and ``http_get`` refuses to begin a
+#: longer file: it comes in ranges.
+MAX_ANSWER_BYTES = 32 * 1024**3
+
+# What is not written yet is lost with the connection. With the default of 10 MiB a line that breaks
+# more often than that would never get on.
+constants.DOWNLOAD_CHUNK_SIZE = 64 * 1024
 
 
 class Digest(NamedTuple):
@@ -94,28 +100,39 @@ def fetch(file: RemoteFile, partial: Path, target: Path, note: Callable[[int], N
         start = _usable_bytes(partial, file.size_bytes)
         note(start)
         with _CountingFile(partial, note) as out:
-            http_get(
-                file.url,
-                out,
-                resume_size=start,
-                headers=file.headers,
-                expected_size=file.size_bytes,
-            )
+            _download(file, out, start)
             os.fsync(out.fileno())
             end = out.tell()
         if file.digest is not None:
-            check(partial, file.digest)
+            _check(partial, file.digest)
         partial.replace(target)
     return max(0, end - start)
 
 
-def check(path: Path, digest: Digest) -> None:
+def _download(file: RemoteFile, out: io.FileIO, start: int) -> None:
+    size = file.size_bytes
+    if size is None or size <= MAX_ANSWER_BYTES:
+        http_get(file.url, out, resume_size=start, headers=file.headers, expected_size=size)
+        return
+    while start < size:
+        # `http_get` moves the beginning of a range to the place that it goes on from.
+        end = min(start + MAX_ANSWER_BYTES, size)
+        headers = {**(file.headers or {}), "Range": f"bytes=0-{end - 1}"}
+        try:
+            http_get(file.url, out, resume_size=start, headers=headers, expected_size=end)
+        except OSError:
+            if out.tell() != size:  # else the server knows no ranges, and sent all of it
+                raise
+        start = out.tell()
+
+
+def _check(path: Path, digest: Digest) -> None:
     """See that a file is what it should be, or delete it.
 
     Raises:
         CarError: ``download_failed``.
     """
-    if _digest(path, digest.kind) != digest.hex.lower():
+    if digest_of(path, digest.kind) != digest.hex.lower():
         path.unlink(missing_ok=True)
         raise CarError(
             "download_failed",
@@ -125,7 +142,8 @@ def check(path: Path, digest: Digest) -> None:
         )
 
 
-def _digest(path: Path, kind: Literal["sha256", "git"]) -> str:
+def digest_of(path: Path, kind: Literal["sha256", "git"]) -> str:
+    """What a file hashes to, in lower case; see :class:`Digest`."""
     with path.open("rb") as file:
         if kind == "sha256":
             return hashlib.file_digest(file, "sha256").hexdigest()
