@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +12,7 @@ from msgspec import UNSET
 from car_rpc.registry import gguf, safetensors
 from car_rpc.wire.base import MAX_SAFE_INTEGER
 from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.parts import file_parts
 
 T = TypeVar("T")
 
@@ -60,10 +60,11 @@ _FILE_TYPES = {
     37: "TQ2_0",
     38: "MXFP4",
 }
+#: Quantizations that a file says it has.
+FILE_TYPES = frozenset(_FILE_TYPES.values())
+
 #: Set in a file type that was guessed.
 _GUESSED = 1024
-
-_SPLIT = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
 class Facts(NamedTuple):
@@ -135,14 +136,16 @@ def gguf_facts(path: Path) -> Facts:
         ValueError: Its header cannot be read; see :func:`gguf.read_header`.
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        metadata, parameters, _ = gguf.read_header(file)
+    all_parts = [Path(part) for part in file_parts(str(path))]
+    parts = [part for part in all_parts if part.is_file() or part == path]
+    headers = [gguf.read_file(part) for part in parts]
+    metadata = headers[0].metadata
+    counted = sum(header.parameters for header in headers) if parts == all_parts else 0
     architecture = _text(metadata, "general.architecture")
 
     def number(key: str) -> int:
         return _number(metadata, f"{architecture}.{key}")
 
-    parts = _parts(path)
     heads = max(number("attention.head_count"), 1)
     head_size = number("embedding_length") // heads
     layers = number("block_count")
@@ -151,8 +154,7 @@ def gguf_facts(path: Path) -> Facts:
         family=architecture,
         version=_text(metadata, "general.version"),
         context_length=number("context_length"),
-        param_count=_text(metadata, "general.size_label")
-        or (_counted(parameters) if len(parts) == 1 else ""),
+        param_count=_text(metadata, "general.size_label") or _counted(counted),
         quantization=_FILE_TYPES.get(_number(metadata, "general.file_type") & ~_GUESSED, "")
         if "general.file_type" in metadata
         else "",
@@ -213,17 +215,6 @@ def _cache_bytes(heads: int, key_size: int, value_size: int, interval: int) -> i
     """
     size = heads * (key_size + value_size) * _CACHE_ELEMENT_BYTES // max(interval, 1)
     return min(size, MAX_SAFE_INTEGER)
-
-
-def _parts(path: Path) -> list[Path]:
-    """All files of a model that was split, which the first of them stands for."""
-    split = _SPLIT.search(path.name)
-    if split is None:
-        return [path]
-    start = path.name[: split.start()]
-    count = split[1]
-    names = (f"{start}-{part:05}-of-{count}.gguf" for part in range(1, int(count) + 1))
-    return [part for part in map(path.with_name, names) if part.is_file()]
 
 
 def _counted(parameters: int) -> str:

@@ -91,6 +91,12 @@ def parameters(model: ModelSchema) -> tuple[float, float] | None:
     return total, float(active) * _UNITS[active_unit] if active else total
 
 
+def parameter_count(text: str) -> float | None:
+    """How many parameters a text such as ``30.5B-A3.3B`` says there are, or ``None``."""
+    match = _COUNT.fullmatch(text.upper())
+    return float(match[1]) * _UNITS[match[2]] if match else None
+
+
 def weights_bytes(model: ModelSchema) -> int | None:
     """Size of the weights: of their files, or estimated, or 0 where there are none."""
     if not isinstance(model.source, LocalSource | MlxSource):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from io import SEEK_CUR
 from math import prod
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 #: Bounds. The largest known headers are those of vocabularies of 260 000 tokens, below 20 MiB.
@@ -92,6 +93,12 @@ def read_header(file: BinaryIO) -> Header:
         parameters += elements
         names.add(name)
     return Header(metadata, parameters, not names.isdisjoint(_RANK_HEADS))
+
+
+def read_file(path: str | Path) -> Header:
+    """Read the header of a file; see :func:`read_header`."""
+    with open(path, "rb") as file:  # noqa: PTH123 - as it is named
+        return read_header(file)
 
 
 class _Reader:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from car_rpc.errors import CarError
-from car_rpc.registry.weights import cached_repo, file_name, is_name
+from car_rpc.registry.weights import cached_repo, file_names, is_name
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 
 #: What a download that did not end leaves behind begins with the file's name and holds this.
@@ -119,7 +119,7 @@ def _in_hub(source: LocalSource | MlxSource, hub_dir: Path) -> Iterator[Path]:
 
 def _file_names(source: LocalSource) -> list[str]:
     projector = source.mmproj_filename
-    return [file_name(source), *([projector] if isinstance(projector, str) else [])]
+    return [*file_names(source), *([projector] if isinstance(projector, str) else [])]
 
 
 def _literal(name: str) -> str:

@@ -20,6 +20,7 @@ from msgspec import UNSET
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.safetensors import read_json
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.wire.parts import file_parts, is_later_part
 
 #: One name, or an organisation's and a name. None is ``.`` or ``..``.
 _REPO = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
@@ -74,12 +75,16 @@ class WeightFiles:
         if not isinstance(source, LocalSource | MlxSource):
             return source
         if isinstance(source, LocalSource):
+            _check_first_part(source)
             source = self._with_absolute(source, "mmproj_path")
         if isinstance(source.path, str):
             return self._with_absolute(source, "path")
         if isinstance(source, LocalSource) and isinstance(source.url, str):
             if not is_name(file_name(source)):
                 raise invalid_params("the address names no file", "$.model.source.url")
+            if source.sha256 is not UNSET and len(file_names(source)) > 1:
+                detail = "a model in several files has no checksum of one"
+                raise invalid_params(detail, "$.model.source.sha256")
             _check_names(source)
             return source
         if not isinstance(source.hf_repo, str) or (
@@ -141,6 +146,11 @@ def file_name(source: LocalSource) -> str:
     if isinstance(source.url, str):
         return unquote(urlsplit(source.url).path).rpartition("/")[2]
     return ""
+
+
+def file_names(source: LocalSource) -> list[str]:
+    """Names of all files of weights below their folder: one, or the parts of a split model."""
+    return file_parts(file_name(source))
 
 
 def cached_repo(repo: str) -> str:
@@ -231,11 +241,11 @@ class _Search:
             self._note(folder, folder / _INDEX, *filter(Path.is_dir, folder.rglob("*")))
             ready = folder_ready(folder)
             return msgspec.structs.replace(source, path=str(folder)) if ready else None
-        path = folder / file_name(source)
-        self._note(path.parent)
-        if not path.is_file():
+        paths = [folder / name for name in file_names(source)]
+        self._note(paths[0].parent)
+        if not all(path.is_file() for path in paths):
             return None
-        found = msgspec.structs.replace(source, path=str(path))
+        found = msgspec.structs.replace(source, path=str(paths[0]))
         if not isinstance(source.mmproj_filename, str):
             return found
         projector = folder / source.mmproj_filename
@@ -272,6 +282,14 @@ def _check_names(source: LocalSource | MlxSource) -> None:
             name = getattr(source, field)
             if isinstance(name, str) and not _is_file_name(name):
                 raise invalid_params("name a file in the repository", f"$.model.source.{field}")
+
+
+def _check_first_part(source: LocalSource) -> None:
+    for field in ("path", "hf_filename", "url"):
+        name = getattr(source, field)
+        if isinstance(name, str) and is_later_part(name):
+            detail = "this is a later part of a model; name the first, which stands for all"
+            raise invalid_params(detail, f"$.model.source.{field}")
 
 
 def _is_file_name(name: str) -> bool:

@@ -78,12 +78,14 @@ def test_the_cache_of_hybrid_models_counts_the_layers_that_have_one(make_gguf: M
 
 
 def test_a_model_in_several_files_is_as_large_as_all_of_them(make_gguf: MakeGguf) -> None:
-    first = make_gguf("big-00001-of-00003.gguf")
-    for part in (2, 3):
-        first.with_name(f"big-0000{part}-of-00003.gguf").write_bytes(bytes(1000))
+    first, second, third = (make_gguf(f"big-0000{part}-of-00003.gguf") for part in (1, 2, 3))
     facts = gguf_facts(first)
-    assert facts.size_bytes == first.stat().st_size + 2000
-    assert facts.param_count == "", "the first file holds only some of the tensors"
+    assert facts.size_bytes == 3 * first.stat().st_size
+    assert facts.param_count == "6M"
+    third.unlink()
+    facts = gguf_facts(first)
+    assert facts.size_bytes == 2 * second.stat().st_size
+    assert facts.param_count == "", "not all of the tensors are here"
 
 
 def test_what_the_client_said_goes_before_what_the_file_says() -> None:

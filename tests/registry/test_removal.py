@@ -49,6 +49,17 @@ def test_a_file_goes_and_the_other_files_of_its_repository_stay(tmp_path: Path) 
     assert list((tmp_path / "hub").iterdir()) == [], "the last one takes the folder along"
 
 
+def test_a_split_model_goes_with_all_its_parts(tmp_path: Path) -> None:
+    source = LocalSource(hf_repo="acme/Small-GGUF", hf_filename="Q4/big-00001-of-00003.gguf")
+    for part in (1, 2, 3):
+        cached(tmp_path / "hub", f"Q4/big-0000{part}-of-00003.gguf", f"blob{part}")
+    put(tmp_path / "models" / "Small" / "Q4" / "big-00002-of-00003.gguf", 7)
+    kept = cached(tmp_path / "hub", "Q4/big-00001-of-00004.gguf", "other")
+    assert removed(source, tmp_path) == 307
+    assert kept.exists()
+    assert not (tmp_path / "models" / "Small").exists()
+
+
 def test_the_parts_of_a_download_go_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "Small"
     put(folder / "small-Q4.gguf", 7)

@@ -62,6 +62,41 @@ def test_weights_are_found_wherever_they_come_to_lie(files: WeightFiles, tmp_pat
     assert path_of(files, FILE) is None
 
 
+SPLIT = LocalSource(hf_repo="acme/Big-GGUF", hf_filename="Q4/big-00001-of-00003.gguf")
+
+
+def test_a_split_model_is_found_once_all_its_parts_are_here(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hub" / "models--acme--Big-GGUF" / "snapshots" / "aaa" / "Q4"
+    first = put(folder / "big-00001-of-00003.gguf")
+    for part in (3, 2):
+        assert path_of(files, SPLIT) is None
+        put(folder / f"big-0000{part}-of-00003.gguf")
+    assert path_of(files, SPLIT) == first
+    put(tmp_path / "models" / "Small" / "Q4" / "big-00001-of-00003.gguf")
+    assert path_of(files, SPLIT) == first, "what is whole goes before what is not"
+
+
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        (LocalSource(path="/x/big-00002-of-00003.gguf"), "path"),
+        (LocalSource(hf_repo="acme/Big", hf_filename="big-00003-of-00003.gguf"), "hf_filename"),
+        (LocalSource(url="https://example.org/big-00002-of-00003.gguf"), "url"),
+        (LocalSource(url="https://example.org/b-00001-of-00002.gguf", sha256="0" * 64), "sha256"),
+    ],
+)
+def test_a_split_model_is_named_by_its_first_part_and_has_no_one_checksum(
+    source: LocalSource, field: str, files: WeightFiles
+) -> None:
+    with pytest.raises(CarError) as caught:
+        files.absolute(source)
+    assert (caught.value.kind, caught.value.extra["path"]) == (
+        "invalid_params", f"$.model.source.{field}",
+    )  # fmt: skip
+
+
 def long_ago(folder: Path) -> None:
     """As if nothing in it had changed for long."""
     for path in (folder, *folder.rglob("*")):

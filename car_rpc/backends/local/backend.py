@@ -36,6 +36,7 @@ from car_rpc.wire.models import (
     ModelSource,
     SystemSource,
 )
+from car_rpc.wire.parts import file_parts
 from car_rpc.wire.worker import (
     AnswerPrefix,
     Detokenize,
@@ -229,7 +230,12 @@ def _has_weights(source: ModelSource) -> bool:
     if not isinstance(source.path, str):
         return False
     # Every decision looks at every file, so the system is asked as little as possible.
-    path = source.path if isinstance(source, LocalSource) else f"{source.path}/config.json"
+    if isinstance(source, MlxSource):
+        return _is_readable(f"{source.path}/config.json")
+    return all(map(_is_readable, file_parts(source.path)))
+
+
+def _is_readable(path: str) -> bool:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - once per model at every decision
         return stat.S_ISREG(mode) and (mode & _ALL_READ == _ALL_READ or os.access(path, os.R_OK))

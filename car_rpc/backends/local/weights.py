@@ -15,9 +15,10 @@ from car_rpc.backends.local.process import ProcessControl, WorkerProcess
 from car_rpc.backends.local.workers import Unloaded
 from car_rpc.engine.ports import Backend
 from car_rpc.errors import CarError, invalid_params
+from car_rpc.registry.identity import check_import
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.removal import removable, remove
-from car_rpc.registry.weights import cached_repo, file_name, is_name
+from car_rpc.registry.weights import cached_repo, file_name, file_names, is_name
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.worker import FromHub, FromPath, FromUrl, Load, Pull, Pulled, PullSource
 
@@ -77,8 +78,9 @@ class Weights:
             on_progress: Told how far it is.
 
         Raises:
-            CarError: ``conflict`` for a model that nothing can be downloaded for,
-                ``download_failed``, ``not_found``, ``unauthorized`` or ``io_error``.
+            CarError: ``conflict`` for a model that nothing can be downloaded for, and for files
+                that are clearly another model's; ``download_failed``, ``not_found``,
+                ``unauthorized`` or ``io_error``.
         """
         model = self._registry.as_registered(model_id)
         source = self._source(model, from_path)
@@ -91,6 +93,8 @@ class Weights:
             )
         if from_path is None and _path(self._registry.find(model_id)) is not None:
             return Pulled(size_bytes=0, downloaded_bytes=0)
+        if from_path is not None:
+            await asyncio.to_thread(check_import, model, Path(from_path))
         key = _key(source)
         while (download := self._running.get(key)) is not None and download.ending:
             await asyncio.wait([download.task])
@@ -175,8 +179,8 @@ class Weights:
             return FromUrl(url=source.url, sha256=digest, target=self._target(model, source))
         files: list[str] = []
         if isinstance(source, LocalSource):
-            names = (source.hf_filename, source.mmproj_filename)
-            files = [name for name in names if isinstance(name, str)]
+            projector = source.mmproj_filename
+            files = [*file_names(source), *([projector] if isinstance(projector, str) else [])]
         return FromHub(repo=str(source.hf_repo), files=files, hub_dir=str(self._hub_dir))
 
     def _target(self, model: ModelSchema, source: LocalSource | MlxSource) -> str:

@@ -17,9 +17,10 @@ from car_rpc.backends.local.residency import Crashes, ModelsPolicy, Resident, to
 from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.errors import CarError
 from car_rpc.registry.fit import memory_bytes
-from car_rpc.registry.gguf import read_header
+from car_rpc.registry.gguf import read_file
 from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.parts import file_parts
 from car_rpc.wire.worker import Load
 
 _logger = logging.getLogger(__name__)
@@ -362,7 +363,7 @@ def _file_bytes(path: Path) -> int:
     try:
         if path.is_dir():
             return sum(each.stat().st_size for each in path.iterdir() if each.is_file())
-        return path.stat().st_size
+        return sum(Path(part).stat().st_size for part in file_parts(str(path)))
     except OSError:  # the worker will say what is wrong with it
         return 0
 
@@ -374,8 +375,7 @@ def _has_rank_head(model: ModelSchema, load: Load) -> bool:
         CarError: ``model_load_failed`` when there is none and it was asked for.
     """
     try:
-        with open(load.path, "rb") as file:  # noqa: PTH123 - as the file is named in the frame
-            has_head = read_header(file).has_rank_head
+        has_head = any(read_file(part).has_rank_head for part in file_parts(load.path))
     except (OSError, ValueError):
         return True  # whatever is wrong with it, the worker says
     if load.pooling == "rank" and not has_head:

@@ -6,7 +6,8 @@ import hashlib
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 from huggingface_hub import (
@@ -21,8 +22,15 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported wh
 )
 
 from car_rpc.errors import CarError
+from car_rpc.wire.parts import file_parts
 from car_rpc.wire.worker import Pulled
-from car_rpc.workers.hub.download import PARTIAL_SUFFIX, Digest, RemoteFile, check, fetch
+from car_rpc.workers.hub.download import (
+    PARTIAL_SUFFIX,
+    Digest,
+    RemoteFile,
+    digest_of,
+    fetch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +50,20 @@ _ANSWER_TIMEOUT_S = 10.0
 
 #: Bytes that are copied at once.
 _COPY_BYTES = 8 * 1024 * 1024
+
+
+class _Fetch(NamedTuple):
+    """A file that is to come.
+
+    Attributes:
+        remote: Where it is.
+        partial: Where it grows.
+        target: Where it goes.
+    """
+
+    remote: RemoteFile
+    partial: Path
+    target: Path
 
 
 class _Total:
@@ -81,32 +103,50 @@ def from_hub(source: FromHub, note: Callable[[int, int], None]) -> Pulled:
         Path(source.hub_dir) / repo_folder_name(repo_id=source.repo, repo_type="model") / "blobs"
     )
     headers = build_hf_headers()
-    _make_sure_of_room(blobs, [(_blob(blobs, each), each.size or 0) for each in wanted])
-    total = _Total(sum(each.size or 0 for each in wanted), note)
-    downloaded = 0
+    files: list[_Fetch] = []
     for each in wanted:
-        blob = _blob(blobs, each)
         url = hf_hub_url(source.repo, each.rfilename, revision=info.sha)
+        blob = _blob(blobs, each)
         remote = RemoteFile(url, each.size, _digest(each), headers)
-        downloaded += fetch(remote, _partial(blob), blob, total)
+        files.append(_Fetch(remote, _partial(blob), blob))
+    _make_sure_of_room(blobs, _missing_bytes(files))
+    size = sum(each.size or 0 for each in wanted)
+    total = _Total(size, note)
+    downloaded = 0
+    for each, (remote, partial, blob) in zip(wanted, files, strict=True):
+        downloaded += fetch(remote, partial, blob, total)
         # It finds the content in place and only links it, in its own layout.
         hf_hub_download(source.repo, each.rfilename, cache_dir=source.hub_dir)
         total.next_file(each.size or 0)
-    size = sum(each.size or 0 for each in wanted)
     return Pulled(size_bytes=size, downloaded_bytes=downloaded)
 
 
 def from_url(source: FromUrl, note: Callable[[int, int], None]) -> Pulled:
-    """Bring one file from an address.
+    """Bring a file from an address, or those of a model that was split.
 
-    A part of it is gone on from only while the server says that the file is still the same.
+    A part of one is gone on from only while the server says that the file is still the same.
 
     Raises:
         CarError: ``download_failed`` or ``io_error``.
     """
-    target = Path(source.target)
+    address = urlsplit(source.url)
+    urls = [urlunsplit(address._replace(path=path)) for path in file_parts(address.path)]
+    targets = [Path(target) for target in file_parts(source.target)]
+    digest = None if source.sha256 is None else Digest("sha256", source.sha256)
+    files = [_at_address(*each, digest) for each in zip(urls, targets, strict=True)]
+    _make_sure_of_room(targets[0].parent, _missing_bytes(files))
+    total = _Total(sum(each.remote.size_bytes or 0 for each in files), note)
+    downloaded = 0
+    for remote, partial, target in files:
+        downloaded += fetch(remote, partial, target, total)
+        total.next_file(target.stat().st_size)
+    size = sum(target.stat().st_size for target in targets)
+    return Pulled(size_bytes=size, downloaded_bytes=downloaded)
+
+
+def _at_address(url: str, target: Path, digest: Digest | None) -> _Fetch:
     response = get_session().head(
-        source.url,
+        url,
         headers={"Accept-Encoding": "identity"},  # or the size would be that of a compressed one
         follow_redirects=True,
         timeout=_ANSWER_TIMEOUT_S,
@@ -114,22 +154,18 @@ def from_url(source: FromUrl, note: Callable[[int, int], None]) -> Pulled:
     # Some servers refuse HEAD and still serve the file; then its size is not known beforehand.
     known: Mapping[str, str] = response.headers if response.is_success else {}
     size = int(known["content-length"]) if "content-length" in known else None
-    version = (source.url, known.get("etag"), known.get("last-modified"), size)
+    version = (url, known.get("etag"), known.get("last-modified"), size)
     name = f"{target.name}.{hashlib.sha256(repr(version).encode()).hexdigest()[:16]}"
     partial = target.with_name(name + PARTIAL_SUFFIX)
-    digest = None if source.sha256 is None else Digest("sha256", source.sha256)
-    if not target.exists():
-        _make_sure_of_room(target.parent, [(partial, size or 0)], at=partial)
-    total = _Total(size or 0, note)
-    downloaded = fetch(RemoteFile(source.url, size, digest), partial, target, total)
-    return Pulled(size_bytes=target.stat().st_size, downloaded_bytes=downloaded)
+    return _Fetch(RemoteFile(url, size, digest), partial, target)
 
 
 def from_path(source: FromPath, note: Callable[[int, int], None]) -> Pulled:
-    """Copy a file, or the files of a folder, and let the copy appear as a whole.
+    """Copy a file or a folder, or the files of a split model, and let the copy appear as a whole.
 
     Raises:
-        CarError: ``not_found`` where nothing is there, ``io_error`` where the disk has no room.
+        CarError: ``not_found`` where nothing is there, ``conflict`` for what is something else,
+            ``io_error`` where the disk has no room.
     """
     origin, target = Path(source.path), Path(source.target)
     if not origin.exists():
@@ -138,28 +174,28 @@ def from_path(source: FromPath, note: Callable[[int, int], None]) -> Pulled:
         wanted = "folder" if source.is_folder else "file"
         detail = f"{origin} is no {wanted}, which a model of this kind is"
         raise CarError("conflict", detail, path=str(origin))
-    files = sorted(each for each in origin.rglob("*") if each.is_file()) or [origin]
-    sizes = [each.stat().st_size for each in files]
+    origins = [origin.with_name(name) for name in file_parts(origin.name)]
+    targets = [target.with_name(name) for name in file_parts(target.name)]
+    copies = [_partial(each) for each in targets]
+    sizes = [_size(each) for each in origins]
     target.parent.mkdir(parents=True, exist_ok=True)
-    _make_sure_of_room(target.parent, [(target, sum(sizes))])
-    copy = target.with_name(target.name + PARTIAL_SUFFIX)
+    _make_sure_of_room(target.parent, sum(sizes))
     total = _Total(sum(sizes), note)
-    with FileLock(f"{copy}.lock"):
-        _delete(copy)
+    with FileLock(f"{copies[0]}.lock"):
         try:
-            for file, size in zip(files, sizes, strict=True):
-                into = copy / file.relative_to(origin) if file != origin else copy
-                into.parent.mkdir(parents=True, exist_ok=True)
-                _copy(file, into, total)
-                total.next_file(size)
+            for each, copy in zip(origins, copies, strict=True):
+                _delete(copy)
+                _copy_all(each, copy, total)
+            if source.sha256 is not None:
+                _check_copy(origin, copies[0], source.sha256)
         except BaseException:
-            _delete(copy)  # it cannot be gone on with, and takes room
+            for copy in copies:
+                _delete(copy)  # it cannot be gone on with, and takes room
             raise
-        if source.sha256 is not None:
-            check(copy, Digest("sha256", source.sha256))
-        if target.is_dir():
-            _delete(target)
-        copy.replace(target)
+        for copy, each in zip(copies, targets, strict=True):
+            if each.is_dir():
+                _delete(each)
+            copy.replace(each)
     return Pulled(size_bytes=sum(sizes), downloaded_bytes=sum(sizes))
 
 
@@ -193,15 +229,17 @@ def _partial(blob: Path) -> Path:
     return blob.with_name(blob.name + PARTIAL_SUFFIX)
 
 
-def _make_sure_of_room(
-    folder: Path, files: Iterable[tuple[Path, int]], at: Path | None = None
-) -> None:
-    """Refuse a download that would fill the disk, before it begins."""
+def _missing_bytes(files: Iterable[_Fetch]) -> int:
     missing = 0
-    for path, size in files:
-        partial = at or _partial(path)
-        have = next((each.stat().st_size for each in (path, partial) if each.exists()), 0)
-        missing += max(0, size - have)
+    for remote, partial, target in files:
+        if not target.exists():
+            have = partial.stat().st_size if partial.exists() else 0
+            missing += max(0, (remote.size_bytes or 0) - have)
+    return missing
+
+
+def _make_sure_of_room(folder: Path, missing: int) -> None:
+    """Refuse what would fill the disk, before it begins."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -215,11 +253,37 @@ def _make_sure_of_room(
         )
 
 
+def _copy_all(origin: Path, copy: Path, total: _Total) -> None:
+    for file in _files(origin):
+        into = copy / file.relative_to(origin) if file != origin else copy
+        into.parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, into, total)
+        total.next_file(into.stat().st_size)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) or [path]
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in _files(path))
+
+
 def _copy(origin: Path, into: Path, note: Callable[[int], None]) -> None:
     with origin.open("rb") as reader, into.open("wb") as writer:
         while chunk := reader.read(_COPY_BYTES):
             writer.write(chunk)
             note(writer.tell())
+
+
+def _check_copy(origin: Path, copy: Path, sha256: str) -> None:
+    found = digest_of(copy, "sha256")
+    if found != sha256.lower():
+        detail = (
+            f"{origin} is another file than the model's: its SHA-256 is {found}, and that of the"
+            f" model {sha256.lower()}; import the right one, or register this one as a model"
+        )
+        raise CarError("conflict", detail, path=str(origin), expected=sha256.lower(), found=found)
 
 
 def _delete(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
+from car_rpc.wire.parts import file_parts
 from car_rpc.workers.llama_cpp.native import lib, recent_errors
 from car_rpc.workers.llama_cpp.threads import threads_for
 
@@ -25,7 +26,7 @@ class Model:
     """A loaded model. It is never freed: the process ends with it.
 
     Args:
-        path: The GGUF file.
+        path: The GGUF file; of a model that was split, the first.
         progress: Takes how far loading is, in percent; called at most once per percent.
 
     Raises:
@@ -34,8 +35,11 @@ class Model:
     """
 
     def __init__(self, path: str, progress: Callable[[float], None]) -> None:
-        _check_file(path)
-        self.threads = threads_for(Path(path).stat().st_size)  # watches others while it loads
+        parts = file_parts(path)
+        for part in parts:
+            _check_file(part)
+        size_bytes = sum(Path(part).stat().st_size for part in parts)
+        self.threads = threads_for(size_bytes)  # watches others while it loads
         params = lib.llama_model_default_params()
         callback = lib.llama_progress_callback(_Progress(progress))
         params.progress_callback = callback
