@@ -83,6 +83,10 @@ class BareLoop:
             lib.llama_memory_seq_rm(memory, sequence, 0 if sequence else common, -1)
         return common
 
+    def cut(self, length: int) -> None:
+        """Forget what follows the first tokens of the first sequence."""
+        lib.llama_memory_seq_rm(lib.llama_get_memory(self._context), 0, length, -1)
+
     def read(self, prompt: Sequence[int], sequence: int = 0, start: int = 0) -> NDArray[np.float32]:
         """Read a prompt from some position on; returns the logits of what follows it."""
         last = 0

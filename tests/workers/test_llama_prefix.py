@@ -17,7 +17,6 @@ pytest.importorskip("llama_cpp")
 from benchmarks.local.bare import FLASH_OFF, BareLoop
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator
-from tests.workers.recurrent import write_recurrent_model
 
 pytestmark = pytest.mark.llama
 
@@ -27,9 +26,9 @@ CONTEXT = 2048
 MAX_LOGIT_CHANGE = 0.2
 
 
-def load(path: Path) -> LlamaEngine:
+def load(path: Path, context_length: int = CONTEXT) -> LlamaEngine:
     engine = LlamaEngine()
-    engine.load(Load(path=str(path), context_length=CONTEXT), lambda _: None)
+    engine.load(Load(path=str(path), context_length=context_length), lambda _: None)
     return engine
 
 
@@ -259,27 +258,6 @@ def test_a_chunk_that_is_broken_off_leaves_what_was_read_before(
     (again,) = run(engine, shared("a" * 1500))
     assert cached(again) == PREFILL_CHUNK
     assert again.text == whole.text  # as it is read in the same chunks
-
-
-# ------------------------------------------------------------------ memory that cannot be cut
-
-
-@pytest.fixture(scope="module")
-def recurrent(tmp_path_factory: pytest.TempPathFactory) -> LlamaEngine:
-    return load(write_recurrent_model(tmp_path_factory.mktemp("recurrent") / "model.gguf"))
-
-
-def test_a_recurrent_model_goes_on_from_whole_prefixes_alone(recurrent: LlamaEngine) -> None:
-    recurrent.reset()
-    (first,) = run(recurrent, shared("a" * 600))
-    (alone,) = run(recurrent, chat("a" * 600, ignore_eos=True))
-    assert first.text == alone.text
-    (again,) = run(recurrent, shared("a" * 600))
-    assert cached(again) == 2 * PREFILL_CHUNK  # the checkpoint before the last chunk
-    assert again.text == alone.text
-    (other,) = run(recurrent, shared("a" * 300 + "b" * 300))
-    assert not cached(other)
-    assert other.text == run(recurrent, chat("a" * 300 + "b" * 300, ignore_eos=True))[0].text
 
 
 # ------------------------------------------------------------------------------- long batches

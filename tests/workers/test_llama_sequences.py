@@ -7,22 +7,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from car_rpc.workers.llama_cpp.sequences import MAX_STATES, Sequence, Sequences
+from car_rpc.workers.llama_cpp.sequences import (
+    MAX_CHECKPOINTS,
+    MAX_STATES,
+    STRIDE,
+    TAIL,
+    Sequence,
+    Sequences,
+)
 from car_rpc.workers.prefix import common
 
 
 class TokenMemory:
-    """Remembers the tokens themselves, so that what a sequence holds can be checked."""
+    """Remembers the tokens themselves, so that what a sequence holds can be checked.
 
-    def __init__(self, *, can_cut: bool = True) -> None:
+    Without ``can_cut`` it can forget no more than its newest tokens, ``window`` of them.
+    """
+
+    def __init__(self, *, can_cut: bool = True, window: int = 0) -> None:
         self.can_cut = can_cut
+        self.window = window
         self.tokens: dict[int, list[int]] = {}
         self.saves = 0
 
+    def shortest(self, sequence: int) -> int:
+        return 0 if self.can_cut else max(0, len(self.tokens.get(sequence, [])) - self.window)
+
     def cut(self, sequence: int, length: int) -> bool:
-        held = self.tokens.get(sequence, [])
-        if not self.can_cut and length < len(held):
+        if length < self.shortest(sequence):
             return False
+        del self.tokens.get(sequence, [])[length:]
+        return True
+
+    def save_part(self, sequence: int) -> Any:
+        return np.array(self.tokens[sequence][-1:], dtype=np.int32)
+
+    def rewind(self, sequence: int, part: Any, length: int) -> bool:
+        held = self.tokens[sequence]
+        assert held[length - 1 : length] == part.tolist()
         del held[length:]
         return True
 
@@ -45,8 +67,10 @@ class TokenMemory:
 class Slots:
     """Sequences, and a way to use them as the generator does."""
 
-    def __init__(self, count: int, tokens: int = 1000, *, can_cut: bool = True) -> None:
-        self.memory = TokenMemory(can_cut=can_cut)
+    def __init__(
+        self, count: int, tokens: int = 1000, *, can_cut: bool = True, window: int = 0
+    ) -> None:
+        self.memory = TokenMemory(can_cut=can_cut, window=window)
         self.sequences = Sequences(self.memory, count, 4 * tokens)
 
     def start(self, prompt: list[int], *, shared: bool = True) -> tuple[Sequence, int]:
@@ -56,7 +80,9 @@ class Slots:
         assert sequence.tokens == prompt[:begun] == self.held(sequence)
         assert begun < len(prompt)
         assert shared or not begun
-        self.extend(sequence, prompt[begun:])
+        while (read := len(sequence.tokens)) < len(prompt):
+            self.sequences.checkpoint(sequence)
+            self.extend(sequence, prompt[read : min([len(prompt), *sequence.marks[:1]])])
         return sequence, begun
 
     def extend(self, sequence: Sequence, tokens: list[int]) -> None:
@@ -151,22 +177,108 @@ def test_a_broken_batch_leaves_what_was_read_before() -> None:
     assert slots.run([*text(0), 1]) == 50
 
 
-def test_what_cannot_be_cut_serves_only_as_a_whole() -> None:
+# ------------------------------------------------------------------ memory that cannot be cut
+
+
+def test_what_cannot_be_cut_serves_as_a_whole() -> None:
     slots = Slots(1, can_cut=False)
     slots.run(text(0))
     assert slots.run([*text(0), 1]) == 50
-    assert slots.run([*text(0), 2]) == 0
-    assert slots.run([*text(0), 1, 2]) == 51
 
 
-def test_a_checkpoint_serves_what_cannot_be_cut() -> None:
+def test_the_next_turn_goes_on_before_what_was_written_anew() -> None:
     slots = Slots(1, can_cut=False)
-    sequence, _ = slots.start(text(0))
-    slots.sequences.checkpoint(sequence)
-    slots.extend(sequence, [7, 8])
+    sequence, _ = slots.start([*text(0, 74), *text(900, 6)])
+    slots.extend(sequence, text(300))
     slots.sequences.give_back(sequence)
-    assert slots.run([*text(0), 1]) == 50
-    assert slots.run([*text(0), 2]) == 50
+    assert slots.run([*text(0, 74), *text(500)]) == 80 - TAIL
+
+
+def test_a_prompt_that_is_asked_again_is_read_but_for_its_end() -> None:
+    slots = Slots(1, can_cut=False)
+    slots.run([*text(0), 7])
+    assert slots.run([*text(0), 7]) == 51 - TAIL
+
+
+def test_a_window_is_cut_as_far_as_it_goes() -> None:
+    slots = Slots(1, can_cut=False, window=5)
+    slots.run(text(0))
+    assert slots.run([*text(0, 47), 7]) == 47
+    assert slots.run([*text(0, 40), 7]) == 50 - TAIL
+
+
+def test_where_two_have_parted_a_third_goes_on() -> None:
+    slots = Slots(3, can_cut=False)
+    slots.run([*text(0, 200), *text(500, 80)])
+    assert slots.run([*text(0, 200), *text(600, 80)]) == 0
+    assert slots.run([*text(0, 200), *text(700, 80)]) == 200
+
+
+def test_a_prompt_that_waits_has_a_checkpoint_taken_where_it_parts() -> None:
+    slots = Slots(2, can_cut=False)
+    first = slots.sequences.take([*text(0, 200), *text(500, 80)], shared=True)
+    slots.sequences.mark(first, 200)
+    slots.extend(first, text(0, 200))
+    slots.sequences.checkpoint(first)
+    slots.extend(first, text(500, 80))
+    assert slots.run([*text(0, 200), 1]) == 200
+
+
+def test_a_long_text_can_be_left_anywhere() -> None:
+    slots = Slots(1, tokens=10**6, can_cut=False)
+    slots.run(text(0, 3 * STRIDE))
+    assert slots.run([*text(0, 2 * STRIDE + 9), -1]) == 2 * STRIDE
+
+
+def test_a_broken_batch_leaves_what_the_last_checkpoint_holds() -> None:
+    slots = Slots(1, tokens=10**6, can_cut=False)
+    sequence, _ = slots.start(text(0, STRIDE + 100))
+    slots.memory.tokens[0] += [7, 8]
+    slots.sequences.repair(sequence)
+    assert sequence.tokens == slots.held(sequence) == text(0, STRIDE + 100 - TAIL)
+    slots.sequences.give_back(sequence)
+    assert slots.run(text(0, STRIDE + 100)) == STRIDE + 100 - TAIL
+
+
+def test_checkpoints_go_along_with_what_makes_room() -> None:
+    slots = Slots(1, can_cut=False)
+    slots.run([*text(0), 7])
+    slots.run(text(100))
+    assert slots.run([*text(0), 8]) == 51 - TAIL
+
+
+def test_a_copy_of_what_is_in_use_has_its_checkpoints() -> None:
+    slots = Slots(2, can_cut=False)
+    first, _ = slots.start([*text(0), 7])
+    assert slots.run([*text(0), 8]) == 51 - TAIL
+    assert slots.held(first) == [*text(0), 7]
+    assert slots.run([*text(0), 9]) == 51 - TAIL
+
+
+def test_checkpoints_are_few_and_far_between() -> None:
+    slots = Slots(1, tokens=10**6, can_cut=False)
+    conversation: list[int] = []
+    for turn in range(3 * MAX_CHECKPOINTS):
+        conversation += text(1000 * turn, 40)
+        assert slots.run(conversation) == max(0, len(conversation) - 40)
+    sequence, _ = slots.start([*conversation, *text(-100)])
+    assert len(sequence.checkpoints) == MAX_CHECKPOINTS
+    lengths = [each.length for each in sequence.checkpoints]
+    assert lengths[-1] == len(conversation) + 50 - TAIL
+    assert lengths[0] < len(conversation) // 4
+
+
+def test_checkpoints_keep_to_the_budget() -> None:
+    slots = Slots(1, tokens=3, can_cut=False)
+    slots.run([*text(0), 1])
+    slots.run([*text(0), 1, *text(100)])
+    slots.run([*text(0), 1, *text(100), *text(200)])
+    assert slots.sequences.saved_bytes == 4 * 3
+    slots.run([*text(0), 1, *text(100), *text(200), *text(300)])
+    assert slots.sequences.saved_bytes == 4 * 3
+
+
+# --------------------------------------------------------------------------------- the whole
 
 
 def test_nothing_is_known_after_all_is_cleared() -> None:
@@ -203,16 +315,16 @@ def test_nothing_moves_where_there_is_no_room() -> None:
     assert not slots.sequences.any_free
 
 
-prompts = st.lists(st.integers(0, 1), min_size=1, max_size=12)
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=2 * TAIL)
 uses = st.lists(st.tuples(prompts, st.booleans(), st.booleans()), max_size=12)
 
 
-@pytest.mark.parametrize("can_cut", [True, False])
+@pytest.mark.parametrize(("can_cut", "window"), [(True, 0), (False, 0), (False, 3)])
 @given(uses=uses)
 def test_every_prompt_is_what_its_sequence_holds(
-    can_cut: bool, uses: list[tuple[list[int], bool, bool]]
+    can_cut: bool, window: int, uses: list[tuple[list[int], bool, bool]]
 ) -> None:
-    slots = Slots(3, tokens=20, can_cut=can_cut)
+    slots = Slots(3, tokens=20, can_cut=can_cut, window=window)
     busy: list[tuple[Sequence, list[int]]] = []
     for prompt, shared, stays in uses:
         sequence, _ = slots.start(prompt, shared=shared)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from car_rpc.workers.llama_cpp.native import lib
+from car_rpc.workers.llama_cpp.state import HEADER_BYTES, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +60,8 @@ class Row(NamedTuple):
 #: enum llama_flash_attn_type
 _FLASH_AUTO, _FLASH_OFF = -1, 0
 
-#: Where a saved state says how many sequences its context had, in words of 4 bytes: behind a mark
-#: and the number of the sequence.
-_STREAMS_WORD = 2
+#: LLAMA_STATE_SEQ_FLAGS_NONE, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_WHOLE, _PART = 0, 1
 
 #: What llama_decode returns where the abort callback ended it.
 _ABORTED = 2
@@ -72,6 +72,8 @@ class Context:
 
     On a processor flash attention is left out: with it a token behind 3,000 others takes three
     times as long, and its numbers depend on the threads and on what else is in the batch.
+    Layers with a sliding window remember no more than that, which for Gemma 3 is a third of what
+    all of it would take; checkpoints make up for it (:mod:`~car_rpc.workers.llama_cpp.sequences`).
 
     Args:
         model: The model; its weights are shared by all contexts.
@@ -87,6 +89,7 @@ class Context:
         defaults = {
             "n_batch": capacity,
             "n_ubatch": capacity,
+            "swa_full": False,
             "flash_attn_type": _FLASH_AUTO if lib.llama_supports_gpu_offload() else _FLASH_OFF,
         }
         for name, value in {**defaults, **settings}.items():
@@ -99,12 +102,8 @@ class Context:
         self._memory: Any = lib.llama_get_memory(self.handle)
         self._batch = _Batch(capacity)
         self._sequences = int(self._params.n_seq_max)
-        # A sliding window forgets by itself what lies before it.
-        self.can_cut = not (
-            lib.llama_model_is_recurrent(model.handle)
-            or lib.llama_model_is_hybrid(model.handle)
-            or lib.llama_model_n_swa(model.handle)
-        )
+        self._recurs = model.recurs
+        self._window = model.window
         self._abort = ctypes.create_string_buffer(2)
         lib.llama_set_abort_callback(self.handle, _IS_SET, self._abort)
 
@@ -148,30 +147,77 @@ class Context:
         """Forget a sequence."""
         lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    @property
+    def can_cut(self) -> bool:
+        """Whether a sequence can be cut anywhere, at any time."""
+        return not (self._recurs or self._window)
+
+    def shortest(self, sequence: int) -> int:
+        """The fewest tokens that a sequence can be cut to."""
+        if self.can_cut:
+            return 0
+        if self._recurs:
+            return int(lib.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+        # The token behind the cut looks back at one fewer than the window is long
+        # (llama_hparams::is_masked_swa).
+        first = int(lib.llama_memory_seq_pos_min(self._memory, sequence))
+        return first + self._window - 1 if first > 0 else 0
+
     def cut(self, sequence: int, length: int) -> bool:
-        """Forget all but the first tokens of a sequence; tells whether its memory can do so."""
+        """Forget all but the first tokens of a sequence; tells whether its memory can do so.
+
+        Of a sliding window llama.cpp itself does not tell.
+        """
+        return length >= self.shortest(sequence) and self._cut(sequence, length)
+
+    def _cut(self, sequence: int, length: int) -> bool:
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
     def state_bytes(self, sequence: int) -> int:
-        """Size of what :meth:`save` returns."""
-        return int(lib.llama_state_seq_get_size(self.handle, sequence))
+        """Size of what :meth:`save` copies."""
+        return int(lib.llama_state_seq_get_size_ext(self.handle, sequence, _WHOLE))
 
-    def save(self, sequence: int) -> NDArray[np.uint8]:
+    def save(self, sequence: int) -> State:
         """A copy of what is remembered of a sequence."""
-        state = np.empty(self.state_bytes(sequence), dtype=np.uint8)
-        pointer = _pointer(state.ctypes.data, ctypes.c_uint8)
-        lib.llama_state_seq_get_data(self.handle, pointer, state.nbytes, sequence)
-        return state
+        return self._saved(sequence, _WHOLE)
 
-    def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+    def restore(self, sequence: int, state: State) -> bool:
         """Let an empty sequence be what was saved; tells whether there was room.
 
-        The state may come from a context with fewer sequences, if :attr:`can_cut`.
+        The state may come from a context with another number of sequences.
         """
-        if self.can_cut:
-            state = _widened(state, self._sequences)
-        pointer = _pointer(state.ctypes.data, ctypes.c_uint8)
-        return bool(lib.llama_state_seq_set_data(self.handle, pointer, state.nbytes, sequence))
+        return self._restored(sequence, state, _WHOLE)
+
+    def save_part(self, sequence: int) -> State:
+        """A copy of the part that cannot be cut: the window, or the state of recurrent layers."""
+        return self._saved(sequence, _PART)
+
+    def rewind(self, sequence: int, part: State, length: int) -> bool:
+        """Cut a sequence to the length at which a part was saved; tells whether it succeeded."""
+        return self._restored(sequence, part, _PART) and self._cut(sequence, length)
+
+    def _saved(self, sequence: int, which: int) -> State:
+        size, part = (
+            int(lib.llama_state_seq_get_size_ext(self.handle, sequence, flags))
+            for flags in (which, _PART)
+        )
+        data = np.empty(size, dtype=np.uint8)
+        pointer = _pointer(data.ctypes.data, ctypes.c_uint8)
+        lib.llama_state_seq_get_data_ext(self.handle, pointer, size, sequence, which)
+        # First comes the attention cache that can be cut, then what cannot: the part.
+        middle = size - part + HEADER_BYTES
+        caches = [(HEADER_BYTES, middle)] if middle > HEADER_BYTES else []
+        if not self._recurs:
+            caches.append((middle, size))
+        return State(data, caches)
+
+    def _restored(self, sequence: int, state: State, which: int) -> bool:
+        data = state.for_sequences(self._sequences)
+        pointer = _pointer(data.ctypes.data, ctypes.c_uint8)
+        restored = lib.llama_state_seq_set_data_ext(
+            self.handle, pointer, data.nbytes, sequence, which
+        )
+        return bool(restored)
 
     def close(self) -> None:
         """Free it; nothing can be done with it any more."""
@@ -181,21 +227,6 @@ class Context:
         """Forget everything. An encoder has no memory to forget."""
         if self._memory:
             lib.llama_memory_clear(self._memory, True)
-
-
-def _widened(state: NDArray[np.uint8], sequences: int) -> NDArray[np.uint8]:
-    """The state of a sequence as a context with more sequences would have saved it.
-
-    llama_kv_cache::state_write says how many there are and then how many tokens each holds, which
-    is none but for the saved one: more sequences are more zeros at the end.
-    """
-    words = state[: _STREAMS_WORD * 4 + 4].view(np.uint32)
-    more = sequences - int(words[_STREAMS_WORD])
-    if more <= 0:
-        return state
-    wider = np.concatenate([state, np.zeros(4 * more, np.uint8)])
-    wider[: len(words) * 4].view(np.uint32)[_STREAMS_WORD] = sequences
-    return wider
 
 
 class _Batch:

@@ -111,7 +111,7 @@ class Generator:
         self._slots = slots
         self._slot_bytes = slot_bytes
         self._context = make_context(slots)
-        self._may_grow = self._context.can_cut
+        self._may_grow = True
         self._sequences = Sequences(self._context, slots, saved_budget())
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
@@ -185,14 +185,18 @@ class Generator:
 
     def _is_being_read(self, generation: LlamaGeneration) -> bool:
         """Whether another is about to read much of the same prompt, which is worth a wait."""
-        return generation.shares_prefix and any(
-            other.shares_prefix
-            and other.unread
-            and other.job.running.is_set()
-            and common(other.prompt, generation.prompt)
-            >= len(other.sequence.tokens) + PREFILL_CHUNK
-            for other in self._active.values()
-        )
+        if not generation.shares_prefix:
+            return False
+        for other in self._active.values():
+            if not (other.shares_prefix and other.unread and other.job.running.is_set()):
+                continue
+            sequence, shared = other.sequence, common(other.prompt, generation.prompt)
+            if shared >= len(sequence.tokens) + PREFILL_CHUNK:
+                self._sequences.mark(sequence, shared)
+                return True
+            if shared in sequence.marks:
+                return True
+        return False
 
     def _advance_running(self) -> None:
         rows: list[Row] = []
@@ -220,11 +224,11 @@ class Generator:
         # The shortest first: a short request answers soon even behind a long one.
         count, number = min(unread)
         generation = self._active[number]
+        self._sequences.checkpoint(generation.sequence)
         start = len(generation.sequence.tokens)
-        chunk = generation.prompt[start : start + PREFILL_CHUNK]
-        last = len(chunk) - 1 if count <= PREFILL_CHUNK else None
-        if last is not None:
-            self._sequences.checkpoint(generation.sequence)
+        end = min([start + PREFILL_CHUNK, *generation.sequence.marks[:1]])
+        chunk = generation.prompt[start:end]
+        last = len(chunk) - 1 if len(chunk) == count else None
         self._evaluate(
             [
                 Row(token, start + index, number, output=index == last)

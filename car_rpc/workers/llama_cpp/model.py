@@ -50,6 +50,12 @@ class Model:
         self.size_bytes: int = lib.llama_model_size(self.handle)
         self.context_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.embedding_size: int = lib.llama_model_n_embd_out(self.handle)
+        #: Whether layers have one state for all that was read, be it some of them or all.
+        self.recurs = bool(
+            lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle)
+        )
+        #: Tokens that the layers with a sliding window look back at; 0 when there are none.
+        self.window: int = lib.llama_model_n_swa(self.handle)
 
     @property
     def generates(self) -> bool:

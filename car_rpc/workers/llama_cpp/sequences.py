@@ -3,6 +3,15 @@
 A sequence keeps what it holds after its request is answered. A prompt goes on from whatever
 begins like it: from a sequence that nobody uses, or from a copy of one that is in use, or of one
 that had to make room and went to the host's memory. What is found is compared token by token.
+
+The memory of some models cannot be cut anywhere: a recurrent model has one state for all that it
+read, and a sliding window has forgotten what lies before it. There a prompt goes on from a
+checkpoint, a copy of that part of the memory. Checkpoints are taken while a prompt is read:
+
+- shortly before its end, as the next turn of a conversation may differ from there on, where a
+  template writes the answer anew,
+- every so often, as others may leave a long text anywhere,
+- where it parts from what is known already, as where two have parted a third may.
 """
 
 from __future__ import annotations
@@ -10,17 +19,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
-    from numpy.typing import NDArray
-
-#: What a model remembers of a sequence, as bytes.
-State: TypeAlias = "NDArray[Any]"
+    from car_rpc.workers.llama_cpp.state import State
 
 #: Copying this many tokens takes about as long as reading one.
 _COPIED_PER_READ = 64
@@ -28,13 +34,33 @@ _COPIED_PER_READ = 64
 #: Most states in the host's memory: looking through them takes time before every answer.
 MAX_STATES = 64
 
+#: Most checkpoints of a sequence.
+MAX_CHECKPOINTS = 8
+
+#: A checkpoint is so many tokens before the end of a prompt: before what a template puts there for
+#: the answer to begin, which is up to ten tokens and may be missing in the next turn.
+TAIL = 16
+
+#: And one is taken each time that so many tokens were read.
+STRIDE = 2048
+
+#: Sequences keep so many checkpoints before states make room for others.
+_LEFT_AS_THEY_ARE = 2
+
+#: Reading so many tokens again is cheaper than a checkpoint.
+_WORTH_A_CHECKPOINT = 64
+
 
 class Memory(Protocol):
     """What a model remembers of the sequences of a context."""
 
     @property
     def can_cut(self) -> bool:
-        """Whether the end of a sequence can be forgotten. A recurrent model's cannot."""
+        """Whether a sequence can be cut anywhere, at any time."""
+        ...
+
+    def shortest(self, sequence: int) -> int:
+        """The fewest tokens that a sequence can be cut to, without a checkpoint."""
         ...
 
     def cut(self, sequence: int, length: int) -> bool:
@@ -57,6 +83,26 @@ class Memory(Protocol):
         """Let a sequence be what was saved; tells whether there was room."""
         ...
 
+    def save_part(self, sequence: int) -> State:
+        """A copy of the part that cannot be cut."""
+        ...
+
+    def rewind(self, sequence: int, part: State, length: int) -> bool:
+        """Cut a sequence to the length at which a part was saved; tells whether it succeeded."""
+        ...
+
+
+class Checkpoint(NamedTuple):
+    """What is needed to cut a sequence to some length.
+
+    Attributes:
+        length: The length.
+        part: What could not be cut to it.
+    """
+
+    length: int
+    part: State
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -65,6 +111,8 @@ class Sequence:
     Attributes:
         number: Its number.
         tokens: What the model remembers of it.
+        checkpoints: Lengths that it can be cut to, in ascending order.
+        marks: Lengths at which a checkpoint is to be taken, all of them still to come.
         shared: Whether other requests may use what it holds.
         busy: Whether a request uses it.
         used: When it was used last, as a count of requests.
@@ -72,6 +120,8 @@ class Sequence:
 
     number: int
     tokens: list[int] = field(default_factory=list[int])
+    checkpoints: list[Checkpoint] = field(default_factory=list[Checkpoint])
+    marks: list[int] = field(default_factory=list[int])
     shared: bool = True
     busy: bool = False
     used: int = 0
@@ -80,6 +130,7 @@ class Sequence:
 @dataclass(eq=False, frozen=True)
 class _Saved:
     tokens: list[int]
+    checkpoints: list[Checkpoint]
     state: State
 
 
@@ -112,30 +163,48 @@ class Sequences:
             shared: Whether it may hold what other requests left, and leave something to others.
         """
         free = [sequence for sequence in self._all if not sequence.busy]
-        sequence = self._begun(prompt, free) if shared else self._vacated(free)
+        if not shared or self._memory.can_cut:
+            sequence = self._begun(prompt, free) if shared else self._vacated(free)
+        else:
+            known = max((common(each.tokens, prompt) for each in self._sources), default=0)
+            sequence = self._begun(prompt, free)
+            sequence.marks = _marks(len(sequence.tokens), known, len(prompt))
         sequence.busy, sequence.shared = True, shared
         return sequence
 
     def give_back(self, sequence: Sequence) -> None:
         """A request is done with a sequence."""
         sequence.busy = False
+        sequence.marks = []
         sequence.used = next(self._clock)
         if not sequence.shared:
             self.forget(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Forget what a sequence holds."""
-        sequence.tokens = []
+        sequence.tokens, sequence.checkpoints, sequence.marks = [], [], []
         self._memory.drop(sequence.number)
 
     def repair(self, sequence: Sequence) -> None:
         """A batch was broken off: forget whatever the sequence holds beyond its tokens."""
         self._cut(sequence, len(sequence.tokens))
 
+    def mark(self, sequence: Sequence, length: int) -> None:
+        """Another prompt will part from a sequence's there: a checkpoint would serve it."""
+        worth = length >= len(sequence.tokens) + _WORTH_A_CHECKPOINT
+        if worth and sequence.shared and not self._memory.can_cut:
+            sequence.marks = sorted({*sequence.marks, length})
+
     def checkpoint(self, sequence: Sequence) -> None:
-        """Save the state of a sequence that cannot be cut back to it later."""
-        if not self._memory.can_cut and sequence.shared and sequence.tokens:
-            self._save(sequence)
+        """Take a checkpoint of a sequence, if it has come to a mark."""
+        length = len(sequence.tokens)
+        if length in sequence.marks:
+            part = self._memory.save_part(sequence.number)
+            sequence.checkpoints.append(Checkpoint(length, part))
+            if len(sequence.checkpoints) > MAX_CHECKPOINTS:
+                _thin(sequence.checkpoints)
+            self._keep_to_budget()
+        sequence.marks = [mark for mark in sequence.marks if mark > length]
 
     def move(self, memory: Memory, count: int) -> bool:
         """Go on in another memory, which has more sequences and as much room for each.
@@ -164,18 +233,24 @@ class Sequences:
 
     @property
     def saved_bytes(self) -> int:
-        """How much of the host's memory states take."""
-        return sum(saved.state.nbytes for saved in self._saved)
+        """How much of the host's memory states and checkpoints take."""
+        states = [each.state for each in self._saved]
+        states += [each.part for source in self._sources for each in source.checkpoints]
+        # Copies of a sequence have the same checkpoints.
+        return sum(state.nbytes for state in {id(each): each for each in states}.values())
+
+    @property
+    def _sources(self) -> list[Sequence | _Saved]:
+        return [*(each for each in self._all if each.shared), *self._saved]
 
     def _begun(self, prompt: SequenceOf[int], free: list[Sequence]) -> Sequence:
         """A sequence that holds the longest beginning of a prompt that is worth its price."""
 
         def usable(source: Sequence | _Saved) -> int:
-            length = self._usable(source.tokens, prompt)
+            length = self._usable(source, prompt)
             return length if length * _COPIED_PER_READ >= len(source.tokens) else 0
 
-        sources: list[Sequence | _Saved] = [each for each in self._all if each.shared]
-        sources += self._saved
+        sources = self._sources
         # Of equals a free sequence, which needs no copy.
         source = max(sources, key=lambda each: (usable(each), each in free), default=None)
         length = usable(source) if source is not None else 0
@@ -187,8 +262,8 @@ class Sequences:
             return self._copied(source, length, free)
         is_worth_keeping = len(source.tokens) > 2 * length
         if source.busy or (is_worth_keeping and len(free) > 1):
-            state = _Saved(list(source.tokens), self._memory.save(source.number))
-            return self._copied(state, length, [each for each in free if each is not source])
+            others = [each for each in free if each is not source]
+            return self._copied(self._copy(source), length, others)
         if is_worth_keeping:
             self._save(source)
         self._cut(source, length)
@@ -198,6 +273,7 @@ class Sequences:
         sequence = self._vacated(free)
         if self._memory.restore(sequence.number, saved.state):
             sequence.tokens = list(saved.tokens)
+            sequence.checkpoints = list(saved.checkpoints)
             self._cut(sequence, length)
         else:
             self.forget(sequence)
@@ -211,33 +287,81 @@ class Sequences:
             self.forget(sequence)
         return sequence
 
+    def _copy(self, sequence: Sequence) -> _Saved:
+        state = self._memory.save(sequence.number)
+        return _Saved(list(sequence.tokens), list(sequence.checkpoints), state)
+
     def _save(self, sequence: Sequence) -> None:
         tokens = sequence.tokens
-        others = [each.tokens for each in self._all if each is not sequence and each.shared]
+        others = [each for each in self._all if each is not sequence and each.shared]
         if any(self._serves(other, tokens) for other in others):
             return
         if self._memory.state_bytes(sequence.number) > self._max_bytes:
             return
         for saved in list(self._saved):
-            if self._serves(tokens, saved.tokens):
+            if self._serves(sequence, saved.tokens):
                 self._saved.remove(saved)
-        self._saved.append(_Saved(list(tokens), self._memory.save(sequence.number)))
-        while self.saved_bytes > self._max_bytes or len(self._saved) > MAX_STATES:
+        self._saved.append(self._copy(sequence))
+        self._keep_to_budget()
+
+    def _keep_to_budget(self) -> None:
+        if len(self._saved) > MAX_STATES:
             self._saved.popleft()
+        while self.saved_bytes > self._max_bytes:
+            most = max((each.checkpoints for each in self._sources), key=len)
+            if self._saved and len(most) <= _LEFT_AS_THEY_ARE:
+                self._saved.popleft()
+            else:
+                _thin(most)
 
-    def _serves(self, tokens: list[int], wanted: list[int]) -> bool:
+    def _serves(self, source: Sequence | _Saved, wanted: list[int]) -> bool:
         """Whether a state is of no use beside another."""
-        if not self._memory.can_cut:
-            return tokens == wanted
-        return common(tokens, wanted) == len(wanted)
+        length = common(source.tokens, wanted)
+        lost = length - self._reach(source, length)
+        return length == len(wanted) and lost < _WORTH_A_CHECKPOINT
 
-    def _usable(self, tokens: SequenceOf[int], prompt: SequenceOf[int]) -> int:
+    def _usable(self, source: Sequence | _Saved, prompt: SequenceOf[int]) -> int:
         """How many tokens of a prompt need not be read; the last one always is, for its logits."""
-        length = min(common(tokens, prompt), len(prompt) - 1)
-        return length if self._memory.can_cut or length == len(tokens) else 0
+        return self._reach(source, min(common(source.tokens, prompt), len(prompt) - 1))
+
+    def _reach(self, source: Sequence | _Saved, length: int) -> int:
+        """The most tokens, up to some length, that a source can be cut to."""
+        if self._memory.can_cut or length == len(source.tokens):
+            return length
+        if isinstance(source, Sequence) and length >= self._memory.shortest(source.number):
+            return length
+        return max((each.length for each in source.checkpoints if each.length <= length), default=0)
 
     def _cut(self, sequence: Sequence, length: int) -> None:
-        if self._memory.cut(sequence.number, length):
-            del sequence.tokens[length:]
-        else:
-            self.forget(sequence)
+        """Cut a sequence; where that is impossible, to the last checkpoint before."""
+        before = [each for each in sequence.checkpoints if each.length <= length]
+        if not self._memory.cut(sequence.number, length):
+            if not before or not self._memory.rewind(
+                sequence.number, before[-1].part, before[-1].length
+            ):
+                self.forget(sequence)
+                return
+            length = before[-1].length
+        del sequence.tokens[length:]
+        sequence.checkpoints = before
+
+
+def _marks(begun: int, known: int, length: int) -> list[int]:
+    """Where checkpoints are to be taken of a prompt.
+
+    Args:
+        begun: Tokens of it that need not be read.
+        known: Tokens of it that were read before, be they of use or not.
+        length: Tokens of it.
+    """
+    marks = {length - TAIL, *range(STRIDE, length, STRIDE)}
+    if begun + _WORTH_A_CHECKPOINT <= known < length - TAIL:
+        marks.add(known)
+    return sorted(mark for mark in marks if mark > begun)
+
+
+def _thin(checkpoints: list[Checkpoint]) -> None:
+    """Drop the one without which the least is to be read again; the last only if it is alone."""
+    lengths = [0, *(each.length for each in checkpoints)]
+    gaps = [length - before for before, length in itertools.pairwise(lengths)]
+    del checkpoints[gaps.index(min(gaps[:-1] or gaps))]
