@@ -30,6 +30,7 @@ def builtin_models() -> list[ModelSchema]:
         _demo("tiny-rerank:gguf", LocalSource(path=_GGUF, pooling="rank"), ["rerank"]),
         _demo("tiny-chat:mlx", MlxSource(path=_MLX), ["generate", "tool_use"]),
         _demo("tiny-embed:mlx", MlxSource(path=_MLX, pooling="mean"), ["embed"]),
+        _demo("tiny-rerank:mlx", MlxSource(path=_MLX), ["rerank"]),
         ModelSchema(
             id="system/pocketsphinx:en-us",
             source=SystemSource(engine="pocketsphinx"),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from car_rpc.errors import CarError
+from car_rpc.wire.inference import TokenLogprob, TopLogprob
 from car_rpc.workers.text.answer import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.constraint.constraint import Constraint, Plan
     from car_rpc.workers.job import Job
+    from car_rpc.workers.likelihood import Likely
 
 
 class Tokens(Protocol):
@@ -23,6 +27,10 @@ class Tokens(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Bytes that a generated token adds; none for control tokens."""
+        ...
+
+    def spelling(self, token: int) -> bytes:
+        """Bytes that spell a token, also one that shows nothing."""
         ...
 
 
@@ -83,6 +91,29 @@ class Generation:
         self.constraint = plan.constraint(in_reasoning=self._in_reasoning, so_far=so_far)
         if self.constraint.lost:
             raise _without_form("the beginning of the answer has another form")
+
+    def tell(self, likely: Sequence[Likely]) -> None:
+        """Say how likely the token is that comes next, and then the likeliest ones.
+
+        Nothing is said where that was not asked for, nor of the end, which is no part of the
+        answer.
+        """
+        if likely and not self._vocab.ends(likely[0][0]):
+            self.job.emit([], [self._logprob(*likely)])
+
+    def _logprob(self, chosen: Likely, *top: Likely) -> TokenLogprob:
+        def told(token: int, logprob: float) -> TopLogprob:
+            data = self._vocab.spelling(token)
+            text = data.decode("utf-8", "replace")
+            return TopLogprob(token=text, logprob=logprob, bytes=list(data))
+
+        first = told(*chosen)
+        return TokenLogprob(
+            token=first.token,
+            logprob=first.logprob,
+            bytes=first.bytes,
+            top_logprobs=[told(*each) for each in top],
+        )
 
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""

@@ -121,11 +121,25 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(core: Core) -> Non
     assert error["data"]["prompt_tokens"] > error["data"]["context_length"] == 1024
 
 
-def test_what_cannot_be_enforced_is_refused(core: Core) -> None:
-    for extra in ({"params": {"logprobs": 3}},):
-        error = core.fail("generate", {"model": CHAT, "prompt": "x", **extra})
-        assert error["data"]["kind"] == "unsupported_mode"
-        assert error["data"]["backend"] == "mlx"
+def test_how_likely_the_tokens_are_is_told_where_it_is_asked(core: Core) -> None:
+    params = {"temperature": 0, "max_tokens": 5, "thinking": "off", "logprobs": 2}
+    result = core.call("generate", {"model": CHAT, "prompt": "Hello!", "params": params})
+    told = result["logprobs"]
+    assert bytes(byte for each in told for byte in each["bytes"]).decode() == result["text"]
+    assert all(0 >= each["logprob"] > each["top_logprobs"][1]["logprob"] for each in told)
+
+
+def test_documents_are_ordered_and_texts_classified(core: Core) -> None:
+    documents = ["The lamp costs 20 dollars.", "Paris is the capital of France."]
+    asked = {"query": "What is the capital of France?", "documents": documents}
+    ranked = core.call("rerank", {"model": "demo/tiny-rerank:mlx", **asked})["ranked"]
+    assert [each["index"] for each in ranked] == [1, 0]
+    assert ranked[0]["score"] > 0.9 > ranked[1]["score"]
+    labels = ["negative", "positive"]
+    params = {"model": CHAT, "text": "I love this film.", "labels": labels, "method": "likelihood"}
+    result = core.call("classify", params)
+    assert result["method"] == "likelihood"
+    assert result["results"][0]["label"] == "positive"
 
 
 @pytest.mark.parametrize("text", ["", "Grüße \N{GRINNING FACE}\n\ttab", "日本語"])

@@ -1,5 +1,6 @@
 """What every engine for language models does, step by step inside this process."""
 
+import math
 import re
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from car_rpc.errors import CarError
 from car_rpc.wire.content import ImageBlock, Message, UrlSource
 from car_rpc.wire.events import ReasoningDelta, Stop, StreamEvent, TextDelta, UsageEvent
+from car_rpc.wire.inference import JsonSchemaFormat, TokenLogprob
 from car_rpc.wire.worker import (
     AnswerPrefix,
     Embed,
@@ -47,6 +49,10 @@ class Asked:
     @property
     def events(self) -> list[StreamEvent]:
         return [e for frame in self.frames if isinstance(frame, Events) for e in frame.events]
+
+    @property
+    def likely(self) -> list[TokenLogprob]:
+        return [e for frame in self.frames if isinstance(frame, Events) for e in frame.logprobs]
 
     @property
     def text(self) -> str:
@@ -233,6 +239,76 @@ def test_a_bias_for_an_unknown_token_is_refused(engine: Engine, unknown: int) ->
     (asked,) = run(engine, chat(logit_bias={unknown: 1.0}))
     assert isinstance(asked.answer, Failed)
     assert asked.answer.kind == "invalid_request"
+
+
+# ------------------------------------------------------------------------------- likelihood
+
+
+def test_how_likely_the_tokens_are_is_told_before_any_parameter(engine: Engine) -> None:
+    (plain,) = run(engine, chat(logprobs=3, ignore_eos=True))
+    spelled = bytes(byte for each in plain.likely for byte in each.bytes)
+    assert spelled.decode("utf-8", "replace") == plain.text
+    for each in plain.likely:
+        assert (each.token, each.logprob) == (
+            each.top_logprobs[0].token,
+            each.top_logprobs[0].logprob,
+        )
+        assert 0 > each.logprob > each.top_logprobs[1].logprob > each.top_logprobs[2].logprob
+    letter = token(engine, "z")
+    changed = {
+        "logit_bias": {letter: 1000.0},
+        "presence_penalty": 1.0,
+        "temperature": 0.5,
+        "top_k": 1,
+    }
+    (biased,) = run(engine, chat(logprobs=3, ignore_eos=True, **changed))
+    assert biased.likely[0].token == "z"
+    assert biased.likely[0].top_logprobs == plain.likely[0].top_logprobs
+    assert not run(engine, chat())[0].likely
+
+
+def test_the_probabilities_of_all_tokens_are_one(engine: Engine) -> None:
+    (asked,) = run(engine, chat(logprobs=10_000, max_tokens=2, ignore_eos=True))
+    for each in asked.likely:
+        assert sum(math.exp(top.logprob) for top in each.top_logprobs) == pytest.approx(
+            1.0, abs=1e-4
+        )
+
+
+def test_the_end_of_an_answer_is_no_token_of_it(engine: Engine) -> None:
+    (asked,) = run(engine, chat(logprobs=1, logit_bias={token(engine, "z"): 1000.0}, max_tokens=3))
+    assert [each.token for each in asked.likely] == ["z", "z", "z"]
+    assert [len(each.top_logprobs) for each in asked.likely] == [1, 1, 1]
+    (ended,) = run(engine, chat(logprobs=1, logit_bias={token(engine, "<|im_end|>"): 1000.0}))
+    assert not ended.likely
+
+
+def test_a_token_that_had_to_follow_was_not_chosen(engine: Engine) -> None:
+    form = JsonSchemaFormat(schema={"enum": ["aaaaaaaa", "bbbbbbbb"]})
+    request = msgspec.structs.replace(chat(logprobs=1, max_tokens=None), response_format=form)
+    (asked,) = run(engine, request)
+    assert asked.text in ('"aaaaaaaa"', '"bbbbbbbb"')
+    assert asked.likely[-1].token == asked.text[1]
+    forced = 8  # behind the first letter, and before it perhaps the quote
+    assert asked.usage.completion_tokens in (
+        len(asked.likely) + forced,
+        len(asked.likely) + forced + 1,
+    )
+
+
+def test_a_pause_changes_nothing_of_how_likely_tokens_are(engine: Engine) -> None:
+    (expected, _) = run(engine, chat(logprobs=2, ignore_eos=True), chat("b", logprobs=1))
+    asked = Asked(engine, chat(logprobs=2, ignore_eos=True))
+    Asked(engine, chat("b", logprobs=1))
+    for _ in range(5):
+        engine.step()
+    asked.job.pause()
+    engine.step()
+    asked.job.resume()
+    run(engine)
+    assert [each.token for each in asked.likely] == [each.token for each in expected.likely]
+    for found, told in zip(asked.likely, expected.likely, strict=True):
+        assert found.logprob == pytest.approx(told.logprob, abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------- slots

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from car_rpc.wire.worker import Events, Failed, Load
+from car_rpc.wire.worker import Failed, Load
 from tests.workers.test_engines import Asked, chat, run
 
 pytest.importorskip("llama_cpp")
@@ -48,15 +48,3 @@ def test_a_batch_is_computed_by_as_many_threads_as_there_is_room_for(
         assert lib.llama_n_threads(context.handle) == count
         assert lib.llama_n_threads_batch(context.handle) == count
         assert asked.events == expected.events
-
-
-def test_the_end_of_an_answer_is_no_token_of_it(engine: LlamaEngine) -> None:
-    (end,) = engine._vocab.tokenize("<|im_end|>", special=True)
-    (letter,) = engine._vocab.tokenize("z", special=True)
-    bias = {letter: 1000.0}
-    (asked,) = run(engine, chat(logprobs=1, logit_bias=bias, max_tokens=3))
-    told = [each for frame in asked.frames if isinstance(frame, Events) for each in frame.logprobs]
-    assert [each.token for each in told] == ["z", "z", "z"]
-    assert [len(each.top_logprobs) for each in told] == [1, 1, 1]
-    (ended,) = run(engine, chat(logprobs=1, logit_bias={end: 1000.0}))
-    assert not any(frame.logprobs for frame in ended.frames if isinstance(frame, Events))

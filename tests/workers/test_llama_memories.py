@@ -23,6 +23,7 @@ from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import STRIDE, TAIL
 from car_rpc.workers.prefix import common
 from tests.workers.memories import WRITERS
+from tests.workers.test_judging import score, values
 from tests.workers.test_llama_prefix import MAX_LOGIT_CHANGE, cached, generator_of, load, shared
 
 pytestmark = pytest.mark.llama
@@ -367,3 +368,13 @@ def test_a_long_text_is_left_at_its_last_checkpoint(path: Path) -> None:
     run(engine, shared("a" * (STRIDE + 500)))
     (asked,) = run(engine, shared("a" * (STRIDE + 90) + "b" * 200))
     assert cached(asked) >= STRIDE
+
+
+# --------------------------------------------------------------------------------- judging
+
+
+def test_answers_are_judged_one_by_one_as_well_as_together(engine: LlamaEngine) -> None:
+    labels = ["a label", "another", "third"]
+    together = values(engine, score("x" * 700, *labels))
+    alone = [values(engine, score("x" * 700, label))[0] for label in labels]
+    assert together == pytest.approx(alone, abs=SAME)

@@ -21,6 +21,7 @@ from car_rpc.wire.events import (
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_engines import LONG, Asked, chat, run
+from tests.workers.test_judging import score, values
 
 pytest.importorskip("mlx_lm")
 
@@ -228,6 +229,12 @@ def test_its_answers_can_be_paused_and_its_prompts_kept(sliding: MlxEngine) -> N
     (alone,) = run(sliding, msgspec.structs.replace(request, messages=turns))
     (after,) = run(sliding, msgspec.structs.replace(request, messages=turns, prefix_cache=True))
     assert after.text == alone.text
+
+
+def test_answers_are_judged_one_by_one_as_well_as_together(sliding: MlxEngine) -> None:
+    labels = ["a label", "another", "third"]
+    together = values(sliding, score("x" * 60, *labels))
+    assert together == [values(sliding, score("x" * 60, label))[0] for label in labels]
 
 
 def test_quantized_weights_say_nearly_what_the_whole_ones_say(

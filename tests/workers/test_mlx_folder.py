@@ -14,6 +14,7 @@ from car_rpc.wire.worker import Load
 
 pytest.importorskip("mlx_lm")
 
+from car_rpc.workers.chat.prompter import Prompter
 from car_rpc.workers.mlx.engine import make_engine
 from car_rpc.workers.mlx.folder import open_folder
 from car_rpc.workers.mlx.vocab import Vocab
@@ -188,6 +189,30 @@ def test_special_tokens_may_be_written_out(folder: Path) -> None:
     change(folder / "tokenizer_config.json", bos_token={"content": "<|endoftext|>"}, eos_token=None)
     opened = open_folder(str(folder))
     assert (opened.bos_text, opened.eos_text) == ("<|endoftext|>", "")
+
+
+@pytest.mark.parametrize(
+    ("eos", "template", "end"),
+    [
+        ("<|im_end|>", "no end in it", "<|im_end|>"),
+        ("<|endoftext|>", "{{ message }}<|im_end|>", "<|im_end|>"),
+        ("<|endoftext|>", "{{ message }}{{ eos_token }}", "<|endoftext|>"),
+        (None, None, "<|im_end|>"),
+    ],
+)
+def test_a_turn_ends_as_the_template_ends_it(
+    folder: Path, eos: str | None, template: str | None, end: str
+) -> None:
+    change(folder / "tokenizer_config.json", eos_token=eos)
+    vocab = Vocab(open_folder(str(folder)))
+    prompter = Prompter(vocab, template, "mlx")
+    assert vocab.spelling(prompter.end_of_turn) == end.encode()
+
+
+def test_a_model_that_names_no_end_has_one(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", eos_token=None)
+    change(folder / "config.json", eos_token_id=None)
+    assert Prompter(Vocab(open_folder(str(folder))), None, "mlx").end_of_turn == 0
 
 
 def test_pieces_of_sentencepiece_are_bytes(folder: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.backends.local.process import WorkerProcess
-from car_rpc.backends.local.sampling import to_worker
+from car_rpc.backends.local.sampling import LANGUAGE_ENGINES, to_worker
 from car_rpc.backends.local.workers import Unloaded, Workers
 from car_rpc.engine.ports import (
     Availability,
@@ -85,18 +85,16 @@ class LocalBackend:
         """Whether the library and the weights are on this machine, and go together."""
         if not _has_weights(model.source):
             return _ABSENT
-        served = self._engine not in ("llama_cpp", "mlx") or not _MEDIA.issuperset(
-            model.capabilities
-        )
+        served = self._engine not in LANGUAGE_ENGINES or not _MEDIA.issuperset(model.capabilities)
         return _PRESENT if served and self.installed else _UNSERVED
 
     def continues_turns(self, model: ModelSchema, request: GenerateRequest) -> bool:
         """Whether the worker's engine can go on from the beginning of an answer."""
-        return self._engine in ("llama_cpp", "mlx")
+        return self._engine in LANGUAGE_ENGINES
 
     def judges(self, model: ModelSchema) -> bool:
         """Whether the worker's engine can be asked how likely an answer is."""
-        return self._engine == "llama_cpp"
+        return self._engine in LANGUAGE_ENGINES
 
     async def generate(self, call: GenerateCall) -> AsyncGenerator[StreamEvent, None]:
         """Run one attempt on the model's worker."""

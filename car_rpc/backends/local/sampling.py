@@ -17,8 +17,8 @@ from car_rpc.wire.worker import Generate, SamplingParams
 #: Content that a text model understands.
 _TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
 
-#: Engines that choose their tokens here, where a form can be enforced.
-ENFORCING = ("llama_cpp", "mlx")
+#: Engines that choose their tokens here: a form can be enforced, and likelihoods can be read.
+LANGUAGE_ENGINES = ("llama_cpp", "mlx")
 
 _SEED_BITS = 64
 
@@ -79,7 +79,7 @@ def _with_context(messages: list[Message], context: str) -> list[Message]:
 
 def _refuse(request: GenerateRequest, backend: str) -> None:
     params = request.params
-    if request.response_format is not UNSET and backend not in ENFORCING:
+    if request.response_format is not UNSET and backend not in LANGUAGE_ENGINES:
         kind = msgspec.to_builtins(request.response_format)["type"].replace("_", "-")
         reason = "nothing can change what it says; use a local model"
         raise unsupported_mode(f"structured-output-{kind}", backend, reason)
@@ -88,11 +88,13 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
     if request.overflow == "truncate":
         reason = "turns are not cut yet; send a shorter conversation"
         raise unsupported_mode("overflow-truncate", backend, reason)
-    if params.tool_choice not in (UNSET, "auto", "none") and backend not in ENFORCING:
+    if params.tool_choice not in (UNSET, "auto", "none") and backend not in LANGUAGE_ENGINES:
         reason = "nothing can change what it says; use a local model"
         raise unsupported_mode("tool-choice", backend, reason)
-    if params.logprobs not in (UNSET, 0) and backend != "llama_cpp":
-        raise unsupported_mode("logprobs", backend, "log-probabilities are not reported yet")
+    if params.logprobs not in (UNSET, 0) and backend not in LANGUAGE_ENGINES:
+        raise unsupported_mode(
+            "logprobs", backend, "it has no log-probabilities; use a local model"
+        )
 
 
 def _refuse_media(message: Message, index: int, backend: str) -> None:

@@ -13,7 +13,7 @@ from car_rpc.workers.text.calls.families import HERMES, Family, family_of
 from car_rpc.workers.text.calls.harmony import CHANNEL, ENDS, MESSAGE, START
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from car_rpc.wire.worker import AnswerPrefix, Generate
     from car_rpc.workers.chat.messages import TemplateMessage
@@ -38,6 +38,15 @@ class Vocabulary(Protocol):
 
     def has_token(self, text: str) -> bool:
         """Whether the text is one token of its own."""
+        ...
+
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """Tokens that end an answer, the one that ends a text before the others."""
+        ...
+
+    def spelling(self, token: int) -> bytes:
+        """Bytes that spell a token, also one that shows nothing."""
         ...
 
     def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
@@ -118,6 +127,19 @@ class Prompter:
             family=self.family,
             answer_tokens=len(begun) - len(tokens),
         )
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that ends an answer: of those that end one, the first that the template writes.
+
+        Gemma's ``eos_token``, for one, ends a text, and another token its turns.
+        """
+        source, vocab = self._source or CHATML, self._vocab
+        for token in vocab.end_tokens:
+            text = vocab.spelling(token).decode("utf-8", "replace")
+            if (text and text in source) or (text == vocab.eos_text and "eos_token" in source):
+                return token
+        return next(iter(vocab.end_tokens), 0)
 
     @cached_property
     def _template(self) -> ChatTemplate:

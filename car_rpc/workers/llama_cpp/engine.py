@@ -18,12 +18,13 @@ from car_rpc.wire.worker import (
 from car_rpc.workers.chat.prompter import Prompter
 from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
+from car_rpc.workers.judge import Judge
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
-from car_rpc.workers.llama_cpp.judge import Judge, rank_head
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version
+from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
 from car_rpc.workers.slots import context_length, slot_count
@@ -64,13 +65,9 @@ class LlamaEngine:
             self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
         encoder = LlamaEncoder(model, self._vocab, load.pooling, self._context_length)
         self._embedder = Embedder(encoder)
-        self._judge = Judge(
-            model,
-            self._vocab,
-            self._prompter,
-            self._context_length,
-            rank_head(model) if ranks else None,
-        )
+        read = (model, self._vocab, self._context_length)
+        head = LlamaHead(*read) if ranks else None
+        self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
         return Loaded(
             context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
         )

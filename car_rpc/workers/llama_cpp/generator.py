@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from car_rpc.errors import CarError
-from car_rpc.wire.inference import TokenLogprob, TopLogprob
 from car_rpc.workers.generation import Generation
 from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
 from car_rpc.workers.llama_cpp.native import log_debug
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.sequences import Sequence
     from car_rpc.workers.llama_cpp.vocab import Vocab
-
-#: A token and the logarithm of its probability.
-Likely: TypeAlias = tuple[int, float]
 
 #: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
 #: and a running answer waits for at most so many. Larger ones read little faster on a CPU.
@@ -52,32 +48,16 @@ class LlamaGeneration(Generation):
     ) -> None:
         super().__init__(job, request, prompt, vocab, context_length)
         self.sequence: Sequence
-        self._words = vocab
         self.sampler = Sampler(request.params, vocab.size)
         self.shares_prefix = request.prefix_cache
 
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""
-        if self.sampler.likely and not self._words.ends(token):
-            self.job.emit([], [self._logprob(*self.sampler.likely)])
+        self.tell(self.sampler.likely)
         complete = super().accept(token)
         for forced in self.pending[1:]:
             self.sampler.accept(forced)
         return complete
-
-    def _logprob(self, chosen: Likely, *top: Likely) -> TokenLogprob:
-        def told(token: int, logprob: float) -> TopLogprob:
-            data = self._words.spelling(token)
-            text = data.decode("utf-8", "replace")
-            return TopLogprob(token=text, logprob=logprob, bytes=list(data))
-
-        first = told(*chosen)
-        return TokenLogprob(
-            token=first.token,
-            logprob=first.logprob,
-            bytes=first.bytes,
-            top_logprobs=[told(*each) for each in top],
-        )
 
     def begin(self, sequence: Sequence) -> None:
         """Go on from what a sequence holds."""

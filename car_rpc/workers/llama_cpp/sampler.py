@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from car_rpc.errors import CarError
+from car_rpc.workers.likelihood import Likely, likely
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Sampler:
         self._recent: deque[int] = deque(maxlen=_REPEAT_WINDOW)
         #: How likely the last token was before any parameter, and then the likeliest ones, where
         #: the request asked for that.
-        self.likely: list[tuple[int, float]] = []
+        self.likely: list[Likely] = []
         self._counts = np.zeros(vocab_size, np.float32) if _counts_tokens(params) else None
 
     def sample(self, context: Context, index: int, allowed: NDArray[np.bool_] | None = None) -> int:
@@ -66,7 +66,7 @@ class Sampler:
         token = int(logits.argmax()) if greedy else choose(logits, self._params, self._rng.random())
         self.accept(token)
         if said is not None:
-            self.likely = _likely(said, token, self._params.logprobs)
+            self.likely = likely(said, token, self._params.logprobs)
         return token
 
     def accept(self, token: int) -> None:
@@ -129,16 +129,6 @@ def _nucleus(weights: NDArray[np.float32], top_p: float) -> NDArray[np.intp]:
     places = places[np.argsort(-weights[places])]
     sums = np.cumsum(weights[places], dtype=np.float64)
     return places[: int(np.searchsorted(sums, top_p * total)) + 1]
-
-
-def _likely(logits: NDArray[np.float32], token: int, count: int) -> list[tuple[int, float]]:
-    """The logarithm of a token's probability, and then those of the likeliest tokens."""
-    most = float(logits.max())
-    total = most + math.log(float(np.exp(logits - most).sum(dtype=np.float64)))
-    count = min(count, len(logits))
-    top = np.argpartition(logits, -count)[-count:]
-    tokens = [token, *top[np.argsort(-logits[top])].tolist()]
-    return [(each, float(logits[each]) - total) for each in tokens]
 
 
 def _counts_tokens(params: SamplingParams) -> bool:

@@ -48,10 +48,10 @@ class Vocab:
         return self._spelling(self._eos)
 
     @property
-    def end_of_turn(self) -> int:
-        """The token that ends an answer."""
-        turn: int = lib.llama_vocab_eot(self._handle)
-        return next((token for token in (turn, self._eos) if token != _NO_TOKEN), 0)
+    def end_tokens(self) -> list[int]:
+        """Tokens that end an answer, the one that ends a text before the others."""
+        ends = [token for token in range(self.size) if self.ends(token)]
+        return sorted(ends, key=lambda token: token != self._eos)
 
     @property
     def filler(self) -> int:
@@ -72,7 +72,7 @@ class Vocab:
         return Spellings(
             tokens=[self._bytes(token, special=True) for token in tokens],
             special={token for token in tokens if self._is_control(token) or token in self._shown},
-            ends=[token for token in tokens if self.ends(token)] or [self.end_of_turn],
+            ends=self.end_tokens or [0],
         )
 
     def show(self, markers: Iterable[str]) -> None:

@@ -6,17 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from car_rpc.errors import unsupported_mode
-from car_rpc.wire.worker import Detokenize, Embed, Generate, Load, Loaded, Tokenize
+from car_rpc.wire.worker import (
+    Detokenize,
+    Embed,
+    Generate,
+    Load,
+    Loaded,
+    Rank,
+    Score,
+    Tokenize,
+)
 from car_rpc.workers.chat.prompter import Prompter
 from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
+from car_rpc.workers.judge import Judge
 from car_rpc.workers.mlx.encoder import MlxEncoder
 from car_rpc.workers.mlx.folder import open_folder
 from car_rpc.workers.mlx.generator import Generator, MlxGeneration
 from car_rpc.workers.mlx.model import Model, out_of_memory
 from car_rpc.workers.mlx.native import BACKEND, is_out_of_memory, version
 from car_rpc.workers.mlx.prefixes import Prefixes
+from car_rpc.workers.mlx.reader import MlxReader
 from car_rpc.workers.mlx.vocab import Vocab
+from car_rpc.workers.serial import SerialQueue
 from car_rpc.workers.slots import KV_BUDGET_BYTES, context_length, slot_count
 
 if TYPE_CHECKING:
@@ -29,7 +41,7 @@ PREFIX_BUDGET_BYTES = KV_BUDGET_BYTES // 2
 
 
 class MlxEngine:
-    """One folder of MLX weights: generates, embeds, tokenizes."""
+    """One folder of MLX weights: generates, embeds, judges, tokenizes."""
 
     _vocab: Vocab
     _model: Model
@@ -37,7 +49,11 @@ class MlxEngine:
     _generator: Generator
     _preparation: Preparation
     _embedder: Embedder
+    _judge: Judge
     _context_length: int
+
+    def __init__(self) -> None:
+        self._judging = SerialQueue()
 
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the folder and generate once."""
@@ -55,6 +71,8 @@ class MlxEngine:
         self._generator = Generator(model, slots if model.plain_attention else 1, prefixes)
         pooling = load.pooling or folder.pooling
         self._embedder = Embedder(MlxEncoder(model, self._vocab, pooling, self._context_length))
+        reader = MlxReader(model, self._context_length)
+        self._judge = Judge(reader, self._vocab, self._prompter, BACKEND)
         return Loaded(
             context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
         )
@@ -66,30 +84,35 @@ class MlxEngine:
             self._start_generation(job, request)
         elif isinstance(request, Embed):
             self._embedder.add(job, request)
+        elif isinstance(request, Score):
+            self._judging.add(job, self._judge.score(job, request))
+        elif isinstance(request, Rank):
+            self._judging.add(job, self._judge.rank(job, request))
         elif isinstance(request, Tokenize):
             job.reply(self._vocab.tokenize(request.text, special=True))
         elif isinstance(request, Detokenize):
             job.reply(self._vocab.detokenize(request.tokens))
         else:
-            mode = type(request).__name__.lower()
-            raise unsupported_mode(mode, BACKEND, "an MLX model generates, embeds and tokenizes")
+            raise unsupported_mode("transcribe", BACKEND, "use a model of the `system` source")
 
     def step(self) -> bool:
-        """Advance all answers and one batch of texts."""
+        """Advance all answers, one batch of texts and one thing to judge."""
         self._preparation.step()
         try:
             generates, embeds = self._generator.step(), self._embedder.step()
+            judges = self._judging.step()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise MemoryError from error
             raise
-        return generates or embeds
+        return generates or embeds or judges
 
     def reset(self) -> None:
         """Forget all work."""
         self._preparation.reset()
         self._generator.reset()
         self._embedder.reset()
+        self._judging.reset()
 
     def _start_generation(self, job: Job, request: Generate) -> None:
         job.rendering()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from car_rpc.workers.generation import Generation
+from car_rpc.workers.likelihood import likely
 from car_rpc.workers.mlx.native import mx
 from car_rpc.workers.mlx.prefixes import Prefix, Prefixes, cut
 from car_rpc.workers.mlx.sampler import Sampler
@@ -49,6 +50,10 @@ class MlxGeneration(Generation):
         self.complete = False
         #: Whether a constraint may have to know of each token before the next one is chosen.
         self._is_followed = bool(request.tools) or request.response_format is not None
+        self._likeliest = request.params.logprobs
+        #: Where it is asked how likely tokens are: the logits, before any parameter, of those that
+        #: were chosen but not taken yet.
+        self._logits: deque[Any] = deque()
         self.tokens = list(prompt.tokens)  # the whole sequence so far
         self.read = Prefix()  # the part of it that the model has read, outside of the batch
         self.uses_prefixes = request.prefix_cache
@@ -56,8 +61,15 @@ class MlxGeneration(Generation):
     @property
     def processors(self) -> list[Any]:
         """What changes the logits before a token is chosen of them."""
+        note = [self._note] if self._likeliest else []
         constrain = [self._constrain] if self._is_followed else []
-        return [*self.sampler.processors, *constrain]
+        return [*note, *self.sampler.processors, *constrain]
+
+    def resume(self) -> None:
+        """Go on behind the last token; what was chosen but not taken yet is chosen anew."""
+        self.pending.clear()
+        self._logits.clear()
+        self.sampler.position = len(self.tokens) - self.asked_tokens
 
     def take(self, token: int) -> None:
         """Take the sampled token, unless it had to be known before."""
@@ -66,9 +78,16 @@ class MlxGeneration(Generation):
 
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""
+        if self._likeliest:
+            logits = np.array(self._logits.popleft().astype(mx.float32))[0]
+            self.tell(likely(logits, token, self._likeliest))
         self.complete = super().accept(token)
         self.tokens += self.pending
         return self.complete
+
+    def _note(self, _tokens: Any, logits: Any) -> Any:
+        self._logits.append(logits)
+        return logits
 
     def _constrain(self, tokens: Any, logits: Any) -> Any:
         """The logits of what may follow.
@@ -171,14 +190,12 @@ class Generator:
     def _enter(self, generation: MlxGeneration) -> None:
         """Let the batch read what is unread, which ends with the token to go on from."""
         read, generation.read = self._usable_read(generation), Prefix()
-        generation.pending.clear()
-        sampler = generation.sampler
-        sampler.position = len(generation.tokens) - generation.asked_tokens
+        generation.resume()
         (uid,) = self._batch.insert(
             [generation.tokens[len(read.tokens) :]],
             caches=[read.cache or None],
             all_tokens=[list(read.tokens)],  # which the batch lengthens
-            samplers=[sampler.choose],
+            samplers=[generation.sampler.choose],
             logits_processors=[generation.processors],
         )
         self._running[uid] = generation

@@ -14,6 +14,7 @@ from car_rpc.workers.mlx.native import (
     KVCache,
     is_out_of_memory,
     load_model,
+    make_prompt_cache,
     mx,
     tree_flatten,
     version,
@@ -21,7 +22,7 @@ from car_rpc.workers.mlx.native import (
 from car_rpc.workers.slots import physical_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from car_rpc.workers.mlx.folder import Folder
@@ -110,6 +111,15 @@ class Model:
         Nearly all architectures of mlx-lm are a ``Model`` around a ``model`` that gives this.
         """
         return self.network.model(rows)
+
+    def make_cache(self) -> list[Any]:
+        """What it will remember of a sequence, by layer: nothing yet."""
+        cache: list[Any] = make_prompt_cache(self.network)
+        return cache
+
+    def logits(self, tokens: Sequence[int], cache: list[Any]) -> Any:
+        """A row of logits for what follows each of some tokens, which the cache then holds."""
+        return self.network(mx.array([tokens]), cache=cache)[0]
 
     def make_batch(self, slots: int) -> Any:
         """An empty batch for so many answers. They end when they are removed, not before."""

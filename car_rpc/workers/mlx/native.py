@@ -20,7 +20,9 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 mx: Any = import_module("mlx.core")
 tree_flatten: Any = import_module("mlx.utils").tree_flatten
 BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
-KVCache: Any = import_module("mlx_lm.models.cache").KVCache
+_cache: Any = import_module("mlx_lm.models.cache")
+KVCache: Any = _cache.KVCache
+make_prompt_cache: Any = _cache.make_prompt_cache
 load_model: Any = import_module("mlx_lm.utils").load_model
 sampling: Any = import_module("mlx_lm.sample_utils")
 

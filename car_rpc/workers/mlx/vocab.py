@@ -56,17 +56,16 @@ class Vocab:
         self._bos = self._tokenizer.token_to_id(self.bos_text)
         self._adds_bos = folder.adds_bos
         eos = self._tokenizer.token_to_id(self.eos_text)
-        self._ends = {*folder.end_tokens, *([] if eos is None else [eos])}
+        ends = {*folder.end_tokens, *([] if eos is None else [eos])}
+        #: Tokens that end an answer, the one that ends a text before the others.
+        self.end_tokens: list[int] = sorted(ends, key=lambda token: (token != eos, token))
         self.size = len(self._spellings)
 
     def spellings(self) -> Spellings:
         """How it spells its tokens; may run beside everything else."""
         special = self._control | self._shown
-        tokens = [
-            self._added[token].encode() if token in self._added else self.piece(token)
-            for token in range(max(self._spellings) + 1)
-        ]
-        return Spellings(tokens, special, sorted(self._ends))
+        tokens = [self.spelling(token) for token in range(max(self._spellings) + 1)]
+        return Spellings(tokens, special, sorted(self.end_tokens))
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""
@@ -83,12 +82,12 @@ class Vocab:
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a generation."""
-        return token in self._ends
+        return token in self.end_tokens
 
     @property
     def filler(self) -> int:
         """A token that stands for an empty text."""
-        return min(self._ends, default=0)
+        return min(self.end_tokens, default=0)
 
     def tokenize(self, text: str, *, special: bool, framed: bool = False) -> list[int]:
         """Tokens of a text.
@@ -130,6 +129,10 @@ class Vocab:
         """Bytes that a generated token adds; none for control tokens."""
         if token in self._control and token not in self._shown:
             return b""
+        return self.spelling(token)
+
+    def spelling(self, token: int) -> bytes:
+        """Bytes that spell a token, also one that shows nothing."""
         if token in self._added:
             return self._added[token].encode()
         spelling = self._spellings.get(token)

@@ -162,10 +162,11 @@ def test_what_cannot_be_enforced_is_refused_by_its_name(
     assert error.message.startswith(f"mode {mode} not implemented on backend llama_cpp: ")
 
 
-def test_only_one_engine_tells_how_likely_its_tokens_are() -> None:
-    assert frame(params={"logprobs": 3}).params.logprobs == 3
-    error = refusal("mlx", params={"logprobs": 3})
-    assert error.message.startswith("mode logprobs not implemented on backend mlx: ")
+def test_only_engines_that_choose_their_tokens_tell_how_likely_they_are() -> None:
+    for engine in ("llama_cpp", "mlx"):
+        assert frame(engine, params={"logprobs": 3}).params.logprobs == 3
+    error = refusal("fake", params={"logprobs": 3})
+    assert error.message.startswith("mode logprobs not implemented on backend fake: ")
 
 
 @pytest.mark.parametrize(

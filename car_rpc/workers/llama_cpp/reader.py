@@ -1,0 +1,158 @@
+"""Read logits, and what a head for ranking says, in contexts of their own."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from car_rpc.errors import CarError
+from car_rpc.workers.chat.prompt import Part
+from car_rpc.workers.judge import (
+    MAX_ANSWER_TOKENS,
+    MAX_PROMPT_TOKENS,
+    judging_prompt,
+    sigmoid,
+)
+from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from car_rpc.wire.worker import Rank
+    from car_rpc.workers.job import Job
+    from car_rpc.workers.llama_cpp.model import Model
+    from car_rpc.workers.llama_cpp.vocab import Vocab
+
+#: Longest text that a model with a head for ranking reads: it needs it in one piece, and the
+#: buffers for a piece grow with its square.
+MAX_RANKED_TOKENS = 2048
+
+
+class LlamaReader:
+    """A GGUF model whose logits can be read.
+
+    Args:
+        model: The model.
+        vocab: Its vocabulary.
+        context_length: Tokens of context that were asked for.
+    """
+
+    def __init__(self, model: Model, vocab: Vocab, context_length: int) -> None:
+        self._model = model
+        self._size = vocab.size
+        self.limit = min(context_length, MAX_PROMPT_TOKENS)
+        self._prompt: Sequence[int] = []
+        self._has_answer = False  # whether the context holds more than the prompt
+
+    def read(self, job: Job, prompt: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
+        """Read a prompt, a chunk a step; returns the logits of what follows it."""
+        self._context.clear()
+        self._prompt, self._has_answer = prompt, False
+        last = len(prompt) - 1
+        for start in range(0, len(prompt), PREFILL_CHUNK):
+            chunk = prompt[start : start + PREFILL_CHUNK]
+            rows = [
+                Row(token, place, 0, output=place == last)
+                for place, token in enumerate(chunk, start)
+            ]
+            _decode(self._context, rows, job)
+            yield
+        return self._context.logits(last % PREFILL_CHUNK, self._size).copy()
+
+    def read_on(
+        self, job: Job, tokens: Sequence[int]
+    ) -> Generator[None, None, Sequence[NDArray[np.float32]]]:
+        """Read what may follow the last prompt; returns the logits behind each of its tokens."""
+        start = len(self._prompt)
+        if self._has_answer and not self._context.cut(0, start):
+            yield from self.read(job, self._prompt)  # a memory that cannot be cut starts anew
+        self._has_answer = True
+        rows = [Row(token, place, 0, output=True) for place, token in enumerate(tokens, start)]
+        _decode(self._context, rows, job)
+        return [self._context.logits(index, self._size).copy() for index in range(len(tokens))]
+
+    @cached_property
+    def _context(self) -> Context:
+        return _made(
+            self._model,
+            PREFILL_CHUNK,
+            n_ctx=self.limit,
+            n_seq_max=1,
+            n_outputs_max=MAX_ANSWER_TOKENS,
+        )
+
+
+class LlamaHead:
+    """A model's own head for ranking.
+
+    Args:
+        model: The model.
+        vocab: Its vocabulary.
+        context_length: Tokens of context that were asked for.
+    """
+
+    def __init__(self, model: Model, vocab: Vocab, context_length: int) -> None:
+        self._model = model
+        self._vocab = vocab
+        self.limit = min(context_length, MAX_RANKED_TOKENS)
+        labels = model.rank_labels
+        self._outputs = len(labels)
+        self._yes = labels.index("yes") if "yes" in labels else 0
+        # llama.cpp makes probabilities of Qwen3's outputs; those of others are logits.
+        self._is_probability = model.architecture.startswith("qwen3")
+
+    def pair(self, request: Rank, document: str) -> list[int]:
+        """Query and document as the model was trained on them."""
+        query, vocab = request.query, self._vocab
+        template = self._model.rerank_template
+        if template is None and self._is_probability:
+            return judging_prompt(vocab, request, document)
+        if template is None:
+            # A cross-encoder's: [CLS] query [SEP] document [SEP].
+            first = vocab.tokenize(query, special=False, framed=True)
+            second = vocab.tokenize(document, special=False, framed=True)
+            return first + (second[1:] if second[:1] == first[:1] else second)
+        before, _, rest = template.partition("{query}")
+        between, _, after = rest.partition("{document}")
+        texts = [(before, False), (query, True), (between, False), (document, True), (after, False)]
+        return vocab.tokenize_prompt(Part(text, is_content) for text, is_content in texts)
+
+    def score(self, job: Job, pair: Sequence[int]) -> Generator[None, None, float]:
+        """How well the document fits, from 0 to 1."""
+        rows = [Row(token, place, 0, output=True) for place, token in enumerate(pair)]
+        self._context.clear()
+        _decode(self._context, rows, job)
+        value = float(self._context.pooled(0, self._outputs)[self._yes])
+        yield
+        return value if self._is_probability else sigmoid(value)
+
+    @cached_property
+    def _context(self) -> Context:
+        return _made(
+            self._model,
+            self.limit,
+            n_ctx=self.limit,
+            n_seq_max=1,
+            embeddings=True,
+            pooling_type=POOLING_RANK,
+        )
+
+
+def _made(model: Model, capacity: int, **settings: int) -> Context:
+    try:
+        return Context(model, capacity, **settings)
+    except MemoryError as error:
+        detail = "no room to judge beside the model; unload another model"
+        raise CarError("out_of_memory", detail) from error
+
+
+def _decode(context: Context, rows: Sequence[Row], job: Job) -> None:
+    try:
+        context.decode(rows, job)
+    except DecodeError as error:
+        raise CarError("inference_failed", f"llama.cpp could not decode (code {error})") from error
