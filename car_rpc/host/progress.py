@@ -37,7 +37,7 @@ async def heartbeats(token: int | str | UnsetType, send: Notify) -> AsyncGenerat
 
     def notify(value: ProgressValue) -> None:
         params = msgspec.json.encode(ProgressParams(token=token, value=value))
-        send("$/progress", params, is_passing=value.kind == "report")
+        send("$/progress", params, passing=value.kind == "report")
 
     async def beat() -> None:
         while True:

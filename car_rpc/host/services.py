@@ -30,7 +30,7 @@ from car_rpc.wire.search import Machine
 class Notify(Protocol):
     """Sends a notification of a request."""
 
-    def __call__(self, method: str, params: bytes, /, *, is_passing: bool = False) -> bool:
+    def __call__(self, method: str, params: bytes, /, *, passing: bool = False) -> bool:
         """Send it, from its method and encoded params; tells whether there is room for more.
 
         A passing one takes the place of a passing one right before it that is unread.

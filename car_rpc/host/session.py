@@ -379,21 +379,17 @@ class Session:
             await self._drained.wait()
 
     def notify(
-        self, request_id: RequestId, method: str, params: bytes, *, is_passing: bool = False
+        self, request_id: RequestId, method: str, params: bytes, *, passing: bool = False
     ) -> bool:
         """Queue a notification of a request: after its earlier ones, before its response.
 
         A passing one takes the place of a passing one right before it that is unread. Tells whether
         there is room for another one.
         """
-        return self._put_event(
-            request_id, write_notification(method, params), is_passing=is_passing
-        )
+        return self._put_event(request_id, write_notification(method, params), passing=passing)
 
-    def _put_event(
-        self, request_id: RequestId, payload: bytes, *, is_passing: bool = False
-    ) -> bool:
-        unread_bytes = self._connection.send_event(request_id, payload, is_passing=is_passing)
+    def _put_event(self, request_id: RequestId, payload: bytes, *, passing: bool = False) -> bool:
+        unread_bytes = self._connection.send_event(request_id, payload, passing=passing)
         self._kick()
         return unread_bytes <= STREAM_BUFFER_BYTES
 

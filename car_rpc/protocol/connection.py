@@ -254,13 +254,13 @@ class Connection(Generic[T]):
         self._outbox.put_urgent(escape_line_breaks(payload))
         return 0
 
-    def send_event(self, stream: Hashable, payload: bytes, *, is_passing: bool = False) -> int:
+    def send_event(self, stream: Hashable, payload: bytes, *, passing: bool = False) -> int:
         """Send a whole notification as an event of a stream; see :meth:`notify`.
 
         A passing one takes the place of a passing one right before it that is not written yet.
         """
         payload = escape_line_breaks(payload)
-        return self._outbox.put_in_lane(stream, payload, is_passing=is_passing)
+        return self._outbox.put_in_lane(stream, payload, passing=passing)
 
     def call(self, method: str, params: bytes, waiting: T) -> RequestId:
         """Send a request of ours. ``waiting`` comes back with the answer."""

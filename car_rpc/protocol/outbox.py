@@ -25,12 +25,12 @@ class _Queue:
         self.size_bytes = 0
         self._last_is_passing = False
 
-    def put(self, payload: bytes, *, is_passing: bool = False) -> None:
-        if is_passing and self._last_is_passing and self.messages:
+    def put(self, payload: bytes, *, passing: bool = False) -> None:
+        if passing and self._last_is_passing and self.messages:
             self.size_bytes -= len(self.messages.pop())
         self.messages.append(payload)
         self.size_bytes += len(payload)
-        self._last_is_passing = is_passing
+        self._last_is_passing = passing
 
     def move(self, taken: list[bytes], room: int) -> int:
         """Move messages to those that are taken, while there is room; returns what room is left."""
@@ -75,7 +75,7 @@ class Outbox:
         """Queue a message that overtakes all deltas."""
         self._urgent.put(payload)
 
-    def put_in_lane(self, lane: Hashable, payload: bytes, *, is_passing: bool = False) -> int:
+    def put_in_lane(self, lane: Hashable, payload: bytes, *, passing: bool = False) -> int:
         """Queue an event of a stream; returns the bytes of it that are not written yet.
 
         A passing one, such as how far something is, takes the place of the last in the lane when
@@ -84,7 +84,7 @@ class Outbox:
         queue = self._lanes.get(lane)
         if queue is None:
             queue = self._lanes[lane] = _Queue()
-        queue.put(payload, is_passing=is_passing)
+        queue.put(payload, passing=passing)
         return queue.size_bytes
 
     def finish_lane(self, lane: Hashable) -> bool:

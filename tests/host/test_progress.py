@@ -9,8 +9,8 @@ from car_rpc.wire.lifecycle import ProgressValue
 
 
 def sends(sent: list[Any]) -> Notify:
-    def send(method: str, params: bytes, /, *, is_passing: bool = False) -> bool:
-        sent.append({**msgspec.json.decode(params), "is_passing": is_passing})
+    def send(method: str, params: bytes, /, *, passing: bool = False) -> bool:
+        sent.append({**msgspec.json.decode(params), "passing": passing})
         return True
 
     return send
@@ -37,7 +37,7 @@ async def test_what_was_reported_reaches_the_client_between_begin_and_end() -> N
     assert [each["token"] for each in sent] == [7, 7, 7]
     assert [each["value"]["kind"] for each in sent] == ["begin", "report", "end"]
     assert sent[1]["value"]["total_bytes"] == 4
-    assert [each["is_passing"] for each in sent] == [False, True, False]
+    assert [each["passing"] for each in sent] == [False, True, False]
 
 
 async def test_of_reports_that_nobody_reads_the_newest_waits(app: Any) -> None:
@@ -46,7 +46,7 @@ async def test_of_reports_that_nobody_reads_the_newest_waits(app: Any) -> None:
     session.notify(1, "$/progress", begin)
     for done in range(10_000):
         report = b'{"token":1,"value":{"kind":"report","done_bytes":%d}}' % done
-        assert session.notify(1, "$/progress", report, is_passing=True), "there is always room"
+        assert session.notify(1, "$/progress", report, passing=True), "there is always room"
     session.notify(1, "$/progress", end)
     told = [each["params"]["value"] for each in app.read() if each.get("method") == "$/progress"]
     assert [each["kind"] for each in told] == ["begin", "report", "end"]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
-from collections.abc import AsyncGenerator
+import random
+import signal
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from car_rpc.client import CarClient, RemoteError
+from car_rpc.client import CarClient, ProcessEnded, RemoteError
 from car_rpc.wire.lifecycle import ProgressValue
 from tests.process.conftest import ROOT
 from tests.servers.hub import Hub, hub
+from tests.workers.conftest import write_model
 
 pytestmark = pytest.mark.process
 
@@ -116,6 +120,48 @@ async def test_a_cancelled_pull_goes_on_in_the_next_process(tmp_path: Path, remo
     assert result.downloaded_bytes == len(big) - begun
     assert remote.downloads()[-1] == begun
     assert not left_over(tmp_path)
+
+
+async def test_whatever_breaks_wherever_all_of_it_comes_and_hardly_anything_twice(
+    tmp_path: Path, remote: Hub, proof_count: Callable[[int, int], int]
+) -> None:
+    rng = random.Random(20261128)
+    remote.files["acme/Small-GGUF"]["small-Q8.gguf"] = big = rng.randbytes(8 * 1024 * 1024)
+    async with started(tmp_path) as car:
+        await register(car, FILE)
+    breaks = proof_count(2, 30)
+    for number in range(breaks):
+        # The line breaks at any byte, then goes quiet at another; then somebody gives up.
+        remote.cut_after = [rng.randrange(len(big) // breaks)]
+        remote.stall_after = rng.randrange(len(big) // breaks)
+        asked, known = len(remote.downloads()), kept_bytes(tmp_path)
+        with contextlib.suppress(ProcessEnded):
+            async with started(tmp_path) as car:
+                pull = asyncio.create_task(car.pull_model("acme/small:q8"))
+                async with asyncio.timeout(30):
+                    while len(remote.downloads()) < asked + 2:  # noqa: ASYNC110 - of another process
+                        await asyncio.sleep(0.01)
+                if number % 2:
+                    pull.cancel()
+                else:
+                    os.kill(car.pid, signal.SIGKILL)
+                await asyncio.wait([pull])
+                pull.cancelled() or pull.exception()
+        assert kept_bytes(tmp_path) >= known, "what had come stays"
+    remote.cut_after, remote.stall_after = [], None
+    known = kept_bytes(tmp_path)
+    async with started(tmp_path) as car:
+        result = await car.pull_model("acme/small:q8")
+    assert result.downloaded_bytes == len(big) - known
+    blobs = tmp_path / "hf" / "hub" / "models--acme--Small-GGUF" / "blobs"
+    assert (blobs / hashlib.sha256(big).hexdigest()).read_bytes() == big
+    begun = remote.downloads()
+    assert begun == sorted(begun), "no try begins before what the one before it had kept"
+    assert begun[-1] == known
+
+
+def kept_bytes(tmp_path: Path) -> int:
+    return sum(part.stat().st_size for part in left_over(tmp_path))
 
 
 async def test_whoever_pulls_right_behind_a_cancel_is_not_cancelled(
@@ -250,6 +296,88 @@ async def test_a_file_comes_from_any_address(tmp_path: Path, remote: Hub) -> Non
     assert (tmp_path / "models" / "small" / "small-Q8.gguf").read_bytes() == GGUF
     assert not (tmp_path / "models" / "other" / "small-Q8.gguf").exists()
     assert not any(asked.authorization for asked in remote.asked)
+
+
+SPLIT = {
+    "type": "local", "hf_repo": "acme/Split-GGUF", "hf_filename": "F32/split-00001-of-00003.gguf",
+}  # fmt: skip
+
+
+def write_parts(folder: Path) -> list[Path]:
+    folder.mkdir()
+    first = write_model(folder / "split.gguf", tensors_of_a_part=11)
+    parts = sorted(folder.glob("split-*-of-00003.gguf"))
+    assert parts[0] == first
+    return parts
+
+
+@pytest.mark.llama
+async def test_a_split_model_comes_loads_counts_and_goes_whole(tmp_path: Path, remote: Hub) -> None:
+    pytest.importorskip("llama_cpp")
+    parts = write_parts(tmp_path / "made")
+    size = sum(part.stat().st_size for part in parts)
+    remote.files["acme/Split-GGUF"] = {f"F32/{part.name}": part.read_bytes() for part in parts}
+    async with started(tmp_path) as car:
+        await register(car, SPLIT)
+        pulled = await car.pull_model("acme/small:q8")
+        assert pulled.downloaded_bytes == pulled.size_bytes == size
+        answer = await car.generate(
+            prompt="Hello!", model="acme/small:q8", params={"max_tokens": 4, "ignore_eos": True}
+        )
+        assert answer.usage.completion_tokens == 4
+        (loaded,) = (await car.admission_status()).loaded
+        assert loaded.memory_bytes >= size
+        await car.register_model(
+            {"id": "acme/again:1", "source": SPLIT, "capabilities": ["generate"]}
+        )
+        told = await car.model("acme/again:1")
+        assert told.cost.size_bytes == size
+        removed = await car.remove_model("acme/small:q8")
+        assert removed.freed_bytes >= size
+        assert removed.also_used_by == ["acme/again:1"]
+        assert not list((tmp_path / "hf" / "hub").glob("models--*"))
+
+
+async def test_a_split_model_comes_from_an_address_or_a_folder_with_all_its_parts(
+    tmp_path: Path, remote: Hub
+) -> None:
+    parts = write_parts(tmp_path / "made")
+    remote.files["acme/Split-GGUF"] = {part.name: part.read_bytes() for part in parts}
+    remote.cut_after = [parts[0].stat().st_size, 1000]
+    url = f"{remote.url}/cdn/acme/Split-GGUF/resolve/main/{parts[0].name}"
+    async with started(tmp_path) as car:
+        await register(car, {"type": "local", "url": url}, "acme/there:1")
+        assert (await car.pull_model("acme/there:1")).model.available is True
+        await register(car, SPLIT, "acme/here:1")
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("acme/here:1", from_path=str(parts[1]))
+        assert "name the first part" in str(caught.value)
+        result = await car.pull_model("acme/here:1", from_path=str(parts[0]))
+        assert result.model.available is True
+    for folder in ("there", "here/F32"):
+        for part in parts:
+            assert (tmp_path / "models" / folder / part.name).read_bytes() == part.read_bytes()
+    assert not left_over(tmp_path)
+
+
+async def test_another_model_s_file_is_not_imported(tmp_path: Path, remote: Hub) -> None:
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(GGUF)
+    digest = {"sha256": "0" * 64, "url": f"{remote.url}/small.gguf"}
+    async with started(tmp_path) as car:
+        with pytest.raises(RemoteError) as caught:
+            await car.pull_model("qwen/qwen3-8b:q4_k_m", from_path=str(mine))
+        assert (caught.value.kind, caught.value.data["path"]) == ("conflict", str(mine))
+        assert caught.value.data["expected"]["quantization"] == "Q4_K_M"
+        assert "qwen/qwen3-8b:q4_k_m" in str(caught.value)
+        await register(car, {"type": "local", **digest})
+        with pytest.raises(RemoteError) as summed:
+            await car.pull_model("acme/small:q8", from_path=str(mine))
+        assert summed.value.kind == "conflict"
+        assert summed.value.data["found"] == hashlib.sha256(GGUF).hexdigest()
+    assert mine.read_bytes() == GGUF
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.suffix == ".gguf"]
+    assert not left_over(tmp_path)
 
 
 async def test_removing_frees_what_it_says_and_nothing_else(tmp_path: Path, remote: Hub) -> None:

@@ -59,10 +59,10 @@ def test_of_what_passes_only_the_newest_waits_and_the_order_stays() -> None:
     outbox = Outbox()
     outbox.put_in_lane("a", b"begin")
     for number in range(1000):
-        outbox.put_in_lane("a", b"%d" % number, is_passing=True)
+        outbox.put_in_lane("a", b"%d" % number, passing=True)
     assert outbox.lane_bytes("a") == len(b"begin" + b"999")
     outbox.put_in_lane("a", b"delta")
-    outbox.put_in_lane("a", b"1000", is_passing=True)
+    outbox.put_in_lane("a", b"1000", passing=True)
     outbox.put_in_lane("a", b"end")
     assert outbox.take(EVERYTHING) == [b"begin", b"999", b"delta", b"1000", b"end"]
     assert outbox.lane_bytes("a") == 0
@@ -70,11 +70,11 @@ def test_of_what_passes_only_the_newest_waits_and_the_order_stays() -> None:
 
 def test_what_passes_takes_the_place_of_nothing_that_was_taken_or_of_another_stream() -> None:
     outbox = Outbox()
-    outbox.put_in_lane("a", b"a1", is_passing=True)
-    outbox.put_in_lane("b", b"b1", is_passing=True)
+    outbox.put_in_lane("a", b"a1", passing=True)
+    outbox.put_in_lane("b", b"b1", passing=True)
     assert outbox.take(1) == [b"a1"]
-    outbox.put_in_lane("a", b"a2", is_passing=True)
-    outbox.put_in_lane("b", b"b2", is_passing=True)
+    outbox.put_in_lane("a", b"a2", passing=True)
+    outbox.put_in_lane("b", b"b2", passing=True)
     assert outbox.take(EVERYTHING) == [b"b2", b"a2"]
 
 

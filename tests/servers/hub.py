@@ -1,7 +1,7 @@
 """A hub on the loopback interface: the requests that its clients make, real files, broken lines.
 
 As the real one does, it redirects large files (those of Git LFS) to another address, says their
-SHA-256 beforehand, and serves ranges.
+SHA-256 beforehand, serves ranges, and offers Xet, of which it serves nothing.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class Hub:
                 "X-Linked-Etag": f'"{_digest(content)}"',
                 "X-Linked-Size": str(len(content)),
                 "ETag": f'"{_digest(content)}"',
+                **(_xet(self.url, found[1], content) if len(content) >= LFS_BYTES else {}),
                 # Another host, as the real one's: its clients do not follow it there blindly.
                 "Location": f"{self.url.replace('127.0.0.1', 'localhost')}/cdn{path}",
             }
@@ -172,6 +173,12 @@ def _digest(content: bytes) -> str:
     if len(content) >= LFS_BYTES:
         return hashlib.sha256(content).hexdigest()
     return _git(content)
+
+
+def _xet(url: str, repo: str, content: bytes) -> dict[str, str]:
+    """How the hub offers a large file also in pieces of its own; nobody has to take the offer."""
+    auth = f'<{url}/api/models/{repo}/xet-read-token/{COMMIT}>; rel="xet-auth"'
+    return {"X-Xet-Hash": hashlib.sha256(b"xet" + content).hexdigest(), "Link": auth}
 
 
 def _git(content: bytes) -> str:

@@ -259,16 +259,23 @@ def write_model(
     context: int = 512,
     bos: bool = False,
     chatml: bool = True,
+    tensors_of_a_part: int = 0,
 ) -> Path:
     """Write a GGUF model with random weights, a byte vocabulary and ChatML's markers.
 
     With ``bos`` every text begins with ``<|endoftext|>``; without ``chatml`` the markers are
-    named otherwise.
+    named otherwise. With ``tensors_of_a_part`` it is split, the metadata in a part of their own,
+    and the first part is returned.
     """
     import gguf
     import numpy as np
 
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(
+        path,
+        "llama",
+        split_max_tensors=tensors_of_a_part,
+        small_first_shard=bool(tensors_of_a_part),
+    )
     layers, heads, kv_heads, width, hidden = 2, 4, 2, 64, 128
     writer.add_name("random")
     writer.add_context_length(context)
@@ -309,4 +316,4 @@ def write_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"), default=path)
