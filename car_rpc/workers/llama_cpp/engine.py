@@ -21,6 +21,7 @@ from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.judge import Judge
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
+from car_rpc.workers.llama_cpp.footprint import footprint
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version
@@ -131,7 +132,7 @@ class LlamaEngine:
                 kv_unified=False,
             )
 
-        slot_bytes = self._context_length * model.kv_bytes_per_token()
+        slot_bytes = footprint(model, PREFILL_CHUNK).of(self._context_length)
         generator = Generator(make_context, slot_count(slot_bytes), slot_bytes)
         self._context_length = min(self._context_length, generator.room)
         return generator

@@ -92,7 +92,7 @@ class Model:
         return self._value(f"{self.architecture}.{name}")
 
     def kv_bytes_per_token(self) -> int:
-        """Size of the attention cache for one token in bytes (an upper bound)."""
+        """Size of the attention cache for one token in bytes, where all layers have one alike."""
         heads: int = lib.llama_model_n_head(self.handle)
         head_size = lib.llama_model_n_embd(self.handle) // max(heads, 1)
         key_size = int(self.architecture_value("attention.key_length") or head_size)

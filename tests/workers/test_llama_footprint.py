@@ -1,0 +1,40 @@
+"""What a sequence takes, beside what llama.cpp says that it allocates."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+
+from car_rpc.workers.llama_cpp.context import Context
+from car_rpc.workers.llama_cpp.footprint import footprint
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.model import Model
+from tests.workers.memories import WRITERS
+
+pytestmark = pytest.mark.llama
+
+TOKENS = 32768
+
+
+def allocated_mib(model: Model, capfd: pytest.CaptureFixture[str]) -> float:
+    capfd.readouterr()
+    Context(model, PREFILL_CHUNK, n_ctx=2 * TOKENS, n_seq_max=2, kv_unified=False).close()
+    sizes = re.findall(r"(?:KV|RS) buffer size = +([\d.]+) MiB", capfd.readouterr().err)
+    return sum(map(float, sizes)) / 2
+
+
+@pytest.mark.parametrize("kind", ["attention", *WRITERS])
+def test_a_sequence_takes_what_is_allocated_for_it(
+    kind: str,
+    model_file: Callable[..., Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = model_file() if kind == "attention" else WRITERS[kind](tmp_path / "model.gguf")
+    model = Model(str(path), lambda _: None)
+    told_mib = footprint(model, PREFILL_CHUNK).of(TOKENS) / 2**20
+    # The state of a token has 12 bytes for its place, and llama.cpp tells hundredths.
+    assert told_mib == pytest.approx(allocated_mib(model, capfd), rel=0.1, abs=0.01)
