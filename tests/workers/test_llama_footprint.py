@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
+from car_rpc.workers.llama_cpp import native
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.footprint import footprint
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
@@ -20,6 +21,7 @@ TOKENS = 32768
 
 
 def allocated_mib(model: Model, capfd: pytest.CaptureFixture[str]) -> float:
+    native.lib.llama_log_set(native._log_callback, None)  # others may have silenced it
     capfd.readouterr()
     Context(model, PREFILL_CHUNK, n_ctx=2 * TOKENS, n_seq_max=2, kv_unified=False).close()
     sizes = re.findall(r"(?:KV|RS) buffer size = +([\d.]+) MiB", capfd.readouterr().err)
