@@ -362,15 +362,10 @@ def test_parameters_that_cannot_be_enforced_are_refused_only_where_they_must_be(
     assert isinstance(chosen.answer, Reply)
 
 
-@pytest.mark.parametrize(
-    "template",
-    [CHAT_TEMPLATE, TOOL_TEMPLATE + "{#<function=<parameter=#}"],
-    ids=["takes-no-tools", "calls-in-tags"],
-)
 def test_a_model_that_cannot_be_made_to_call_says_so(
-    load: Load, model: Callable[..., Path], template: str
+    load: Load, model: Callable[..., Path]
 ) -> None:
-    (asked,) = run(load(model(template)), calling(WEATHER, must=["weather"]))
+    (asked,) = run(load(model(CHAT_TEMPLATE)), calling(WEATHER, must=["weather"]))
     assert isinstance(asked.answer, Failed)
     assert asked.answer.kind == "unsupported_mode"
     assert asked.answer.data["mode"] == "tool-choice"

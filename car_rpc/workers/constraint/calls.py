@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-from llguidance import LLMatcher
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.workers.constraint.grammar import JSON_OPTIONS, json_grammar, one_line
-from car_rpc.workers.text.calls.families import INDEX
+from car_rpc.workers.constraint.languages import Gemma, Python
+from car_rpc.workers.constraint.lark import Rules, one_of
+from car_rpc.workers.constraint.schema import Schema, UnenforceableError
+from car_rpc.workers.constraint.tagged import TaggedArguments
+from car_rpc.workers.constraint.values import Values
+from car_rpc.workers.text.calls.families import Literals, Tags
+from car_rpc.workers.text.calls.harmony import CHANNEL, MESSAGE, START
+from car_rpc.workers.text.calls.writer import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.constraint.vocabulary import GuideVocabulary
-    from car_rpc.workers.text.calls.families import CallForm, Family
+    from car_rpc.workers.text.calls.families import Family
 
 #: What any tool takes whose own parameters cannot be enforced.
-_ANY_OBJECT = {"type": "object"}
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+class Offer(NamedTuple):
+    """Calls that a model may choose to make.
+
+    Attributes:
+        grammar: The grammar of what follows the marker that opens calls, or of the whole answer
+            where none does; empty where there are no tools.
+        heads: What must have been said of a call before it is known to be one; one for each tool,
+            or an empty one where the marker tells.
+    """
+
+    grammar: str = ""
+    heads: Sequence[bytes] = ()
 
 
 def demanded_calls(
@@ -28,56 +47,77 @@ def demanded_calls(
     """The grammar of an answer that must be calls, of the tools that the request names.
 
     Raises:
-        CarError: ``unsupported_mode`` where the family's calls, or a tool's parameters, cannot be
-            enforced.
+        CarError: ``unsupported_mode`` where a tool's parameters cannot be enforced.
     """
-    form = family.form
-    if form is None:
-        reason = f"how models of its family ({family.name}) call cannot be enforced; use `auto`"
-        raise unsupported_mode("tool-choice", backend, reason).with_data(
-            path="$.params.tool_choice"
-        )
     tools = [tool for tool in _functions(request) if tool["name"] in request.must_call]
     for tool in tools:
-        problem = vocabulary.check(json_grammar(_parameters(tool)))
+        problem = _problem(tool, family, vocabulary)
         if problem:
-            reason = f"the parameters of {tool['name']}: {one_line(problem)}"
+            reason = f"the parameters of {tool['name']}: {problem}"
             raise unsupported_mode("tool-choice", backend, reason).with_data(path="$.tools")
+    if family.channels:
+        return _in_channels(tools, vocabulary, thinks=request.params.thinking != "off")
     opening = "" if family.bare else family.opening
-    return _grammar(tools, form, vocabulary, opening, repeated=request.parallel_tool_calls)
+    return _grammar(tools, family, vocabulary, opening, repeated=request.parallel_tool_calls)
 
 
-def offered_calls(
-    request: Generate, family: Family, vocabulary: GuideVocabulary, *, opened: bool
-) -> str:
-    """The grammar of calls that the model may choose to make; empty where it cannot be made.
+def offered_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> Offer:
+    """The calls that the model may choose to make, once it has begun one.
 
     Parameters that cannot be enforced may be any.
-
-    Args:
-        request: The request.
-        family: How the model writes.
-        vocabulary: Its vocabulary.
-        opened: Whether the marker that opens calls was said already.
     """
+    if not request.tools:
+        return Offer()
+    tools = _enforceable(request, family, vocabulary)
     form = family.form
-    # An answer that begins as calls of such families do may be something else after all.
-    if form is None or not request.tools or family.bare:
-        return ""
-    tools = [
-        {**tool, "parameters": _ANY_OBJECT}
-        if vocabulary.check(json_grammar(_parameters(tool)))
-        else tool
-        for tool in _functions(request)
+    heads = [
+        f"{form.begin}{form.before_name}{_spelled(tool, family)}{form.after_name}".encode()
+        for tool in tools
     ]
     # Without an end of all calls, each has a marker of its own.
-    repeated = request.parallel_tool_calls and (not opened or bool(form.closing))
-    opening = "" if opened else family.opening
-    return _grammar(tools, form, vocabulary, opening, repeated=repeated)
+    repeated = request.parallel_tool_calls and bool(form.closing or family.bare)
+    grammar = _grammar(tools, family, vocabulary, "", repeated=repeated)
+    return Offer(grammar, heads if family.bare else [b""])
+
+
+def other_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> str:
+    """The grammar of calls that an answer may be instead of a text in a form.
+
+    Empty where there are no tools, or where its channel tells a call from a text.
+    """
+    if not request.tools or family.channels:
+        return ""
+    tools = _enforceable(request, family, vocabulary)
+    opening = "" if family.bare else family.opening
+    return _grammar(tools, family, vocabulary, opening, repeated=request.parallel_tool_calls)
+
+
+def _enforceable(
+    request: Generate, family: Family, vocabulary: GuideVocabulary
+) -> list[dict[str, Any]]:
+    return [
+        {**tool, "parameters": _ANY_OBJECT} if _problem(tool, family, vocabulary) else tool
+        for tool in _functions(request)
+    ]
 
 
 def _functions(request: Generate) -> list[dict[str, Any]]:
     return [tool["function"] for tool in request.tools]
+
+
+def _problem(tool: dict[str, Any], family: Family, vocabulary: GuideVocabulary) -> str:
+    """Why calls of a tool cannot be enforced; empty where they can."""
+    if not is_name(tool["name"]):
+        return "no model can say its name"
+    if family.form.arguments is None:
+        return one_line(vocabulary.check(json_grammar(_parameters(tool))))
+    try:
+        grammar = _grammar([tool], family, vocabulary, "", repeated=False)
+    except UnenforceableError as error:
+        return str(error)
+    except RecursionError:
+        return "they nest too deeply"
+    return one_line(vocabulary.check(grammar))
 
 
 def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
@@ -91,23 +131,63 @@ def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
 
 def _grammar(
     tools: Sequence[dict[str, Any]],
-    form: CallForm,
+    family: Family,
     vocabulary: GuideVocabulary,
     opening: str,
     *,
     repeated: bool,
 ) -> str:
-    def spelled(text: str) -> str:
-        """A text in Lark's syntax."""
-        parts = (vocabulary.literal(part) for part in text.split(INDEX))
-        return " /[0-9]{1,2}/ ".join(parts)
+    form, rules = family.form, Rules(vocabulary)
+    calls = [
+        f"{rules.said(form.before_name + _spelled(tool, family) + form.after_name)}"
+        f" {_arguments(tool, family, rules)} {rules.said(form.after_arguments)}"
+        for tool in tools
+    ]
+    call = rules.rule(one_of([rules.rule(call) for call in calls]))
+    again = f"({rules.said(form.between)} {call})*" if repeated else ""
+    begin, closing = rules.said(opening + form.begin), rules.said(form.closing)
+    return rules.grammar(f"{begin} {call} {again} {closing}")
 
-    again = f"({spelled(form.between)} call)*" if repeated else ""
-    lines = [f"start: {spelled(opening + form.begin)} call {again} {spelled(form.closing)}"]
-    lines.append("call: " + " | ".join(f"call_{index}" for index in range(len(tools))))
-    for index, tool in enumerate(tools):
-        name = json.dumps(tool["name"], ensure_ascii=False)[1:-1]
-        schema = json.dumps({**_parameters(tool), "x-guidance": JSON_OPTIONS})
-        head, tail = spelled(form.before_name + name + form.after_name), form.after_arguments
-        lines.append(f"call_{index}: {head} %json {schema} {spelled(tail)}")
-    return LLMatcher.grammar_from_lark("\n".join(lines))
+
+def _spelled(tool: dict[str, Any], family: Family) -> str:
+    """The name of a tool, as it stands in JSON where that stands around it."""
+    name: str = tool["name"]
+    if family.form.before_name.endswith('"'):
+        return json.dumps(name, ensure_ascii=False)[1:-1]
+    return name
+
+
+def _arguments(tool: dict[str, Any], family: Family, rules: Rules) -> str:
+    """What the arguments may be.
+
+    Raises:
+        UnenforceableError: They cannot be enforced.
+    """
+    parameters = _parameters(tool)
+    match family.form.arguments:
+        case Tags() as tags:
+            return TaggedArguments(Schema(parameters), tags, rules).arguments()
+        case Literals(quote=""):
+            return Values(Schema(parameters), Python(), rules).arguments()
+        case Literals(quote=quote):
+            return Values(Schema(parameters), Gemma(quote), rules).arguments()
+        case _:
+            return f"%json {json.dumps({**parameters, 'x-guidance': JSON_OPTIONS})}"
+
+
+def _in_channels(
+    tools: Sequence[dict[str, Any]], vocabulary: GuideVocabulary, *, thinks: bool
+) -> str:
+    """The grammar of a message, from its header on, that is reasoning or a call.
+
+    A call names its recipient before or behind the channel, as gpt-oss and its template do.
+    """
+    rules = Rules(vocabulary)
+    kind = f'(" " {rules.said("<|constrain|>")}? "json")?'
+    messages = [f"{rules.said(f'{CHANNEL}analysis{MESSAGE}')}"] if thinks else []
+    for tool in tools:
+        to, channel = rules.said(f" to=functions.{tool['name']}"), rules.said(CHANNEL)
+        header = f'({to} {channel} "commentary" | {channel} "commentary" {to})'
+        arguments = json.dumps({**_parameters(tool), "x-guidance": JSON_OPTIONS})
+        messages.append(f"{header} {kind} {rules.said(MESSAGE)} %json {arguments}")
+    return rules.grammar(f"({rules.said(START)})? {one_of(messages)}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from car_rpc.workers.constraint.calls import Offer
 from car_rpc.workers.constraint.verdict import has_form
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Plan(NamedTuple):
         form: The form of its text, if it must have one.
         form_grammar: The grammar of the form.
         calls: The grammar of calls that it may or must be instead of a text in the form.
-        call: The grammar of what follows the marker of a call in an otherwise free answer.
+        offer: Calls that the model may make where nothing demands one.
+        from_header: Whether ``calls`` tells of whole messages, from their headers on.
         think_token: The token that may begin it with reasoning, if there is one.
     """
 
@@ -38,7 +40,8 @@ class Plan(NamedTuple):
     form: ResponseFormat | None = None
     form_grammar: str = ""
     calls: str = ""
-    call: str = ""
+    offer: Offer = Offer()
+    from_header: bool = False
     think_token: int | None = None
 
     @property
@@ -72,7 +75,11 @@ class Constraint:
         #: Other tokens that may come next, none of which is part of the form.
         self._others = _NONE
         self._guide: Guide | None = None
-        if self.demands and not in_reasoning:
+        #: Whether the answer may not end yet, though anything may come next.
+        self._goes_on = self.demands
+        #: What may turn out to be a call.
+        self._begun: bytes | None = None
+        if self.demands and (plan.from_header or not in_reasoning):
             self._guide = self._begin(so_far or "")
             if so_far is None and plan.think_token is not None:
                 self._others = np.array([plan.think_token], np.intp)
@@ -90,7 +97,7 @@ class Constraint:
     def allowed(self) -> NDArray[np.bool_] | None:
         """For each token whether it may come next; ``None`` when all may."""
         if self._guide is None:
-            return self._plan.vocabulary.goes_on if self.demands else None
+            return self._plan.vocabulary.goes_on if self._goes_on else None
         mask = self._guide.allowed()
         mask[self._others] = True
         return mask
@@ -101,19 +108,19 @@ class Constraint:
 
     def accept(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
         """Take the next token, which the segmenter has seen."""
-        if not self.demands:
+        plan = self._plan
+        # With a form, only a call in Harmony's channels is one that no grammar demands.
+        if not self.demands or (segmenter.in_call and not plan.calls):
             self._accept_freely(token, segmenter)
             return
         others, self._others = self._others, _NONE
-        if segmenter.in_reasoning:
+        if segmenter.in_reasoning and not (plan.from_header and segmenter.in_header):
             self._guide = None
         elif self._guide is None:
-            if segmenter.in_call:  # which only Harmony's channels begin like this
-                return
             begun = (segmenter.entered or "").lstrip("\n")
             self._guide = self._begin(begun)
-            if not begun:
-                self._others = self._plan.vocabulary.line_ends
+            if not begun and not plan.from_header:
+                self._others = plan.vocabulary.line_ends
         elif token not in others or self._guide.allows(token):
             self._guide.accept(token)
 
@@ -126,20 +133,35 @@ class Constraint:
 
     def _begin(self, text: str) -> Guide:
         guide = self._plan.vocabulary.guide(*self._plan.whole)
-        guide.accept_text(text)
+        guide.accept_bytes(text.encode())
         return guide
 
     def _accept_freely(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
-        """A free answer is followed from the marker of a call to its end."""
+        """A free answer is followed from where it is known to be a call to the end of that."""
+        self._goes_on = self.demands and not segmenter.in_call
+        begun, self._begun = self._begun, None
         if segmenter.entered is not None:
             self._guide = None
-            if segmenter.in_call and self._plan.call:
-                self._guide = self._plan.vocabulary.guide(self._plan.call)
-                self._guide.accept_text(segmenter.entered)
+            begun = segmenter.entered.encode() if segmenter.in_call else None
         elif self._guide is not None:
             self._guide.accept(token)
-        if self._guide is not None and (self._guide.lost or self._guide.complete):
+        elif begun is not None:
+            begun += self._plan.vocabulary.spelling(token)
+        if self._guide is None and begun is not None and segmenter.in_call:
+            self._begin_call(begun)
+        if self._guide is not None and (
+            self._guide.lost or (self._guide.complete and not self.demands)
+        ):
             self._guide = None
+
+    def _begin_call(self, begun: bytes) -> None:
+        """Follow what is a call, or may become one."""
+        grammar, heads = self._plan.offer
+        if any(begun.startswith(head) for head in heads):
+            self._guide = self._plan.vocabulary.guide(grammar)
+            self._guide.accept_bytes(begun)
+        elif any(head.startswith(begun) for head in heads):
+            self._begun = begun
 
 
 #: No tokens.

@@ -65,10 +65,10 @@ class Guide:
             matcher for matcher in self._matchers if matcher.consume_tokens(list(tokens))
         ]
 
-    def accept_text(self, text: str) -> None:
+    def accept_bytes(self, text: bytes) -> None:
         """Take a text that came, whatever its tokens were."""
         if text:
-            self.accept(*self._tokenizer.tokenize_str(text))
+            self.accept(*self._tokenizer.tokenize_bytes(text))
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as the vocabulary spells what they say."""

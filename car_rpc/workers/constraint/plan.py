@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from car_rpc.workers.constraint.calls import demanded_calls, offered_calls
+from car_rpc.workers.constraint.calls import demanded_calls, offered_calls, other_calls
 from car_rpc.workers.constraint.constraint import Plan
 from car_rpc.workers.constraint.grammar import grammar_of
 
@@ -28,10 +28,12 @@ def make_plan(request: Generate, family: Family, vocabulary: GuideVocabulary, ba
             wrong (``invalid_request``).
     """
     if request.must_call:
-        return Plan(vocabulary, calls=demanded_calls(request, family, vocabulary, backend))
+        calls = demanded_calls(request, family, vocabulary, backend)
+        return Plan(vocabulary, calls=calls, from_header=family.channels)
+    offer = offered_calls(request, family, vocabulary)
     form = request.response_format
     if form is None:
-        return Plan(vocabulary, call=offered_calls(request, family, vocabulary, opened=True))
+        return Plan(vocabulary, offer=offer)
     grammar = grammar_of(form, vocabulary, backend)
-    calls = offered_calls(request, family, vocabulary, opened=False)
-    return Plan(vocabulary, form, grammar, calls)
+    calls = other_calls(request, family, vocabulary)
+    return Plan(vocabulary, form, grammar, calls, offer)

@@ -54,16 +54,20 @@ class GuideVocabulary:
         tokens = self._tokenizer.tokenize_str(text)
         return matcher.consume_tokens(tokens) and matcher.is_accepting()
 
-    def literal(self, text: str) -> str:
+    def spelling(self, token: int) -> bytes:
+        """The bytes of a token."""
+        return self._spellings.tokens[token]
+
+    def pieces(self, text: str) -> list[str]:
         """A text in Lark's syntax, in which spellings of special tokens are these tokens."""
         pieces = self._special.split(text) if self._by_spelling else [text]
-        return " ".join(
+        return [
             f"<[{self._by_spelling[piece]}]>"
             if piece in self._by_spelling
             else json.dumps(piece, ensure_ascii=False)
             for piece in pieces
             if piece
-        )
+        ]
 
     @cached_property
     def _by_spelling(self) -> dict[str, int]:

@@ -71,6 +71,11 @@ class Segmenter:
         return self._state is _State.THINK
 
     @property
+    def in_header(self) -> bool:
+        """Whether a message is being begun, which has no header here."""
+        return False
+
+    @property
     def in_call(self) -> bool:
         """Whether a call is being read."""
         return self._state is _State.CALL

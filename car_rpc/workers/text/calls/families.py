@@ -15,12 +15,38 @@ if TYPE_CHECKING:
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
-#: Stands for the number of a call in its answer.
-INDEX = "{index}"
+#: Stand for the number of a call in its answer, and for a line end that may be left out.
+INDEX, LINE = "{index}", "{line}"
+
+
+class Tags(NamedTuple):
+    """How arguments are spelled whose values stand between tags.
+
+    Attributes:
+        before_key: What stands before the name of an argument.
+        after_key: What stands between the name and the value.
+        end: What ends the value.
+        between: What stands behind it.
+    """
+
+    before_key: str
+    after_key: str
+    end: str
+    between: str
+
+
+class Literals(NamedTuple):
+    """Arguments are spelled in a language of their own.
+
+    Attributes:
+        quote: What stands around texts; empty for Python's quotes and literals.
+    """
+
+    quote: str = ""
 
 
 class CallForm(NamedTuple):
-    """How a call with arguments in JSON is spelled, so that it can be enforced.
+    """How a call is spelled, so that it can be enforced.
 
     Attributes:
         before_name: What stands before the name.
@@ -29,6 +55,7 @@ class CallForm(NamedTuple):
         between: What stands between two calls.
         begin: What stands before the first, behind the opening marker.
         closing: What ends the last one; empty where every call has its own marker.
+        arguments: How its arguments are spelled; ``None`` for JSON.
     """
 
     before_name: str
@@ -37,6 +64,7 @@ class CallForm(NamedTuple):
     between: str = ""
     begin: str = ""
     closing: str = ""
+    arguments: Tags | Literals | None = None
 
 
 class Family(NamedTuple):
@@ -48,7 +76,7 @@ class Family(NamedTuple):
         opening: The marker that begins calls; empty where none does.
         read: Reads what follows.
         closing: The marker that ends what looks like a call; empty where none does.
-        form: How its calls are enforced, where they can be.
+        form: How its calls are enforced.
         bare: The character that begins a call which is the whole answer.
         think: The markers around reasoning.
         inner: Markers that only stand inside of calls.
@@ -60,8 +88,8 @@ class Family(NamedTuple):
     marks: tuple[str, ...]
     opening: str
     read: Reader
+    form: CallForm
     closing: str = ""
-    form: CallForm | None = None
     bare: str = ""
     think: tuple[str, str] = (THINK_OPEN, THINK_CLOSE)
     inner: tuple[str, ...] = ()
@@ -93,6 +121,7 @@ FAMILIES = (
         marks=(CHANNEL, MESSAGE),
         opening="",
         read=readers.tool_call,  # of which nothing is asked
+        form=CallForm("", "\n"),  # as the reader of its channels tells of one
         think=(START, ENDS[0]),
         channels=True,
         inner=MARKERS,
@@ -103,6 +132,7 @@ FAMILIES = (
         opening="<|tool_call>",
         read=readers.gemma('<|"|>', "<tool_call|>"),
         closing="<tool_call|>",
+        form=CallForm("call:", "{", "}<tool_call|>", "<|tool_call>", arguments=Literals('<|"|>')),
         think=("<|channel>thought\n", "<channel|>"),
         inner=('<|"|>', "<|channel>"),
     ),
@@ -112,6 +142,13 @@ FAMILIES = (
         opening="<start_function_call>",
         read=readers.gemma("<escape>", "<end_function_call>"),
         closing="<end_function_call>",
+        form=CallForm(
+            "call:",
+            "{",
+            "}<end_function_call>",
+            "<start_function_call>",
+            arguments=Literals("<escape>"),
+        ),
         inner=("<escape>",),
     ),
     Family(
@@ -182,6 +219,7 @@ FAMILIES = (
             opening="<|tool_call_start|>",
             read=readers.pythonic,
             closing="<|tool_call_end|>",
+            form=CallForm("", "(", ")", ", ", "[", "]<|tool_call_end|>", Literals()),
         )
         # Some of its templates write calls, others only the tools.
         for mark in ("<|tool_call_start|>", "<|tool_list_start|>")
@@ -192,6 +230,13 @@ FAMILIES = (
         opening="<tool_call>",
         read=readers.glm,
         closing="</tool_call>",
+        form=CallForm(
+            "",
+            LINE,
+            "</tool_call>",
+            f"{LINE}<tool_call>",
+            arguments=Tags("<arg_key>", f"</arg_key>{LINE}<arg_value>", "</arg_value>", LINE),
+        ),
     ),
     Family(
         name="qwen_coder",
@@ -199,6 +244,13 @@ FAMILIES = (
         opening="<tool_call>",
         read=readers.tool_call,
         closing="</tool_call>",
+        form=CallForm(
+            "\n<function=",
+            ">\n",
+            "</function>\n</tool_call>",
+            "\n<tool_call>",
+            arguments=Tags("<parameter=", ">\n", "\n</parameter>", "\n"),
+        ),
     ),
     HERMES,
     Family(
@@ -215,6 +267,7 @@ FAMILIES = (
         opening="<|python_start|>",
         read=readers.bare_pythonic,
         closing="<|python_end|>",
+        form=CallForm("", "(", ")", ", ", "[", "]", Literals()),
         bare="[",
     ),
 )

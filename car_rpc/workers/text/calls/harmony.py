@@ -35,8 +35,9 @@ class HarmonySegmenter:
         in_text: Whether the prompt already holds the beginning of the text.
 
     Attributes:
-        entered: What followed the last header in the piece that it ended in; ``None`` after a
-            piece in which none ended.
+        entered: What followed the last header, or the last reasoning, in the piece that it ended
+            in; ``None`` after a piece in which none ended. Of a call it begins with the line of
+            its tool's name.
     """
 
     def __init__(self, *, tools: Sequence[Mapping[str, Any]] = (), in_text: bool = False) -> None:
@@ -51,6 +52,11 @@ class HarmonySegmenter:
     def in_reasoning(self) -> bool:
         """Whether neither text nor a call has begun since the last message."""
         return self._place in ("header", "analysis")
+
+    @property
+    def in_header(self) -> bool:
+        """Whether a message is being begun."""
+        return self._place == "header"
 
     @property
     def in_call(self) -> bool:
@@ -86,6 +92,8 @@ class HarmonySegmenter:
                 yield from self._message()
             except BadToolCall as problem:
                 yield from self._kept(problem)
+            if self.in_reasoning:  # what follows belongs to the next header
+                self._place, self.entered = "header", self._source.unread
 
     def _message(self) -> Generator[StreamEvent | None, None, None]:
         yield from self._source.maybe(START)
@@ -94,6 +102,7 @@ class HarmonySegmenter:
         channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
         if recipient is not None and self._has_tools:
             self._place = "call"
+            self.entered = f"{recipient[1]}\n{self._source.unread.lstrip()}"
             yield from self._source.space()
             yield self._calls.start(recipient[1])
             yield from self._calls.json_arguments(self._source)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import math
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from car_rpc.workers.text.calls.schema import TYPES, type_of
 from car_rpc.workers.text.calls.source import BadToolCall, parsed
 from car_rpc.workers.text.calls.writer import check_object
 
@@ -36,6 +39,9 @@ _CONSTANTS = {
     "false": False,
     "null": None,
 }
+
+_ESCAPED = re.compile(r"\\.")
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 
 
 def object_call(source: Source, calls: CallWriter) -> Reading:
@@ -134,23 +140,42 @@ def _tagged(
         yield from source.stream_until(*ends, tell=lambda text: calls.arguments(_escaped(text)))
         yield calls.arguments('"')
     else:
-        text, _ = yield from source.until(*ends)
-        yield calls.member(key, _value(text))
+        types = calls.types(name, key)
+        text, end = yield from source.until(*ends)
+        while _is_in_string(text, types):
+            more, next_end = yield from source.until(*ends)
+            text, end = text + end + more, next_end
+        yield calls.member(key, json_of(text, types))
 
 
 def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def _value(text: str) -> Any:
-    """A value that is not declared a text, which it is where it is nothing else."""
+def _is_in_string(text: str, types: frozenset[str]) -> bool:
+    """Whether this much of a declared list or object ends within one of its texts."""
+    declared = {"[": "array", "{": "object"}.get(text.lstrip()[:1])
+    if declared not in types or types == TYPES:
+        return False
+    return bool(_ESCAPED.sub("", text).count('"') % 2)
+
+
+def json_of(text: str, types: frozenset[str] = TYPES) -> str:
+    """JSON of a value that is not declared a text alone; a text where it is nothing else.
+
+    Args:
+        text: What the model wrote.
+        types: What the value is declared to be.
+    """
     stripped = text.strip()
     if stripped in _CONSTANTS:
-        return _CONSTANTS[stripped]
+        stripped = json.dumps(_CONSTANTS[stripped])
     try:
-        return parsed(stripped)
+        found = type_of(parsed(stripped))
     except BadToolCall:
-        return text
+        return json.dumps(text, ensure_ascii=False)
+    is_text = "string" in types and (found == "string" or found not in types)
+    return json.dumps(text, ensure_ascii=False) if is_text else stripped
 
 
 def mistral(source: Source, calls: CallWriter) -> Reading:
@@ -272,7 +297,7 @@ def _python_calls(text: str, calls: CallWriter) -> Reading:
     for name, arguments in found:
         yield calls.start(name)
         for key, value in arguments.items():
-            yield calls.member(key, value)
+            yield calls.member(key, json.dumps(value, ensure_ascii=False))
         yield calls.end_members()
         yield calls.end()
 
@@ -294,11 +319,20 @@ def _python_value(node: ast.expr) -> Any:
             pairs = zip(keys, values, strict=True)
             return {str(_python_value(key)): _python_value(value) for key, value in pairs if key}
         case ast.Constant(value=str() | int() | float() | bool() | None as value):
-            return value
+            return _checked(value)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
+            return _checked(-value)
         case _:
             raise BadToolCall(f"{ast.unparse(node)[:40]} is no plain value")
+
+
+def _checked(value: Any) -> Any:
+    """A value that JSON has, too: it knows no infinity, and no half of a character."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadToolCall("one of its numbers is too large")
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise BadToolCall("one of its texts holds half of a character")
+    return value
 
 
 def gemma(quote: str, closing: str) -> Reader:
@@ -328,24 +362,26 @@ def gemma(quote: str, closing: str) -> Reader:
     return read
 
 
-def _gemma_value(source: Source, quote: str) -> Generator[None, None, Any]:
+def _gemma_value(source: Source, quote: str) -> Generator[None, None, str]:
+    """Read a value; returns it as JSON."""
     if (yield from source.maybe(quote)):
         text, _ = yield from source.until(quote)
-        return text
+        return json.dumps(text, ensure_ascii=False)
     if (yield from source.maybe("[")):
-        items: list[Any] = []
+        items: list[str] = []
         while not (yield from source.maybe("]")):
             items.append((yield from _gemma_value(source, quote)))
             yield from source.maybe(",")
-        return items
+        return f"[{', '.join(items)}]"
     if (yield from source.maybe("{")):
-        members: dict[str, Any] = {}
+        members: list[str] = []
         while not (yield from source.maybe("}")):
             key, _ = yield from source.until(":")
-            members[key.strip()] = yield from _gemma_value(source, quote)
+            value = yield from _gemma_value(source, quote)
+            members.append(f"{json.dumps(key.strip(), ensure_ascii=False)}: {value}")
             yield from source.maybe(",")
-        return members
+        return f"{{{', '.join(members)}}}"
     word = yield from source.word()
     if not word:
         raise BadToolCall("a value is missing")
-    return _value(word)
+    return json_of(word)

@@ -15,6 +15,7 @@ from car_rpc.wire.events import (
     ToolCallStart,
     ToolParseError,
 )
+from car_rpc.workers.text.calls.schema import types_of
 from car_rpc.workers.text.calls.source import BadToolCall, parsed
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: What a tool may be called.
 _NAME = re.compile(r"[^\s\"'`(){}\[\]<>]+")
+
+_TEXT = frozenset({"string"})
 
 
 class CallWriter:
@@ -44,20 +47,22 @@ class CallWriter:
         self._open_id = ""
         self._members = 0
 
-    def is_text(self, name: str, parameter: str) -> bool:
-        """Whether a tool's parameter is a text; one that is not declared is."""
+    def types(self, name: str, parameter: str) -> frozenset[str]:
+        """The types that a tool's parameter may have; one that is not declared is a text."""
         schema: Any = self._tools.get(name, {}).get("parameters")
-        for member in ("properties", parameter):
-            schema = (
-                cast("dict[str, Any]", schema).get(member) if isinstance(schema, dict) else None
-            )
-        if not isinstance(schema, dict):
-            return True
-        return cast("dict[str, Any]", schema).get("type") == "string"
+        keywords = cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
+        declared, others = keywords.get("properties"), keywords.get("additionalProperties")
+        if isinstance(declared, dict) and parameter in declared:
+            return types_of(cast("dict[str, Any]", declared)[parameter], schema)
+        return types_of(others, schema) if isinstance(others, dict) else _TEXT
+
+    def is_text(self, name: str, parameter: str) -> bool:
+        """Whether a tool's parameter can only be a text."""
+        return self.types(name, parameter) == _TEXT
 
     def start(self, name: str, call_id: str = "") -> ToolCallStart:
         """A call begins."""
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise BadToolCall(
                 "it has no name" if not name else f"{name[:40]!r} is no name of a tool"
             )
@@ -71,9 +76,9 @@ class CallWriter:
         """More of the arguments, as JSON."""
         return ToolCallDelta(index=self.count, id=self._open_id, arguments_delta=text)
 
-    def member(self, name: str, value: Any) -> ToolCallDelta:
-        """Another argument, which is whole."""
-        return self.arguments(self.key(name) + json.dumps(value, ensure_ascii=False))
+    def member(self, name: str, value: str) -> ToolCallDelta:
+        """Another argument, whose value is whole, as JSON."""
+        return self.arguments(self.key(name) + value)
 
     def key(self, name: str) -> str:
         """What comes before the value of another argument."""
@@ -112,6 +117,11 @@ class CallWriter:
             self._open_id = ""
         yield TextDelta(text=held + raw)
         yield ToolParseError(index=self.count, raw=raw, message=reason)
+
+
+def is_name(text: str) -> bool:
+    """Whether a tool may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_object(text: str) -> str:
