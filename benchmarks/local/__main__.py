@@ -14,7 +14,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from benchmarks.local import measure, report
+from benchmarks.local import measure, mlx, report
 from benchmarks.local.contenders import OURS, Ask, Car, Setting, car, player, players
 from benchmarks.local.install import install
 from benchmarks.local.model import REAL, SMALL, Shape, model_file
@@ -45,6 +45,8 @@ llama-cpp-python is its `create_completion`; llama-server is its engine from the
 ## Bars
 
 {bars}
+
+{mlx}
 """
 
 
@@ -61,7 +63,8 @@ def main() -> None:
     if not options.own:
         install()
     rounds = asyncio.run(run(options))
-    write(rounds, options)
+    mlx_rounds = asyncio.run(mlx.run(options.rounds, own=options.own))
+    write(rounds, mlx_rounds, options)
 
 
 async def run(options: argparse.Namespace) -> list[report.Round]:
@@ -109,7 +112,9 @@ async def of_ours(ours: Car, shape: Shape) -> measure.Figures:
     return {"short behind long, steps": await measure.behind(ours)} | await measure.cancel(ours)
 
 
-def write(rounds: list[report.Round], options: argparse.Namespace) -> None:
+def write(
+    rounds: list[report.Round], mlx_rounds: list[report.Round], options: argparse.Namespace
+) -> None:
     """Write RESULTS.md for people and results.json with every figure."""
     text = TEXT.format(
         date=datetime.now(UTC).date(),
@@ -121,10 +126,12 @@ def write(rounds: list[report.Round], options: argparse.Namespace) -> None:
         small=f"one of {SMALL.layers} layers of width {SMALL.width}",
         threads=os.cpu_count(),
         bars=report.bars(rounds),
+        mlx=mlx.section(mlx_rounds),
     )
     (options.output / "RESULTS.md").write_text(text, encoding="utf-8")
-    results = json.dumps(rounds, indent=1) + "\n"
-    (options.output / "results.json").write_text(results, encoding="utf-8")
+    for name, figures in (("results", rounds), ("results-mlx", mlx_rounds)):
+        results = json.dumps(figures, indent=1) + "\n"
+        (options.output / f"{name}.json").write_text(results, encoding="utf-8")
 
 
 if __name__ == "__main__":

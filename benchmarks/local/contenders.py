@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from car_rpc.client import CarClient, GenerateStream
 from car_rpc.wire.events import ReasoningDelta, TextDelta
-from car_rpc.wire.models import LocalSource, ModelSchema
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"
@@ -99,7 +99,8 @@ async def car(setting: Setting) -> AsyncGenerator[Car, None]:
         client = await stack.enter_async_context(
             CarClient.start(arguments=["--state-dir", state_dir])
         )
-        source = LocalSource(path=str(setting.path), context_length=setting.context)
+        kind = MlxSource if setting.path.is_dir() else LocalSource
+        source = kind(path=str(setting.path), context_length=setting.context)
         model = ModelSchema(id="bench/local:1", source=source, capabilities=["generate"])
         await client.register_model(model)
         yield Car(client, model.id)

@@ -6,6 +6,7 @@ the first token and until the last one of each. Prompts are rendered already.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -83,10 +84,60 @@ def completions(path: Path, context: int, threads: int) -> Answer:
     return answer
 
 
+def bare_mlx(path: Path, _context: int, _threads: int) -> Answer:
+    """mlx-lm's loop for one prompt, of which the last is kept, and its batch for several.
+
+    Both in single precision, as car-rpc computes on a processor.
+    """
+    import mlx.core as mx
+    from mlx_lm.generate import BatchGenerator, generate_step
+    from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
+    from mlx_lm.utils import load_model, load_tokenizer
+
+    network, _ = load_model(path)
+    network.set_dtype(mx.float32)
+    tokenizer = load_tokenizer(path)
+    cache = make_prompt_cache(network)
+    kept: list[int] = []
+
+    def alone(prompt: list[int], tokens: int, started: float) -> Times:
+        nonlocal kept
+        pairs = zip(kept, prompt[:-1], strict=False)
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        trim_prompt_cache(cache, cache[0].offset - common)
+        kept = prompt
+        rest, first = mx.array(prompt[common:]), 0.0
+        for _ in generate_step(rest, network, max_tokens=tokens, prompt_cache=cache):
+            first = first or time.perf_counter() - started
+        return [(first, time.perf_counter() - started)]
+
+    def together(prompts: list[list[int]], tokens: int, started: float) -> Times:
+        batch = BatchGenerator(network, max_tokens=tokens, completion_batch_size=len(prompts))
+        firsts: dict[int, float] = {}
+        lasts: dict[int, float] = {}
+        uids = batch.insert(prompts)
+        while len(lasts) < len(uids):
+            for said in batch.next()[1]:
+                firsts.setdefault(said.uid, time.perf_counter() - started)
+                if said.finish_reason:
+                    lasts[said.uid] = time.perf_counter() - started
+        return [(firsts[uid], lasts[uid]) for uid in uids]
+
+    def answer(prompts: list[str], tokens: int) -> Times:
+        started = time.perf_counter()
+        first, *more = [tokenizer.encode(prompt) for prompt in prompts]
+        if more:
+            return together([first, *more], tokens, started)
+        return alone(first, tokens, started)
+
+    return answer
+
+
 CONTENDERS: dict[str, Callable[[Path, int, int], Answer]] = {
     "bare": bare,
     "bare-no-flash": lambda *arguments: bare(*arguments, flash_attn_type=0),
     "completions": completions,
+    "mlx": bare_mlx,
 }
 
 if __name__ == "__main__":

@@ -46,15 +46,15 @@ BARS = (
 )
 
 
-def table(rounds: Sequence[Round]) -> str:
+def table(rounds: Sequence[Round], titles: Sequence[str] = TITLES) -> str:
     """Medians of each figure of each contender, as Markdown."""
-    titles = [title for title in TITLES if any(title in each for each in rounds)]
+    titles = [title for title in titles if any(title in each for each in rounds)]
     return tables.medians(rounds, titles, {name: name for each in rounds for name in each[OURS]})
 
 
-def bars(rounds: Sequence[Round]) -> str:
+def bars(rounds: Sequence[Round], wanted: Sequence[Bar] = BARS) -> str:
     """Each bar with the median of the rounds' ratios, and the least and the greatest of them."""
-    return tables.bars(Measured(*bar, _ratios(rounds, bar)) for bar in BARS)
+    return tables.bars(Measured(*bar, _ratios(rounds, bar)) for bar in wanted)
 
 
 def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:

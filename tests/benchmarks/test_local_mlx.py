@@ -1,0 +1,54 @@
+"""The benchmark of MLX models runs and adds up. What it measures is nobody's test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llama_cpp")
+pytest.importorskip("mlx_lm")
+
+from benchmarks.local import mlx
+from benchmarks.local.contenders import OURS, Ask, Setting, car, player
+from benchmarks.local.measure import decode, streams
+
+pytestmark = pytest.mark.mlx
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with mlx.endless_folder() as path:
+        yield path
+
+
+async def check(ask: Ask) -> None:
+    """It answers one and several prompts, with so many tokens that none ends before."""
+    assert await decode(ask, 40) > 0
+    assert await streams(ask, 2, 4) > 0
+    timings = await ask(["Hello!", "Hi!"], 4)
+    assert all(0 < timing.first_s < timing.whole_s for timing in timings)
+
+
+@pytest.mark.process
+async def test_our_process_is_measured(folder: Path) -> None:
+    async with car(Setting(folder, 512, 1)) as ours:
+        await check(ours.ask)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("title", [mlx.BARE, mlx.SERVER])
+async def test_the_others_are_measured(folder: Path, title: str) -> None:
+    async with player(mlx.players(own=False)[title], Setting(folder, 512, 1)) as ask:
+        await check(ask)
+
+
+def test_the_figures_of_all_stand_side_by_side() -> None:
+    figure = "4 streams, tokens/s"
+    rounds = [{OURS: {figure: 19.0}, mlx.BARE: {figure: 20.0}, mlx.SERVER: {figure: 10.0}}]
+    text = mlx.section(rounds)
+    assert f"| {figure} | 19.0 | 20.0 | 10.0 |" in text
+    assert f"| {figure} | times {mlx.BARE} | ≥ 0.95 | 0.95 (0.95 to 0.95) | met |" in text
+
+
+def test_without_rounds_it_says_why() -> None:
+    assert "mlx-lm is not installed" in mlx.section([])
