@@ -1,4 +1,4 @@
-"""What is wrong with models whose weights are not here, and what to do about it."""
+"""What is wrong with models whose weights or projectors are not here, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from car_rpc.cli.tables import is_listed
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
 
 
 def remedies(models: Iterable[ModelSchema]) -> Iterator[str]:
-    """Two lines for each listed model whose weights are missing: why, and what to do."""
+    """Two lines for each listed model whose files are missing: why, and what to do."""
     for model in models:
         source = model.source
-        if model.weights_ready or not is_listed(model):
+        if not is_listed(model):
             continue
-        if isinstance(source, LocalSource | MlxSource):
+        if model.weights_ready:
+            yield from _blind(model.id, source)
+        elif isinstance(source, LocalSource | MlxSource):
             why, what = _remedy(model.id, source)
             yield f"{model.id}: {why}"
             yield f"  {what}"
+
+
+def _blind(model_id: str, source: ModelSource) -> Iterator[str]:
+    """What a model lacks that answers, and does not see or hear as it could."""
+    if isinstance(source, LocalSource) and isinstance(source.mmproj_path, str):
+        projector = Path(source.mmproj_path)
+        if not projector.is_file():
+            yield f"{model_id}: its projector {projector} is not there, so it reads text only"
+            yield "  put it there, or register the model again with its new `mmproj_path`"
 
 
 def _remedy(model_id: str, source: LocalSource | MlxSource) -> tuple[str, str]:

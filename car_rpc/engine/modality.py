@@ -61,8 +61,8 @@ def unsupported(model: ModelSchema, contents: Sequence[Content]) -> CarError | N
     A model on this machine takes nothing that would have to be fetched.
 
     Returns:
-        An ``invalid_request`` (``unsupported_mode`` for what is not fetched) whose ``path`` names
-        the block, or ``None``.
+        An ``invalid_request`` whose ``path`` names the block, or ``None``. It is an
+        ``unsupported_mode`` for what is not fetched, and for a GGUF model without a projector.
     """
     if not contents:
         return None
@@ -74,10 +74,31 @@ def unsupported(model: ModelSchema, contents: Sequence[Content]) -> CarError | N
         if is_local and isinstance(source, UrlSource):
             reason = f"nothing is fetched; send {path} as `base64` or `path`"
             return unsupported_mode(f"{kind}-url", "local", reason)
+        if capability not in capabilities and isinstance(model.source, LocalSource):
+            return _without_projector(model, model.source, kind, capability, path)
         if capability not in capabilities:
             detail = f"model '{model.id}' does not support {kind} input at {path}"
             return CarError("invalid_request", detail, path=f"$.{path}", model=model.id)
     return None
+
+
+def _without_projector(
+    model: ModelSchema, source: LocalSource, kind: str, capability: Capability, path: str
+) -> CarError:
+    projector = source.mmproj_path
+    if isinstance(projector, str):
+        reason = f"{model.id} needs its projector {projector} and the capability `{capability}`"
+    else:
+        reason = f"{model.id} has no projector; register it with `mmproj_path` and `{capability}`"
+    mode = f"{kind}-content-block"
+    return CarError(
+        "unsupported_mode",
+        f"mode {mode} not implemented on backend llama_cpp: {reason} - at `$.{path}`",
+        mode=mode,
+        backend="llama_cpp",
+        path=f"$.{path}",
+        model=model.id,
+    )
 
 
 def _contents(request: GenerateRequest) -> Iterator[Content]:

@@ -95,8 +95,9 @@ class Registry:
         )
         model = with_facts(self._weights.look([given]).models[0])
         replaced = any(known.id == model.id for known in catalog.all())
-        # Where its weights were found is not kept: they may move.
-        self._store.put(msgspec.structs.replace(model, source=given.source))
+        # Where its weights were found, and what it lacks without them, is not kept: they may move.
+        kept = msgspec.structs.replace(model, source=given.source, capabilities=given.capabilities)
+        self._store.put(kept)
         return model, replaced
 
     def unregister(self, wanted: str) -> str:

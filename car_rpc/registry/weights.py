@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.errors import CarError, invalid_params
+from car_rpc.registry.projectors import with_senses
 from car_rpc.registry.safetensors import read_json
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
 from car_rpc.wire.parts import file_parts, is_later_part
@@ -196,7 +197,13 @@ class _Search:
         return max(self.changed_ns.values()) < self._started_ns - _TICK_NS
 
     def located(self, model: ModelSchema) -> ModelSchema:
-        """The model, with the path of its weights if they are here."""
+        """The model, with the path of its weights if they are here, and what it can do then."""
+        found = self._located(model)
+        if isinstance(found.source, LocalSource) and isinstance(found.source.mmproj_path, str):
+            self._note(Path(found.source.mmproj_path).parent)
+        return with_senses(found)
+
+    def _located(self, model: ModelSchema) -> ModelSchema:
         source = model.source
         if (
             not isinstance(source, LocalSource | MlxSource)

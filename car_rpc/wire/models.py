@@ -92,7 +92,8 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
             directory.
         sha256: What that file must hash to, in hexadecimal; not for several.
         tokenizer_repo: Repository of the tokenizer, where the file has none.
-        mmproj_path: File of the image projector, for models that see.
+        mmproj_path: File of the projector, for models that see or hear. It is loaded with a model
+            that has a capability for that; while it is not there, the model has none.
         mmproj_filename: Name of that file in ``hf_repo``.
         pooling: How token embeddings become one vector; the file's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.

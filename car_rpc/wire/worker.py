@@ -50,6 +50,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
 
     Attributes:
         path: Model file or folder.
+        projector: File of the projector of a model that sees or hears; empty for none.
         context_length: Tokens of context per request; ``None`` lets the worker choose.
         pooling: Pooling for embeddings; ``None`` is the model's own, else mean.
         has_rank_head: Whether the file of a model that ranks has a head for that.
@@ -57,6 +58,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
     """
 
     path: str = ""
+    projector: str = ""
     context_length: int | None = None
     pooling: Pooling | None = None
     has_rank_head: bool = True
@@ -77,7 +79,8 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
 
     With ``prefix`` only what follows it is answered; its tokens count as those of the answer.
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
-    among them. Content holds only text, tool and thinking blocks. Without ``prefix_cache``
+    among them. Content holds only text, tool and thinking blocks, and images and recordings as
+    base64; ``places`` says where the client put each of those, for errors. Without ``prefix_cache``
     nothing is taken from or kept for other requests.
 
     What follows the reasoning has the form of ``response_format``, unless it is a call of a tool,
@@ -87,6 +90,7 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
 
     id: int
     messages: list[Message]
+    places: list[str] = []
     tools: list[dict[str, Any]] = []
     must_call: list[str] = []
     parallel_tool_calls: bool = True

@@ -52,9 +52,8 @@ class Generation:
         self, job: Job, request: Generate, prompt: Prompt, vocab: Tokens, context_length: int
     ) -> None:
         params = request.params
-        room = context_length - len(prompt.tokens)
-        if room < 1:
-            raise context_overflow(len(prompt.tokens), context_length)
+        if prompt.size >= context_length:
+            raise context_overflow(prompt.size, context_length)
         self.job = job
         self.prompt = prompt.tokens
         self.answer = Answer(
@@ -76,7 +75,7 @@ class Generation:
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
         self._one_call = not request.parallel_tool_calls
-        self.asked_tokens = len(prompt.tokens) - prompt.answer_tokens
+        self.asked_tokens = prompt.size - prompt.answer_tokens
         most = context_length - self.asked_tokens
         self._limit = min(params.max_tokens or most, most)
         self._context_length = context_length

@@ -49,3 +49,14 @@ def test_nothing_is_said_of_models_that_are_here_or_only_in_the_catalog() -> Non
     here = msgspec.structs.replace(missing(LocalSource(path="/x")), weights_ready=True)
     listed = msgspec.structs.replace(missing(LocalSource(path="/x")), trust_tier="curated")
     assert list(remedies([here, listed])) == []
+
+
+def test_a_model_that_answers_and_does_not_see_is_told_of(tmp_path: Path) -> None:
+    projector = tmp_path / "mmproj.gguf"
+    source = LocalSource(path="/x", mmproj_path=str(projector))
+    here = msgspec.structs.replace(missing(source), weights_ready=True)
+    reason, what = remedies([here])
+    assert reason == f"me/mine:1: its projector {projector} is not there, so it reads text only"
+    assert "mmproj_path" in what
+    projector.touch()
+    assert list(remedies([here])) == []

@@ -110,6 +110,20 @@ def test_a_model_on_this_machine_takes_nothing_that_must_be_fetched() -> None:
         assert (found and found.kind) == kind
 
 
+def test_a_gguf_model_is_told_what_it_lacks() -> None:
+    request = msgspec.convert({"messages": [turn(TEXT, IMAGE)]}, GenerateRequest)
+    for source, lacks in (
+        (LocalSource(path="/m.gguf"), "has no projector; register it with `mmproj_path`"),
+        (LocalSource(path="/m.gguf", mmproj_path="/p.gguf"), "needs its projector /p.gguf"),
+    ):
+        model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
+        found = unsupported(model, contents_of(request))
+        assert found is not None
+        assert found.kind == "unsupported_mode"
+        assert lacks in found.message
+        assert found.data["path"] == "$.messages[0].content[1]"
+
+
 @pytest.fixture
 def seeing(world: Any, play: Any) -> Any:
     """A registry whose first model is blind and whose second one sees."""

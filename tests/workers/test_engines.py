@@ -506,7 +506,8 @@ def test_content_cannot_open_a_turn(engine: Engine) -> None:
 
 def test_media_are_refused(engine: Engine) -> None:
     image = ImageBlock(source=UrlSource(url="https://example.org/a.png"))
-    asked = Asked(engine, Generate(id=1, messages=[Message(role="user", content=[image])]))
+    turns = [Message(role="user", content=[image])]
+    asked = Asked(engine, Generate(id=1, messages=turns, places=["$.messages[0].content[0]"]))
     assert isinstance(asked.answer, Failed)
     assert asked.answer.kind == "unsupported_mode"
 

@@ -24,6 +24,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.registry.projectors import projector_of
 from car_rpc.registry.weights import missing_weights
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
@@ -217,6 +218,7 @@ def _load_frame(model: ModelSchema) -> Load:
         raise CarError("internal", "a model reached a backend that does not serve its source")
     return Load(
         path=source.path,
+        projector=projector_of(model),
         context_length=None if source.context_length is UNSET else source.context_length,
         pooling=None if source.pooling is UNSET else source.pooling,
     )

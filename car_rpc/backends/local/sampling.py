@@ -8,14 +8,12 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.backends.local.media import places_of, with_images
 from car_rpc.errors import CarError, invalid_params, unsupported_mode
-from car_rpc.wire.content import Message, TextBlock, ThinkingBlock, ToolResultBlock, ToolUseBlock
+from car_rpc.wire.content import Message, TextBlock
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.worker import Generate, SamplingParams
-
-#: Content that a text model understands.
-_TEXT_BLOCKS = (TextBlock, ToolUseBlock, ToolResultBlock, ThinkingBlock)
 
 #: Engines that choose their tokens here: a form can be enforced, and likelihoods can be read.
 LANGUAGE_ENGINES = ("llama_cpp", "mlx")
@@ -42,9 +40,11 @@ def to_worker(
     _refuse(request, backend)
     form = request.response_format
     tools = _tools(request)
+    messages = conversation(request)
     return Generate(
         id=request_id,
-        messages=conversation(request, backend),
+        messages=messages,
+        places=places_of(model, request, messages, backend),
         tools=tools,
         must_call=_must_call(request, tools),
         parallel_tool_calls=request.params.parallel_tool_calls is not False,
@@ -54,17 +54,14 @@ def to_worker(
     )
 
 
-def conversation(request: GenerateRequest, backend: str) -> list[Message]:
-    """All turns: the context as system text, the messages, then the prompt."""
+def conversation(request: GenerateRequest) -> list[Message]:
+    """All turns: the context as system text, the messages, the prompt, and the images with it."""
     messages = list(request.messages) if isinstance(request.messages, list) else []
-    for index, message in enumerate(messages):
-        if isinstance(message.content, list):
-            _refuse_media(message, index, backend)
     if isinstance(request.context, str) and request.context:
         messages = _with_context(messages, request.context)
     if isinstance(request.prompt, str):
         messages.append(Message(role="user", content=request.prompt))
-    return messages
+    return with_images(messages, request.images) if request.images else messages
 
 
 def _with_context(messages: list[Message], context: str) -> list[Message]:
@@ -83,8 +80,6 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
         kind = msgspec.to_builtins(request.response_format)["type"].replace("_", "-")
         reason = "nothing can change what it says; use a local model"
         raise unsupported_mode(f"structured-output-{kind}", backend, reason)
-    if request.images:
-        raise unsupported_mode("multimodal-content", backend, "this model reads text only")
     if request.overflow == "truncate":
         reason = "turns are not cut yet; send a shorter conversation"
         raise unsupported_mode("overflow-truncate", backend, reason)
@@ -95,20 +90,6 @@ def _refuse(request: GenerateRequest, backend: str) -> None:
         raise unsupported_mode(
             "logprobs", backend, "it has no log-probabilities; use a local model"
         )
-
-
-def _refuse_media(message: Message, index: int, backend: str) -> None:
-    for position, block in enumerate(message.content):
-        answer = block.content if isinstance(block, ToolResultBlock) else ""
-        for part in (block, *(answer if isinstance(answer, list) else [])):
-            if not isinstance(part, _TEXT_BLOCKS):
-                kind = msgspec.to_builtins(part)["type"]
-                raise CarError(
-                    "unsupported_mode",
-                    f"mode {kind}-content-block not implemented on backend {backend}:"
-                    " this model reads text only",
-                    path=f"$.messages[{index}].content[{position}]",
-                )
 
 
 def _tools(request: GenerateRequest) -> list[dict[str, Any]]:

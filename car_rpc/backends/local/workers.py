@@ -18,6 +18,7 @@ from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.errors import CarError
 from car_rpc.registry.fit import memory_bytes
 from car_rpc.registry.gguf import read_file
+from car_rpc.registry.projectors import projector_of
 from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.parts import file_parts
@@ -356,7 +357,9 @@ def _estimate(model: ModelSchema) -> int:
     source = model.source
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         return 0
-    return memory_bytes(model) or _file_bytes(Path(source.path))
+    projector = projector_of(model)
+    needed = memory_bytes(model) or _file_bytes(Path(source.path))
+    return needed + (_file_bytes(Path(projector)) if projector else 0)
 
 
 def _file_bytes(path: Path) -> int:

@@ -8,6 +8,8 @@ from msgspec import UNSET
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.wire.content import (
+    AudioBlock,
+    ImageBlock,
     Message,
     TextBlock,
     ThinkingBlock,
@@ -16,24 +18,30 @@ from car_rpc.wire.content import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from car_rpc.wire.content import ContentBlock
+    from car_rpc.wire.media import MediaBlock
+
+    Mark = Callable[[MediaBlock], str]
 
 TemplateMessage = dict[str, Any]
 
 
-def template_messages(messages: Sequence[Message], backend: str) -> list[TemplateMessage]:
+def template_messages(
+    messages: Sequence[Message], backend: str, mark: Mark | None = None
+) -> list[TemplateMessage]:
     """Messages as dicts with ``role``, ``content`` and, where given, calls and reasoning.
 
     Args:
         messages: The conversation.
         backend: Name of the engine, for the error text.
+        mark: What stands in a text for an image or a recording; ``None`` where none can be read.
 
     Raises:
         CarError: A block is of a kind that the engine cannot read (``unsupported_mode``).
     """
-    return [turn for message in messages for turn in _turns(message, backend)]
+    return [turn for message in messages for turn in _turns(message, backend, mark)]
 
 
 def template_tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -46,7 +54,7 @@ def _function(function: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "description": "", "parameters": none, **function}
 
 
-def _turns(message: Message, backend: str) -> list[TemplateMessage]:
+def _turns(message: Message, backend: str, mark: Mark | None) -> list[TemplateMessage]:
     blocks: Sequence[ContentBlock] = (
         [TextBlock(text=message.content)] if isinstance(message.content, str) else message.content
     )
@@ -66,9 +74,9 @@ def _turns(message: Message, backend: str) -> list[TemplateMessage]:
         elif isinstance(block, ToolUseBlock):
             calls.append(_call(block.id, block.name, block.input))
         elif isinstance(block, ToolResultBlock):
-            results.append(_result(block.tool_use_id, _text(block, backend)))
+            results.append(_result(block.tool_use_id, _text(block, backend, mark)))
         else:
-            raise _unreadable(block, backend)
+            texts.append(_marked(block, backend, mark))
     if results and not texts:
         return results
     turn: TemplateMessage = {"role": message.role, "content": "".join(texts)}
@@ -91,13 +99,19 @@ def _result(call_id: str, text: str) -> TemplateMessage:
     return {"role": "tool", "content": text, "tool_call_id": call_id}
 
 
-def _text(result: ToolResultBlock, backend: str) -> str:
+def _text(result: ToolResultBlock, backend: str, mark: Mark | None) -> str:
     if isinstance(result.content, str):
         return result.content
-    for block in result.content:
-        if not isinstance(block, TextBlock):
-            raise _unreadable(block, backend)
-    return "".join(block.text for block in result.content if isinstance(block, TextBlock))
+    return "".join(
+        block.text if isinstance(block, TextBlock) else _marked(block, backend, mark)
+        for block in result.content
+    )
+
+
+def _marked(block: ContentBlock, backend: str, mark: Mark | None) -> str:
+    if mark is None or not isinstance(block, ImageBlock | AudioBlock):
+        raise _unreadable(block, backend)
+    return mark(block)
 
 
 def _unreadable(block: ContentBlock, backend: str) -> Exception:

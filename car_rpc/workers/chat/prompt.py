@@ -30,10 +30,17 @@ _TEXTS = ("content", "reasoning_content")
 
 
 class Part(NamedTuple):
-    """A piece of the prompt; only the template's own text may become control tokens."""
+    """A piece of the prompt; only the template's own text may become control tokens.
+
+    Attributes:
+        text: Its text.
+        is_content: Whether it is what somebody wrote, not the template's own.
+        medium: Number of the image or recording that it is instead of a text, if it is one.
+    """
 
     text: str
     is_content: bool
+    medium: int | None = None
 
 
 class Guard:

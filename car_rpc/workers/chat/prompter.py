@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from car_rpc.errors import unsupported_mode
+from car_rpc.workers.chat.media import MediaMarks
 from car_rpc.workers.chat.messages import template_messages, template_tools
 from car_rpc.workers.chat.prompt import Guard, Part
 from car_rpc.workers.chat.template import CHATML, ChatTemplate
@@ -13,10 +14,15 @@ from car_rpc.workers.text.calls.families import HERMES, Family, family_of
 from car_rpc.workers.text.calls.harmony import CHANNEL, ENDS, MESSAGE, START
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from car_rpc.wire.worker import AnswerPrefix, Generate
+    from car_rpc.workers.chat.media import Medium
     from car_rpc.workers.chat.messages import TemplateMessage
+
+    #: Tokens, and the images and recordings among them.
+    Tokens = tuple[list[int], Sequence[Medium]]
+    Tokenize = Callable[[Sequence[Part]], Tokens]
 
 
 class Vocabulary(Protocol):
@@ -66,12 +72,20 @@ class Prompt(NamedTuple):
         in_reasoning: Whether it ends inside a reasoning block that the template opened.
         family: How the model writes.
         answer_tokens: How many tokens at its end are the beginning of the answer.
+        media: Its images and recordings, in order; a number below 0 stands in ``tokens`` for each
+            place that one takes.
     """
 
     tokens: list[int]
     in_reasoning: bool
     family: Family = HERMES
     answer_tokens: int = 0
+    media: Sequence[Medium] = ()
+
+    @property
+    def size(self) -> int:
+        """How many tokens of the context it takes."""
+        return len(self.tokens) + sum(each.size - each.positions for each in self.media)
 
 
 class Prompter:
@@ -92,8 +106,13 @@ class Prompter:
         vocab.show(self.family.markers)
         self._guard = Guard(vocab.control_spellings())
 
-    def prompt(self, request: Generate) -> Prompt:
+    def prompt(self, request: Generate, tokenize: Tokenize | None = None) -> Prompt:
         """The prompt of a request.
+
+        Args:
+            request: The request.
+            tokenize: Makes tokens of parts that are images or recordings, too; ``None`` where the
+                engine cannot read them.
 
         Raises:
             CarError: The conversation does not suit the model (``unsupported_mode``), its
@@ -109,24 +128,33 @@ class Prompter:
         def render(messages: list[TemplateMessage], tools: list[dict[str, Any]]) -> str:
             return self._template.render({"messages": messages, "tools": tools or None, **options})
 
+        marks = None if tokenize is None else MediaMarks(request)
+        mark = None if marks is None else marks.put
         parts = self._guard.render(
             render,
-            template_messages(request.messages, self._backend),
+            template_messages(request.messages, self._backend, mark),
             template_tools(request.tools),
         )
+        if marks is not None:
+            parts = marks.split(parts)
         ending = parts[-1].text.rstrip() if parts else ""
         in_reasoning = ending.endswith(self.family.think[0].rstrip())
-        tokens = self._vocab.tokenize_prompt(parts)
+        tokenize = tokenize or self._of_text
+        tokens, media = tokenize(parts)
         if request.prefix is None:
-            return Prompt(tokens, in_reasoning, self.family)
+            return Prompt(tokens, in_reasoning, self.family, media=media)
         parts += _beginning(request.prefix, self.family, in_reasoning=in_reasoning)
-        begun = self._vocab.tokenize_prompt(parts)
+        begun, media = tokenize(parts)
         return Prompt(
             begun,
             in_reasoning=False,
             family=self.family,
             answer_tokens=len(begun) - len(tokens),
+            media=media,
         )
+
+    def _of_text(self, parts: Sequence[Part]) -> Tokens:
+        return self._vocab.tokenize_prompt(parts), ()
 
     @cached_property
     def end_of_turn(self) -> int:

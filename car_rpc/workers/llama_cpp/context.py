@@ -12,7 +12,7 @@ from car_rpc.workers.llama_cpp.native import lib
 from car_rpc.workers.llama_cpp.state import HEADER_BYTES, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -122,11 +122,23 @@ class Context:
         Raises:
             DecodeError: It failed; the sequences of the batch must be dropped.
         """
+        run = lib.llama_encode if self._encodes else lib.llama_decode
+        self.run(lambda: run(self.handle, self._batch.of(rows)), owner)
+
+    def run(self, act: Callable[[], int], owner: Job | None) -> None:
+        """Let a native function use the context.
+
+        Args:
+            act: Calls it; returns its code, which is 0 when all went well.
+            owner: The request that it works for; cancelling it ends the run.
+
+        Raises:
+            DecodeError: It failed.
+        """
         threads = self._threads.count()
         lib.llama_set_n_threads(self.handle, threads, threads)
-        run = lib.llama_encode if self._encodes else lib.llama_decode
         with owner.interruptible(self._interrupt) if owner is not None else nullcontext():
-            code: int = run(self.handle, self._batch.of(rows))
+            code = act()
         self._abort[0] = b"\0"
         if code != 0:
             raise DecodeError(code)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from car_rpc.errors import unsupported_mode
+from car_rpc.wire.media import media_of
 from car_rpc.wire.worker import (
     Detokenize,
     Embed,
@@ -25,6 +27,7 @@ from car_rpc.workers.llama_cpp.footprint import footprint
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version
+from car_rpc.workers.llama_cpp.projector import Projector, unread
 from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
@@ -33,7 +36,9 @@ from car_rpc.workers.slots import context_length, slot_count
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
+    from car_rpc.workers.llama_cpp.media import MediaReader
 
 
 class LlamaEngine:
@@ -45,6 +50,7 @@ class LlamaEngine:
     _prompter: Prompter | None = None
     _generator: Generator | None = None
     _preparation: Preparation | None = None
+    _media: MediaReader | None = None
     _context_length: int
 
     def __init__(self) -> None:
@@ -57,20 +63,28 @@ class LlamaEngine:
         ranks = load.has_rank_head and pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)
         self._context_length = context_length(load.context_length, model.context_train)
+        projector = Projector(load.projector, model, PREFILL_CHUNK) if load.projector else None
         if model.generates:
+            batch_tokens = PREFILL_CHUNK if projector is None else projector.batch_tokens
             try:
-                self._generator = self._make_generator(model)
+                self._generator = self._make_generator(model, batch_tokens)
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
             self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
+            if projector is not None:
+                # The libraries for images and sound are loaded where they are needed.
+                media = import_module("car_rpc.workers.llama_cpp.media")
+                self._media = media.MediaReader(projector, self._prompter, self._vocab)
         encoder = LlamaEncoder(model, self._vocab, load.pooling, self._context_length)
         self._embedder = Embedder(encoder)
         read = (model, self._vocab, self._context_length)
         head = LlamaHead(*read) if ranks else None
         self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
         return Loaded(
-            context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
+            context_length=self._context_length,
+            model_bytes=model.size_bytes + (0 if projector is None else projector.size_bytes),
+            engine=version(),
         )
 
     def start(self, job: Job) -> None:
@@ -93,6 +107,8 @@ class LlamaEngine:
 
     def step(self) -> bool:
         """Advance all answers, one batch of texts and one thing to judge."""
+        if self._media is not None:
+            self._media.step()
         if self._preparation is not None:
             self._preparation.step()
         generates = self._generator is not None and self._generator.step()
@@ -106,24 +122,36 @@ class LlamaEngine:
             self._generator.reset()
         if self._preparation is not None:
             self._preparation.reset()
+        if self._media is not None:
+            self._media.reset()
         self._embedder.reset()
         self._judging.reset()
 
     def _start_generation(self, job: Job, request: Generate) -> None:
         if self._generator is None or self._prompter is None or self._preparation is None:
             raise unsupported_mode("generate", BACKEND, "this model only embeds")
+        add, prepare = self._generator.add, self._preparation.add
+
+        def start(prompt: Prompt) -> None:
+            generation = LlamaGeneration(job, request, prompt, self._vocab, self._context_length)
+            prepare(generation, request, lambda: add(generation))
+
+        media = media_of(request.messages)
+        if media and self._media is None:
+            raise unread(media[0], request.places[0], "it was loaded without a projector")
+        if media and self._media is not None:
+            self._media.add(job, request, start)
+            return
         job.rendering()
         prompt = self._prompter.prompt(request)
-        generation = LlamaGeneration(job, request, prompt, self._vocab, self._context_length)
-        job.rendered(len(prompt.tokens))
-        add = self._generator.add
-        self._preparation.add(generation, request, lambda: add(generation))
+        job.rendered(prompt.size)
+        start(prompt)
 
-    def _make_generator(self, model: Model) -> Generator:
+    def _make_generator(self, model: Model, batch_tokens: int) -> Generator:
         def make_context(slots: int) -> Context:
             return Context(
                 model,
-                PREFILL_CHUNK,
+                batch_tokens,
                 n_ctx=self._context_length * slots,
                 n_seq_max=slots,
                 n_outputs_max=slots,  # the default reserves logits for a whole batch
@@ -132,7 +160,7 @@ class LlamaEngine:
                 kv_unified=False,
             )
 
-        slot_bytes = footprint(model, PREFILL_CHUNK).of(self._context_length)
+        slot_bytes = footprint(model, batch_tokens).of(self._context_length)
         generator = Generator(make_context, slot_count(slot_bytes), slot_bytes)
         self._context_length = min(self._context_length, generator.room)
         return generator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from car_rpc.errors import CarError
 from car_rpc.workers.generation import Generation
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
+    from car_rpc.workers.llama_cpp.projector import Medium
     from car_rpc.workers.llama_cpp.sequences import Sequence
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
@@ -50,6 +51,7 @@ class LlamaGeneration(Generation):
         self.sequence: Sequence
         self.sampler = Sampler(request.params, vocab.size)
         self.shares_prefix = request.prefix_cache
+        self._media = deque(cast("SequenceOf[Medium]", prompt.media))
 
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""
@@ -62,7 +64,20 @@ class LlamaGeneration(Generation):
     def begin(self, sequence: Sequence) -> None:
         """Go on from what a sequence holds."""
         self.sequence = sequence
-        self.cached_tokens = min(len(sequence.tokens), self.asked_tokens)
+        held = size = len(sequence.tokens)
+        while self._media and self._media[0].start < held:  # they were read before
+            medium = self._media.popleft()
+            size += medium.size - medium.positions
+        self.cached_tokens = min(size, self.asked_tokens)
+
+    def next_chunk(self) -> tuple[list[int], Medium | None]:
+        """What is to be read of the prompt: an image or a recording, or tokens before it."""
+        start = len(self.sequence.tokens)
+        medium = self._media[0] if self._media else None
+        if medium is not None and medium.start == start:
+            return medium.tokens, self._media.popleft()
+        end = min([start + PREFILL_CHUNK, *self.sequence.marks[:1]])
+        return self.prompt[start : end if medium is None else min(end, medium.start)], None
 
     @property
     def unread(self) -> int:
@@ -206,8 +221,10 @@ class Generator:
         generation = self._active[number]
         self._sequences.checkpoint(generation.sequence)
         start = len(generation.sequence.tokens)
-        end = min([start + PREFILL_CHUNK, *generation.sequence.marks[:1]])
-        chunk = generation.prompt[start:end]
+        chunk, medium = generation.next_chunk()
+        if medium is not None:
+            self._read_medium(generation, medium)
+            return
         last = len(chunk) - 1 if len(chunk) == count else None
         self._evaluate(
             [
@@ -216,6 +233,15 @@ class Generator:
             ],
             generation.job,
         )
+
+    def _read_medium(self, generation: LlamaGeneration, medium: Medium) -> None:
+        number = generation.sequence.number
+        try:
+            medium.read(self._context, number, generation.job)
+        except DecodeError as error:
+            self._fail({number}, error)
+        else:
+            generation.sequence.tokens += medium.tokens
 
     def _evaluate(self, rows: SequenceOf[Row], owner: Job | None = None) -> None:
         if not rows:

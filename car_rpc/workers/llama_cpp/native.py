@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import importlib
 import os
 from typing import Any
 
@@ -63,6 +64,13 @@ class _Log:
 _log_callback = lib.llama_log_callback(_Log())
 lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
 lib.llama_backend_init()
+
+
+def load_mtmd() -> Any:
+    """The functions of mtmd.h, which only models with a projector need."""
+    mtmd = importlib.import_module("llama_cpp.mtmd_cpp")
+    mtmd.mtmd_helper_log_set(_log_callback, ctypes.c_void_p(0))
+    return mtmd
 
 
 def log_debug(text: str) -> None:

@@ -114,13 +114,17 @@ class Vocab:
     def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
         """Tokens of a rendered prompt; a missing first token is added, a second never."""
         parts = list(parts)
-        begins = bool(lib.llama_vocab_get_add_bos(self._handle)) and self._bos != _NO_TOKEN
-        if begins and parts and not parts[0].is_content:
-            begins = not parts[0].text.startswith(self.bos_text)
-        tokens = [self._bos] if begins else []
+        tokens = self.first_tokens(parts)
         for part in parts:
             tokens += self.tokenize(part.text, special=not part.is_content)
         return tokens
+
+    def first_tokens(self, parts: Sequence[Part]) -> list[int]:
+        """The token that begins every text of this model, where a prompt lacks it."""
+        begins = bool(lib.llama_vocab_get_add_bos(self._handle)) and self._bos != _NO_TOKEN
+        if begins and parts and not parts[0].is_content:
+            begins = not parts[0].text.startswith(self.bos_text)
+        return [self._bos] if begins else []
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones included; bytes that are no text become U+FFFD.

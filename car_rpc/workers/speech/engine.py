@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.speech import Word
 from car_rpc.wire.worker import Load, Loaded, Transcribe, Transcribed
+from car_rpc.workers.audio import RATE, Audio, open_audio
 from car_rpc.workers.serial import SerialQueue, Work
-from car_rpc.workers.speech.audio import RATE, Audio, open_audio
 from car_rpc.workers.speech.pieces import pieces
 from car_rpc.workers.speech.recognizer import Recognizer
 

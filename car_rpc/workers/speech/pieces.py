@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from car_rpc.workers.speech.audio import RATE, Samples
+from car_rpc.workers.audio import RATE, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,7 +11,7 @@ import numpy as np
 import pocketsphinx  # pyright: ignore[reportMissingTypeStubs] - it ships none
 
 from car_rpc.errors import CarError
-from car_rpc.workers.speech.audio import RATE, Samples
+from car_rpc.workers.audio import RATE, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Generator

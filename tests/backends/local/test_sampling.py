@@ -148,7 +148,7 @@ NESTED = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
 @pytest.mark.parametrize(
     ("request_fields", "mode"),
     [
-        ({"images": [IMAGE]}, "multimodal-content"),
+        ({"images": [IMAGE], "prompt": "x"}, "image-content-block"),
         ({"overflow": "truncate"}, "overflow-truncate"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image-content-block"),
         ({"messages": [{"role": "tool", "content": [NESTED]}]}, "image-content-block"),

@@ -122,6 +122,19 @@ def exists(pid: int) -> bool:
     return os_layer().exists(pid)
 
 
+async def test_a_projector_takes_memory_too(world: World, tmp_path: Path) -> None:
+    projector = tmp_path / "mmproj.gguf"
+    projector.write_bytes(bytes(30))
+    source = LocalSource(path="/seeing.gguf", mmproj_path=str(projector))
+    seeing = msgspec.structs.replace(
+        sized("seeing", 60), source=source, capabilities=["generate", "vision"]
+    )
+    await world.use(C)
+    await world.use(seeing)
+    assert world.loaded == ["a/seeing:1"]
+    assert world.workers.loaded()[0].memory_bytes == 90
+
+
 async def test_the_model_used_longest_ago_goes_when_there_is_no_room(world: World) -> None:
     gone = await world.use(A)
     world.clock.advance(1)

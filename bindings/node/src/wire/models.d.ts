@@ -160,7 +160,10 @@ export interface LocalSource {
   sha256?: string;
   /** Repository of the tokenizer, where the file has none. */
   tokenizer_repo?: string;
-  /** File of the image projector, for models that see. */
+  /**
+   * File of the projector, for models that see or hear. It is loaded with a model that has a
+   * capability for that; while it is not there, the model has none.
+   */
   mmproj_path?: string;
   /** Name of that file in `hf_repo`. */
   mmproj_filename?: string;

@@ -332,7 +332,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
     public var sha256: String?
     /// Repository of the tokenizer, where the file has none.
     public var tokenizerRepo: String?
-    /// File of the image projector, for models that see.
+    /// File of the projector, for models that see or hear. It is loaded with a model that has a
+    /// capability for that; while it is not there, the model has none.
     public var mmprojPath: String?
     /// Name of that file in `hf_repo`.
     public var mmprojFilename: String?

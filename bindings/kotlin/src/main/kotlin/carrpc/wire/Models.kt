@@ -250,7 +250,10 @@ data class LocalSource(
     /** Repository of the tokenizer, where the file has none. */
     @SerialName("tokenizer_repo")
     val tokenizerRepo: String? = null,
-    /** File of the image projector, for models that see. */
+    /**
+     * File of the projector, for models that see or hear. It is loaded with a model that has a
+     * capability for that; while it is not there, the model has none.
+     */
     @SerialName("mmproj_path")
     val mmprojPath: String? = null,
     /** Name of that file in `hf_repo`. */

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from car_rpc.errors import CarError
-from car_rpc.workers.speech import audio
-from car_rpc.workers.speech.audio import RATE, open_audio
+from car_rpc.workers import audio
+from car_rpc.workers.audio import RATE, open_audio
 from car_rpc.workers.speech.pieces import MAX_PIECE, pieces
 from tests.speech_data import SENTENCE, samples, sentence, written
 

@@ -1,4 +1,4 @@
-"""Audio files of any kind as blocks of mono samples at the rate that speech models take.
+"""Audio files of any kind as blocks of mono samples at the rate that a model takes.
 
 A file is read a block at a time, so memory does not grow with its length. Nobody vouches for
 its content: what is wrong with it is an ``invalid_request`` that says so.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Samples: TypeAlias = NDArray[np.float32]
 
-#: Samples per second that :meth:`Audio.blocks` gives.
+#: Samples per second that speech models take.
 RATE = 16_000
 
 #: Largest file, in bytes.
@@ -68,13 +68,16 @@ class Audio:
         """Length of what was read so far, rounded up to a millisecond."""
         return -(-self._read * 1000 // self._rate)
 
-    def blocks(self) -> Iterator[Samples]:
-        """Mono samples from -1 to 1, :data:`RATE` a second.
+    def blocks(self, rate: int = RATE) -> Iterator[Samples]:
+        """Mono samples from -1 to 1.
+
+        Args:
+            rate: How many a second.
 
         Raises:
             CarError: ``invalid_request`` when the file is damaged, empty or too long.
         """
-        resampler = soxr.ResampleStream(self._rate, RATE, num_channels=1, dtype="float32")
+        resampler = soxr.ResampleStream(self._rate, rate, num_channels=1, dtype="float32")
         for block in self._mono():
             yield _limited(resampler.resample_chunk(block))
         yield _limited(resampler.resample_chunk(np.empty(0, np.float32), last=True))

@@ -1,0 +1,77 @@
+"""Image files as rows of red, green and blue.
+
+Nobody vouches for their content: what is wrong with one is an ``invalid_request`` that says so.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+
+from car_rpc.errors import CarError
+
+#: Kinds of files that are read, by Pillow's names. Others need programs of their own, or run code.
+_KINDS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+
+#: Most pixels of an image. It takes three bytes each in memory, whatever its file's size.
+MAX_PIXELS = 64_000_000
+
+# Pillow warns at sizes of its own; ours is checked before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Pixels(NamedTuple):
+    """An image.
+
+    Attributes:
+        width: Pixels of a row.
+        height: Rows.
+        data: Three bytes a pixel, row by row: red, green, blue.
+    """
+
+    width: int
+    height: int
+    data: bytes
+
+
+def read_image(content: bytes) -> Pixels:
+    """The pixels of an image file, turned as it was meant and put on white where it is clear.
+
+    Raises:
+        CarError: ``invalid_request`` when it is no image, damaged or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_KINDS) as file:
+            _check_size(file)
+            image = _plain(ImageOps.exif_transpose(file))
+    except CarError:
+        raise
+    except Exception as error:
+        # A decoder of untrusted bytes may raise anything; what it says of them is for whoever
+        # sent them.
+        reason = str(error) or type(error).__name__
+        if "cannot identify" in reason:  # it names the buffer, which says nothing
+            reason = "it is none"
+        raise _invalid(f"{reason}; send PNG, JPEG, WebP, GIF or BMP") from error
+    return Pixels(image.width, image.height, image.tobytes())
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _invalid(f"it has {image.width} x {image.height} pixels, {MAX_PIXELS} at most")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which a conversion would cut off
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.new("RGBA", image.size, "white")
+        image.alpha_composite(clear)
+    return image.convert("RGB")
+
+
+def _invalid(problem: str) -> CarError:
+    return CarError("invalid_request", f"the image cannot be used: {problem}")
