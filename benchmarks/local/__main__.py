@@ -15,11 +15,22 @@ from pathlib import Path
 import llama_cpp
 
 from benchmarks.local import measure, mlx, report
-from benchmarks.local.contenders import OURS, Ask, Car, Setting, car, player, players
-from benchmarks.local.install import install
+from benchmarks.local.contenders import (
+    FORMERS,
+    OURS,
+    Car,
+    Contender,
+    Setting,
+    car,
+    player,
+    players,
+)
+from benchmarks.local.install import draw, install
 from benchmarks.local.model import REAL, SMALL, Shape, model_file
 
 HERE = Path(__file__).parent
+
+PLOT = "speed.svg"
 
 #: Tokens of context for a request to each model.
 CONTEXTS = {REAL: 1024, SMALL: 8192}
@@ -40,7 +51,12 @@ Qwen3-0.6B with 4 bits, the others {small}. All use {threads} threads, and answe
 loop* is `llama_decode` and an argmax, with llama.cpp's defaults and chunks of 256 tokens, measured
 in its own process; the second one leaves out flash attention, as car-rpc does on a CPU.
 llama-cpp-python is its `create_completion`; llama-server is its engine from the package xllamacpp.
-*with n busy* is beside n processes that compute all the time.
+*With n busy* is beside n processes that compute all the time, *in a form* an object with one text.
+Where n streams are asked at once, reading their prompts counts; *first to end / last* is 1 where
+all end together, and 1/n where each waits for the one before. Memory is that of all processes of a
+contender, weights included.
+
+![Speed, by contender]({plot})
 
 ## Bars
 
@@ -70,37 +86,44 @@ def main() -> None:
 async def run(options: argparse.Namespace) -> list[report.Round]:
     """Measure every contender in every round."""
     rounds: list[report.Round] = [{} for _ in range(options.rounds)]
-    shapes = [SMALL] if options.quick else [REAL, SMALL]
-    for shape in shapes:
+    for shape in [SMALL] if options.quick else [REAL, SMALL]:
         setting = Setting(model_file(shape), CONTEXTS[shape], os.cpu_count() or 1)
         async with AsyncExitStack() as stack:
             ours = await stack.enter_async_context(car(setting))
-            asks: dict[str, Ask] = {OURS: ours.ask}
+            contenders: dict[str, Contender] = {OURS: ours}
             for title, command in players(own=options.own).items():
-                asks[title] = await stack.enter_async_context(player(command, setting))
-            for ask in asks.values():
-                await measure.decode(ask, 2)  # warms it up
+                contenders[title] = await stack.enter_async_context(player(command, setting))
+            for contender in contenders.values():
+                await measure.decode(contender, 2)  # warms it up
             for number, figures in enumerate(rounds):
-                for title, ask in asks.items():
-                    figures.setdefault(title, {}).update(await of_all(ask, shape, options))
+                for title, contender in contenders.items():
+                    measured = await of_all(title, contender, shape, options)
+                    figures.setdefault(title, {}).update(measured)
                     print(f"{number + 1}/{len(rounds)} {shape.name} {title}", file=sys.stderr)
                 figures[OURS] |= await of_ours(ours, shape)
     return rounds
 
 
-async def of_all(ask: Ask, shape: Shape, options: argparse.Namespace) -> measure.Figures:
+async def of_all(
+    title: str, contender: Contender, shape: Shape, options: argparse.Namespace
+) -> measure.Figures:
     """What is measured of every contender."""
     if shape is SMALL:
-        rate = await measure.decode(ask, options.long_tokens)
-        return {f"{options.long_tokens:,} tokens, tokens/s": rate} | await measure.first_token(ask)
-    figures = {
-        f"{options.tokens} tokens, tokens/s": await measure.decode(ask, options.tokens),
-        "8 streams, tokens/s": await measure.streams(ask, 8, options.tokens // 4),
-    }
+        rate = await measure.decode(contender, options.long_tokens)
+        first = await measure.first_token(contender)
+        return {f"{options.long_tokens:,} tokens, tokens/s": rate} | first
+    rate = await measure.decode(contender, options.tokens)
+    figures = {f"{options.tokens} tokens, tokens/s": rate}
+    if title in FORMERS:
+        formed = await measure.decode(contender, options.tokens, in_form=True)
+        figures |= {"in a form, tokens/s": formed, "in a form, of free": formed / rate}
+    for count in (4, 8):
+        figures |= await measure.streams(contender, count, options.tokens // 4)
+    figures["memory, MB"] = measure.memory(contender)
     for count in (1, 2):
         with measure.busy(count):
             await asyncio.sleep(1)
-            rate = await measure.decode(ask, options.tokens // 8)
+            rate = await measure.decode(contender, options.tokens // 8)
         figures[f"with {count} busy, tokens/s"] = rate
     return figures
 
@@ -127,11 +150,14 @@ def write(
         threads=os.cpu_count(),
         bars=report.bars(rounds),
         mlx=mlx.section(mlx_rounds),
+        plot=PLOT,
     )
     (options.output / "RESULTS.md").write_text(text, encoding="utf-8")
     for name, figures in (("results", rounds), ("results-mlx", mlx_rounds)):
         results = json.dumps(figures, indent=1) + "\n"
         (options.output / f"{name}.json").write_text(results, encoding="utf-8")
+    if not options.own:
+        draw(options.output / "results.json", options.output / PLOT)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ import json
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from car_rpc.client import CarClient, GenerateStream
 from car_rpc.wire.events import ReasoningDelta, TextDelta
@@ -28,6 +28,17 @@ BARE_NO_FLASH = "bare loop, no flash attention"
 COMPLETIONS = "llama-cpp-python"
 NODE = "node-llama-cpp"
 SERVER = "llama-server"
+
+#: Those that can give an answer a form.
+FORMERS = (OURS, COMPLETIONS, SERVER, NODE)
+
+#: The form of an answer, in which nearly every token is one of many that could be.
+FORM = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
 
 #: Most bytes of a line from a player.
 _LINE_BYTES = 1 << 20
@@ -45,8 +56,20 @@ class Timing(NamedTuple):
     whole_s: float
 
 
-#: Answers some prompts at once with so many tokens each.
-Ask = Callable[[Sequence[str], int], Awaitable[list[Timing]]]
+class Contender(Protocol):
+    """Somebody who answers prompts.
+
+    Attributes:
+        pid: Its process, which may have children.
+    """
+
+    pid: int
+
+    async def ask(
+        self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
+    ) -> list[Timing]:
+        """Answer some prompts at once with so many tokens each, perhaps in the form of FORM."""
+        ...
 
 
 class Setting(NamedTuple):
@@ -72,23 +95,28 @@ class Car:
     def __init__(self, client: CarClient, model: str) -> None:
         self._client = client
         self._model = model
+        self.pid = client.pid
 
-    async def ask(self, prompts: Sequence[str], tokens: int) -> list[Timing]:
+    async def ask(
+        self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
+    ) -> list[Timing]:
         """Answer some prompts at once."""
-        return list(await asyncio.gather(*(self._answer(each, tokens) for each in prompts)))
+        answers = [self._answer(prompt, tokens, in_form=in_form) for prompt in prompts]
+        return list(await asyncio.gather(*answers))
 
-    async def _answer(self, prompt: str, tokens: int) -> Timing:
+    async def _answer(self, prompt: str, tokens: int, *, in_form: bool) -> Timing:
         started, first_s = time.perf_counter(), 0.0
-        async with self.stream(prompt, tokens) as stream:
+        async with self.stream(prompt, tokens, in_form=in_form) as stream:
             async for event in stream:
                 if isinstance(event, TextDelta | ReasoningDelta):
                     first_s = first_s or time.perf_counter() - started
         return Timing(first_s, time.perf_counter() - started)
 
-    def stream(self, prompt: str, tokens: int) -> GenerateStream:
+    def stream(self, prompt: str, tokens: int, *, in_form: bool = False) -> GenerateStream:
         """One answer; to leave its block is to cancel it."""
         params = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        return self._client.stream(model=self._model, prompt=prompt, params=params)
+        form = {"response_format": {"type": "json_schema", "schema": FORM}} if in_form else {}
+        return self._client.stream(model=self._model, prompt=prompt, params=params, **form)
 
 
 @asynccontextmanager
@@ -106,8 +134,33 @@ async def car(setting: Setting) -> AsyncGenerator[Car, None]:
         yield Car(client, model.id)
 
 
+class Player:
+    """A contender in a process of its own.
+
+    Args:
+        process: It, as ``player.py`` says.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    async def ask(
+        self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
+    ) -> list[Timing]:
+        """Answer some prompts at once."""
+        assert self._process.stdin is not None
+        question = {
+            "prompts": [rendered(prompt) for prompt in prompts],
+            "tokens": tokens,
+            "schema": FORM if in_form else None,
+        }
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        return [Timing(*times) for times in json.loads(await _line(self._process))]
+
+
 @asynccontextmanager
-async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Ask, None]:
+async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Contender, None]:
     """A contender in a process of its own, see ``player.py``."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -121,18 +174,11 @@ async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Ask
     try:
         while await _line(process) != b"ready\n":  # a library may have something to say before
             pass
-        yield lambda prompts, tokens: _ask(process, prompts, tokens)
+        yield Player(process)
     finally:
         with suppress(ProcessLookupError):  # it has ended
             process.kill()
         await process.wait()
-
-
-async def _ask(process: Process, prompts: Sequence[str], tokens: int) -> list[Timing]:
-    assert process.stdin is not None
-    question = {"prompts": [rendered(prompt) for prompt in prompts], "tokens": tokens}
-    process.stdin.write(json.dumps(question).encode() + b"\n")
-    return [Timing(*times) for times in json.loads(await _line(process))]
 
 
 async def _line(process: Process) -> bytes:

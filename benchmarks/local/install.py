@@ -28,5 +28,11 @@ def install() -> None:
         subprocess.run(npm, cwd=PEERS, check=True)
 
 
+def draw(results: Path, picture: Path) -> None:
+    """Draw what a file of results says, with a library of that environment."""
+    script = Path(__file__).with_name("plot.py")
+    subprocess.run([str(VENV / "bin" / "python"), str(script), results, picture], check=True)
+
+
 def _is_older(product: Path, source: Path) -> bool:
     return not product.exists() or product.stat().st_mtime < source.stat().st_mtime

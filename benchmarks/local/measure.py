@@ -6,10 +6,12 @@ import asyncio
 import multiprocessing
 import statistics
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 
-from benchmarks.local.contenders import Ask, Car, Timing, fresh_prompt
+import psutil
+
+from benchmarks.local.contenders import Car, Contender, Timing, fresh_prompt
 from car_rpc.client import GenerateStream
 from car_rpc.wire.events import TextDelta
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
@@ -26,23 +28,37 @@ BEHIND = 4096
 CANCELS = 20
 
 
-async def decode(ask: Ask, tokens: int) -> float:
+async def decode(contender: Contender, tokens: int, *, in_form: bool = False) -> float:
     """Tokens in a second of one answer, its first left out."""
-    (timing,) = await ask([fresh_prompt(SHORT)], tokens)
-    return _rate([timing], tokens - 1)
+    (timing,) = await contender.ask([fresh_prompt(SHORT)], tokens, in_form=in_form)
+    return (tokens - 1) / (timing.whole_s - timing.first_s)
 
 
-async def streams(ask: Ask, count: int, tokens: int) -> float:
-    """Tokens in a second of all of some answers at once, from the last first one on."""
-    timings = await ask([fresh_prompt(SHORT) for _ in range(count)], tokens)
-    return count * tokens / max(timing.whole_s for timing in timings)
+async def streams(contender: Contender, count: int, tokens: int) -> Figures:
+    """Tokens in a second of some answers at once, and how even they are.
+
+    Reading the prompts counts. Even is 1, where all end at once.
+    """
+    timings = await contender.ask([fresh_prompt(SHORT) for _ in range(count)], tokens)
+    ends = [timing.whole_s for timing in timings]
+    return {
+        f"{count} streams, tokens/s": count * tokens / max(ends),
+        f"{count} streams, first to end / last": min(ends) / max(ends),
+    }
 
 
-async def first_token(ask: Ask) -> Figures:
+def memory(contender: Contender) -> float:
+    """Memory that it takes, weights included, in MB."""
+    process = psutil.Process(contender.pid)
+    everyone = [process, *process.children(recursive=True)]
+    return sum(each.memory_info().rss for each in everyone) / 1e6
+
+
+async def first_token(contender: Contender) -> Figures:
     """Milliseconds until the first token of a long prompt, new and then known."""
     prompt = fresh_prompt(LONG)
-    (cold,) = await ask([prompt], 2)
-    (warm,) = await ask([prompt], 2)
+    (cold,) = await contender.ask([prompt], 2)
+    (warm,) = await contender.ask([prompt], 2)
     step = warm.whole_s - warm.first_s
     return {
         "first token, new prompt": cold.first_s * 1000,
@@ -89,10 +105,6 @@ async def _begun(reading: asyncio.Task[list[Timing]]) -> None:
     """Some chunks were read, so that a step is under way."""
     await asyncio.sleep(0.2)
     assert not reading.done()
-
-
-def _rate(timings: Sequence[Timing], tokens: int) -> float:
-    return tokens / max(timing.whole_s - timing.first_s for timing in timings)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.local import measure
-from benchmarks.local.contenders import OURS, PEERS, Ask, Setting, car, player
+from benchmarks.local.contenders import OURS, PEERS, Contender, Setting, car, player
 from benchmarks.local.report import Bar, Round, bars, table
 from car_rpc.registry.builtin import DEMO_CONTEXT_LENGTH, DEMO_DIR
 
@@ -50,25 +50,25 @@ async def run(rounds: int, *, own: bool) -> list[Round]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(endless_folder())
         setting = Setting(folder, DEMO_CONTEXT_LENGTH, 1)
-        asks: dict[str, Ask] = {OURS: (await stack.enter_async_context(car(setting))).ask}
+        ours = await stack.enter_async_context(car(setting))
+        contenders: dict[str, Contender] = {OURS: ours}
         for title, command in players(own=own).items():
-            asks[title] = await stack.enter_async_context(player(command, setting))
-        for ask in asks.values():
-            await measure.decode(ask, 2)  # warms it up
+            contenders[title] = await stack.enter_async_context(player(command, setting))
+        for contender in contenders.values():
+            await measure.decode(contender, 2)  # warms it up
         for number, one_round in enumerate(figures):
-            for title, ask in asks.items():
-                one_round[title] = await of_all(ask)
+            for title, contender in contenders.items():
+                one_round[title] = await of_all(contender)
                 print(f"{number + 1}/{rounds} mlx {title}", file=sys.stderr)
     return figures
 
 
-async def of_all(ask: Ask) -> measure.Figures:
+async def of_all(contender: Contender) -> measure.Figures:
     """What is measured of every contender."""
-    return {
-        f"{ALONE} tokens, tokens/s": await measure.decode(ask, ALONE),
-        "4 streams, tokens/s": await measure.streams(ask, 4, TOGETHER),
-        "8 streams, tokens/s": await measure.streams(ask, 8, TOGETHER),
-    } | await measure.first_token(ask)
+    figures = {f"{ALONE} tokens, tokens/s": await measure.decode(contender, ALONE)}
+    for count in (4, 8):
+        figures |= await measure.streams(contender, count, TOGETHER)
+    return figures | await measure.first_token(contender)
 
 
 def section(rounds: list[Round]) -> str:

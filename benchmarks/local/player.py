@@ -1,7 +1,7 @@
 """A contender in a process of its own: answers on standard output what a line of input asks.
 
-A question is ``{"prompts": [text], "tokens": n}``; the answer is a list with the seconds until
-the first token and until the last one of each. Prompts are rendered already.
+A question is ``{"prompts": [text], "tokens": n, "schema": schema or null}``; the answer is a list
+with the seconds until the first token and until the last one of each. Prompts are rendered already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 #: Seconds until the first token and until the last.
 Times = list[tuple[float, float]]
-Answer = Callable[[list[str], int], Times]
+Schema = dict[str, Any] | None
+Answer = Callable[[list[str], int, Schema], Times]
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        print(json.dumps(answer(question["prompts"], question["tokens"])), flush=True)
+        print(json.dumps(answer(**question)), flush=True)
 
 
 def bare(path: Path, context: int, threads: int, **settings: Any) -> Answer:
@@ -36,8 +37,9 @@ def bare(path: Path, context: int, threads: int, **settings: Any) -> Answer:
     loop = BareLoop(path, context=context, sequences=8, threads=threads, **settings)
     kept: list[int] = []
 
-    def answer(prompts: list[str], tokens: int) -> Times:
+    def answer(prompts: list[str], tokens: int, schema: Schema) -> Times:
         nonlocal kept
+        assert schema is None
         started = time.perf_counter()
         all_tokens = [loop.tokens(prompt) for prompt in prompts]
         begun = loop.keep_beginning(kept, all_tokens[0])
@@ -67,15 +69,21 @@ def completions(path: Path, context: int, threads: int) -> Answer:
     model = llama_cpp.Llama(
         str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads, verbose=False
     )
-    everything = {model.token_eos(): -100.0}  # never ends by itself
+    never_ends = {model.token_eos(): -100.0}
 
-    def answer(prompts: list[str], tokens: int) -> Times:
+    def answer(prompts: list[str], tokens: int, schema: Schema) -> Times:
         started = time.perf_counter()
         times: Times = []
         for prompt in prompts:
             first = 0.0
+            form = schema and llama_cpp.LlamaGrammar.from_json_schema(json.dumps(schema))
             for _ in model.create_completion(
-                prompt, max_tokens=tokens, temperature=0.0, stream=True, logit_bias=everything
+                prompt,
+                max_tokens=tokens,
+                temperature=0.0,
+                stream=True,
+                logit_bias=never_ends,
+                grammar=form,
             ):
                 first = first or time.perf_counter() - started
             times.append((first, time.perf_counter() - started))
@@ -123,7 +131,8 @@ def bare_mlx(path: Path, _context: int, _threads: int) -> Answer:
                     lasts[said.uid] = time.perf_counter() - started
         return [(firsts[uid], lasts[uid]) for uid in uids]
 
-    def answer(prompts: list[str], tokens: int) -> Times:
+    def answer(prompts: list[str], tokens: int, schema: Schema) -> Times:
+        assert schema is None
         started = time.perf_counter()
         first, *more = [tokenizer.encode(prompt) for prompt in prompts]
         if more:

@@ -20,7 +20,7 @@ from benchmarks.local.contenders import (
     players,
     rendered,
 )
-from benchmarks.local.measure import decode, streams
+from benchmarks.local.measure import decode, memory, streams
 from benchmarks.local.model import Shape, model_file
 from tests.workers.conftest import DEMO_MODEL
 
@@ -31,7 +31,9 @@ SETTING = Setting(DEMO_MODEL, 512, 1)
 @pytest.mark.llama
 async def test_our_process_is_measured() -> None:
     async with car(SETTING) as ours:
-        assert await decode(ours.ask, 8) > 0
+        assert await decode(ours, 8) > 0
+        assert await decode(ours, 8, in_form=True) > 0
+        assert memory(ours) > 10
         timings = await ours.ask(["Hello!", "Hi!"], 8)
     assert all(0 < timing.first_s < timing.whole_s for timing in timings)
 
@@ -40,9 +42,11 @@ async def test_our_process_is_measured() -> None:
 @pytest.mark.llama
 @pytest.mark.parametrize("title", [BARE, BARE_NO_FLASH])
 async def test_a_bare_loop_is_measured(title: str) -> None:
-    async with player(players(own=True)[title], SETTING) as ask:
-        assert await streams(ask, 3, 8) > 0
-        timings = await ask(["Hello!", "Hi!"], 8)
+    async with player(players(own=True)[title], SETTING) as bare:
+        figures = await streams(bare, 3, 8)
+        timings = await bare.ask(["Hello!", "Hi!"], 8)
+    assert figures["3 streams, tokens/s"] > 0
+    assert 0 < figures["3 streams, first to end / last"] <= 1
     assert all(0 < timing.first_s < timing.whole_s for timing in timings)
 
 

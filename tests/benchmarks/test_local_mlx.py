@@ -9,7 +9,7 @@ pytest.importorskip("llama_cpp")
 pytest.importorskip("mlx_lm")
 
 from benchmarks.local import mlx
-from benchmarks.local.contenders import OURS, Ask, Setting, car, player
+from benchmarks.local.contenders import OURS, Contender, Setting, car, player
 from benchmarks.local.measure import decode, streams
 
 pytestmark = pytest.mark.mlx
@@ -21,25 +21,25 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-async def check(ask: Ask) -> None:
+async def check(contender: Contender) -> None:
     """It answers one and several prompts, with so many tokens that none ends before."""
-    assert await decode(ask, 40) > 0
-    assert await streams(ask, 2, 4) > 0
-    timings = await ask(["Hello!", "Hi!"], 4)
+    assert await decode(contender, 40) > 0
+    assert (await streams(contender, 2, 4))["2 streams, tokens/s"] > 0
+    timings = await contender.ask(["Hello!", "Hi!"], 4)
     assert all(0 < timing.first_s < timing.whole_s for timing in timings)
 
 
 @pytest.mark.process
 async def test_our_process_is_measured(folder: Path) -> None:
     async with car(Setting(folder, 512, 1)) as ours:
-        await check(ours.ask)
+        await check(ours)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("title", [mlx.BARE, mlx.SERVER])
 async def test_the_others_are_measured(folder: Path, title: str) -> None:
-    async with player(mlx.players(own=False)[title], Setting(folder, 512, 1)) as ask:
-        await check(ask)
+    async with player(mlx.players(own=False)[title], Setting(folder, 512, 1)) as contender:
+        await check(contender)
 
 
 def test_the_figures_of_all_stand_side_by_side() -> None:

@@ -1,5 +1,6 @@
 """How many threads compute beside other processes, with a machine that says what it did."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from car_rpc.workers.llama_cpp.threads import (
     Threads,
     Usage,
     processor_usage,
+    rivals,
     usable_cores,
 )
 
@@ -18,6 +20,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.now = self.all_s = self.own_s = 0.0
+        self.rivals = 0
 
     def run(self, seconds: float, own: float, others: float) -> None:
         self.now += seconds
@@ -25,7 +28,10 @@ class Machine:
         self.all_s += seconds * (own + others)
 
     def threads(self, most: int, cores: int) -> Threads:
-        return Threads(most, cores, lambda: Usage(self.all_s, self.own_s), lambda: self.now)
+        def usage() -> Usage:
+            return Usage(self.all_s, self.own_s)
+
+        return Threads(most, cores, usage, lambda: self.rivals, lambda: self.now)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +68,39 @@ def test_all_threads_are_back_when_the_others_are_gone() -> None:
     assert threads.count() == 2
 
 
+@pytest.mark.parametrize(("rivals", "count"), [(0, 2), (1, 1), (5, 1)])
+def test_after_an_idle_time_counts_who_is_there_now_and_not_who_was(
+    rivals: int, count: int
+) -> None:
+    machine = Machine()
+    threads = machine.threads(2, 2)
+    machine.run(60, own=0, others=2 - min(rivals, 2))
+    machine.rivals = rivals
+    assert threads.count() == count
+
+
+def test_a_rival_is_who_wants_a_core_at_each_look(tmp_path: Path) -> None:
+    def rivals_of(*running: int, cores: int) -> int:
+        stat = tmp_path / "stat"
+        looks = iter(running)
+
+        def look(_seconds: float = 0) -> None:
+            stat.write_text(f"cpu 1 2 3\nprocs_running {next(looks)}\nprocs_blocked 7\n")
+
+        look()
+        return rivals(cores, stat, look)
+
+    here = os.cpu_count() or 1
+    assert rivals_of(1, cores=here) == 0
+    assert rivals_of(3, 2, 4, cores=here) == 1
+    assert rivals_of(3, 1, cores=here) == 0, "it had only a message to pass on"
+    assert rivals_of(here + 2, here + 2, here + 2, cores=1) == 2, "others have the other cores"
+    assert rivals(1, tmp_path / "absent") == 0
+
+
 def test_where_nothing_is_known_of_others_all_threads_run() -> None:
     machine = Machine()
-    threads = Threads(2, 2, lambda: None, lambda: machine.now)
+    threads = Threads(2, 2, lambda: None, lambda: 2, lambda: machine.now)
     machine.run(WINDOW_S, own=1, others=1)
     assert threads.count() == 2
 

@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from typing import Any
 
 import xllamacpp
 
@@ -24,11 +25,13 @@ def start() -> xllamacpp.Server:
     return xllamacpp.Server(params)
 
 
-def answer(address: str, prompt: str, tokens: int, started: float) -> tuple[float, float]:
+def answer(prompt: str, question: dict[str, Any], started: float) -> tuple[float, float]:
     """Seconds until the first token and until the last."""
-    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True}
+    body = {"prompt": prompt, "n_predict": question["tokens"], "temperature": 0, "ignore_eos": True}
+    if question["schema"] is not None:
+        body["json_schema"] = question["schema"]
     data = json.dumps({**body, "stream": True, "cache_prompt": True})
-    connection = HTTPConnection(address)
+    connection = HTTPConnection(ADDRESS)
     connection.request("POST", "/completion", data, {"Content-Type": "application/json"})
     first = 0.0
     for line in connection.getresponse():
@@ -45,8 +48,5 @@ with ThreadPoolExecutor(8) as pool:
     for line in sys.stdin:
         question = json.loads(line)
         started = time.perf_counter()
-        jobs = [
-            pool.submit(answer, ADDRESS, prompt, question["tokens"], started)
-            for prompt in question["prompts"]
-        ]
+        jobs = [pool.submit(answer, each, question, started) for each in question["prompts"]]
         print(json.dumps([job.result() for job in jobs]), flush=True)

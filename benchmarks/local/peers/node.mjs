@@ -1,6 +1,6 @@
 // node-llama-cpp as a player (see player.py): its prebuilt library, in this process.
 import readline from "node:readline";
-import {getLlama} from "node-llama-cpp";
+import {getLlama, LlamaGrammarEvaluationState} from "node-llama-cpp";
 
 const [path, context, threads] = process.argv.slice(2);
 const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
@@ -10,13 +10,18 @@ const shared = await model.createContext({
 });
 const sequences = Array.from({length: 8}, () => shared.getSequence());
 
-async function answer(sequence, prompt, tokens, started) {
+async function answer(sequence, prompt, tokens, grammar, started) {
   const ids = model.tokenize(prompt, true);
   // What a sequence holds stays, as far as the prompt begins like it.
   await sequence.adaptStateToTokens(ids.slice(0, -1));
   const rest = ids.slice(sequence.nextTokenIndex);
   let first = 0, count = 0;
-  for await (const token of sequence.evaluate(rest, {temperature: 0, yieldEogToken: true})) {
+  const options = {temperature: 0, yieldEogToken: true};
+  if (grammar) {
+    const state = new LlamaGrammarEvaluationState({model, grammar});
+    options.grammarEvaluationState = state;
+  }
+  for await (const token of sequence.evaluate(rest, options)) {
     first ||= performance.now() - started;
     if (++count === tokens) break;
   }
@@ -25,9 +30,12 @@ async function answer(sequence, prompt, tokens, started) {
 
 console.log("ready");
 for await (const line of readline.createInterface({input: process.stdin})) {
-  const {prompts, tokens} = JSON.parse(line);
+  const {prompts, tokens, schema} = JSON.parse(line);
   const started = performance.now();
-  const times = prompts.map((prompt, index) => answer(sequences[index], prompt, tokens, started));
+  const grammar = schema && await llama.createGrammarForJsonSchema(schema);
+  const times = prompts.map(
+    (prompt, index) => answer(sequences[index], prompt, tokens, grammar, started)
+  );
   console.log(JSON.stringify(await Promise.all(times)));
 }
 process.exit(0);

@@ -23,6 +23,9 @@ WINDOW_S = 0.5
 #: Below this size a token takes so little work that threads mostly wait for each other.
 _SMALL_MODEL_BYTES = 8 * 1024 * 1024
 
+#: How often is looked again at who wants a core, and after how many seconds.
+_MORE_LOOKS, _PAUSE_S = 2, 0.001
+
 _PROC_STAT = Path("/proc/stat")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,6 +50,7 @@ class Threads:
         cores: How many this process may use.
         usage: Tells how much processor time was used; ``None`` where that cannot be told, which
             leaves the number as it is.
+        rivals: Tells how many threads of others want those cores at this moment.
         clock: Seconds.
     """
 
@@ -55,11 +59,13 @@ class Threads:
         most: int,
         cores: int,
         usage: Callable[[], Usage | None],
+        rivals: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = most
         self._cores = cores
         self._usage = usage
+        self._rivals = rivals
         self._clock = clock
         self._count = most
         self._since = clock()
@@ -71,9 +77,12 @@ class Threads:
         if self._seen is not None and elapsed >= WINDOW_S:
             now = self._usage()
             if now is not None:
-                others = (now.all_s - self._seen.all_s) - (now.own_s - self._seen.own_s)
-                # Half a core counts as taken: whoever uses half of one uses it in turns.
-                taken = math.floor(others / elapsed + 0.5)
+                own_s = now.own_s - self._seen.own_s
+                others_s = (now.all_s - self._seen.all_s) - own_s
+                # Half a core counts as taken: whoever uses half of one uses it in turns. Where
+                # nothing was computed here most of the time, that time tells nothing of now.
+                was_idle = own_s < elapsed / 2
+                taken = self._rivals() if was_idle else math.floor(others_s / elapsed + 0.5)
                 self._count = max(1, min(self._most, self._cores - taken))
             self._since, self._seen = self._clock(), now
         return self._count
@@ -87,7 +96,7 @@ def threads_for(model_bytes: int) -> Threads:
     """
     cores = usable_cores()
     most = 1 if model_bytes < _SMALL_MODEL_BYTES else max(cores - 1, min(cores, 2))
-    return Threads(most, cores, processor_usage)
+    return Threads(most, cores, processor_usage, lambda: rivals(cores))
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
@@ -102,6 +111,41 @@ def processor_usage(proc_stat: Path = _PROC_STAT) -> Usage | None:
     except OSError:
         return None
     return Usage(_busy_s(text, _affinity()), time.process_time())
+
+
+def rivals(
+    cores: int,
+    proc_stat: Path = _PROC_STAT,
+    pause: Callable[[float], None] = time.sleep,  # noqa: TID251 - a worker's thread has no loop
+) -> int:
+    """Threads of others that want the cores of this process at this moment.
+
+    Args:
+        cores: How many these are.
+        proc_stat: Where the kernel says how many threads run or wait for a core (proc_stat(5)).
+        pause: Waits so many seconds.
+
+    Returns:
+        The fewest in some looks in a row, as programs that pass on a message are none; 0 where
+        that cannot be told.
+    """
+    elsewhere = (os.cpu_count() or cores) - cores
+    fewest = _runnable(proc_stat)
+    for _ in range(_MORE_LOOKS):
+        if fewest <= elsewhere:
+            return 0
+        pause(_PAUSE_S)
+        fewest = min(fewest, _runnable(proc_stat))
+    return max(0, fewest - elsewhere)
+
+
+def _runnable(proc_stat: Path) -> int:
+    """Threads of the machine that run or wait for a core, beside the one that asks."""
+    try:
+        text = proc_stat.read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.partition("\nprocs_running ")[2].split(maxsplit=1)[0]) - 1
 
 
 def _busy_s(text: str, cores: Collection[int]) -> float:
