@@ -189,6 +189,7 @@ def validate(arguments: Any, schema: Any) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.timeout(600)  # a soak of it takes minutes
 @settings(max_examples=settings.default.max_examples // 8)
 @given(parameters=PARAMETERS, seed=st.integers(0, 2**32))
 def test_whatever_a_model_says_within_the_grammar_is_a_right_call(
