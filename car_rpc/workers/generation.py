@@ -42,7 +42,7 @@ class Generation:
         request: What was asked.
         prompt: Its prompt.
         vocab: The model's vocabulary.
-        context_length: Tokens of context that it may use.
+        context_length: Tokens of context that it may use at most.
 
     Raises:
         CarError: The prompt leaves no room (``context_overflow``).
@@ -52,8 +52,6 @@ class Generation:
         self, job: Job, request: Generate, prompt: Prompt, vocab: Tokens, context_length: int
     ) -> None:
         params = request.params
-        if prompt.size >= context_length:
-            raise context_overflow(prompt.size, context_length)
         self.job = job
         self.prompt = prompt.tokens
         self.answer = Answer(
@@ -75,10 +73,24 @@ class Generation:
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
         self._one_call = not request.parallel_tool_calls
+        self.prompt_tokens = prompt.size
         self.asked_tokens = prompt.size - prompt.answer_tokens
-        most = context_length - self.asked_tokens
-        self._limit = min(params.max_tokens or most, most)
         self._context_length = context_length
+        #: Tokens of context that prompt and answer take at most.
+        self.most_tokens = min(
+            self.asked_tokens + (params.max_tokens or context_length), context_length
+        )
+        self.confine(context_length)
+
+    def confine(self, room: int) -> None:
+        """Let prompt and answer take no more than so many tokens.
+
+        Raises:
+            CarError: The prompt leaves no room (``context_overflow``).
+        """
+        if self.prompt_tokens >= room:
+            raise context_overflow(self.prompt_tokens, room)
+        self._limit = min(self.most_tokens, room) - self.asked_tokens
 
     def constrain(self, plan: Plan) -> None:
         """Give the answer a form.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Tokens of context per request where nobody asks: long conversations fit, and the memory for
 #: them stays far below what the weights of a model with a context of a million would suggest.
@@ -31,6 +35,30 @@ def context_length(asked: int | None, trained: int) -> int:
     """
     wanted = asked or DEFAULT_CONTEXT_LENGTH
     return min(wanted, trained or wanted)
+
+
+def longest_context(length: int, trained: int, slot_bytes: Callable[[int], int]) -> int:
+    """Tokens of context that a request can be given where it needs more than others.
+
+    Args:
+        length: What each has to begin with.
+        trained: What the model was trained on; 0 when it does not say.
+        slot_bytes: What a cache for so many tokens takes.
+
+    Returns:
+        As often twice as many as half of the free memory has room for, within what the model knows.
+    """
+    while length < trained:
+        longer = min(2 * length, trained)
+        if slot_bytes(longer) > free_memory() // 2:
+            break
+        length = longer
+    return length
+
+
+def slots_of(slot_bytes: int, most: int) -> int:
+    """How many slots, up to some number, half of the free memory has room for."""
+    return min(most, free_memory() // 2 // max(slot_bytes, 1))
 
 
 def slot_count(slot_bytes: int) -> int:
@@ -61,7 +89,7 @@ def more_slots(slots: int, slot_bytes: int) -> int:
         Up to twice as many, as long as their caches take no more than half of the free memory.
     """
     wanted = min(2 * slots, MAX_GROWN_SLOTS)
-    return wanted if wanted * slot_bytes <= free_memory() // 2 else slots
+    return wanted if slots_of(slot_bytes, wanted) == wanted else slots
 
 
 def free_memory() -> int:

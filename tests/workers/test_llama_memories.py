@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from car_rpc.wire.content import Message
-from car_rpc.wire.worker import Failed, Generate
+from car_rpc.wire.worker import Failed, Generate, Load
 from tests.workers.test_engines import Asked, chat, run
 
 pytest.importorskip("llama_cpp")
 
 from benchmarks.local.bare import FLASH_OFF, BareLoop
+from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, LlamaGeneration
@@ -286,20 +287,41 @@ def test_what_was_read_moves_where_more_are_answered_at_once(
 ) -> None:
     engine = load(path)
     witness = Witness(engine, monkeypatch)
-    slots = generator_of(engine)._slots
+    count = generator_of(engine)._slots
     known = turns(1, "k" * 600, max_tokens=20)
     run(engine, known)
     requests = [turns(10 + i, letter * 400) for i, letter in enumerate("abcdefg")]
-    early = [Asked(engine, request) for request in requests[:slots]]
+    early = [Asked(engine, request) for request in requests[:count]]
     for _ in range(6):  # some are in the middle of their answers
         engine.step()
-    run(engine, *requests[slots:])
+    run(engine, *requests[count:])
     assert all(each.answer is not None for each in early)
-    assert generator_of(engine)._slots == 2 * slots
+    assert generator_of(engine)._slots == 2 * count
     again = turns(2, "k" * 600, "", "More.")
     (asked,) = run(engine, again)
     assert cached(asked) >= len(witness.asks(known)) - TAIL
     check(witness, bare, known, *requests, again)
+
+
+def test_what_was_read_moves_to_a_longer_context(
+    path: Path, bare: BareLoop, plain: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "DEFAULT_CONTEXT_LENGTH", 512)
+    engine = LlamaEngine()
+    engine.load(Load(path=str(path)), lambda _: None)
+    witness = Witness(engine, monkeypatch)
+    begin = turns(1, "a" * 300, max_tokens=40, logit_bias=plain)
+    other = turns(2, "b" * 300)
+    (first,) = run(engine, begin)
+    run(engine, other)
+    more = turns(3, "a" * 300, first.text, "c" * 600, max_tokens=300)
+    (second,) = run(engine, more)
+    assert cached(second) == first.prompt_tokens + 40 - 1
+    assert generator_of(engine).room == CONTEXT
+    again = turns(4, "b" * 300, "", "More.")
+    (third,) = run(engine, again)
+    assert cached(third) >= len(witness.asks(other)) - TAIL
+    check(witness, bare, begin, other, more, again)
 
 
 # ------------------------------------------------------------------------------- cancelling

@@ -212,7 +212,7 @@ def test_all_are_answered_where_there_is_no_memory_for_more(
     slots = generator._slots
     tries: list[int] = []
 
-    def fail(slots: int) -> Any:
+    def fail(slots: int, _room: int) -> Any:
         tries.append(slots)
         raise MemoryError
 

@@ -4,9 +4,11 @@ from car_rpc.workers import slots
 from car_rpc.workers.slots import (
     context_length,
     free_memory,
+    longest_context,
     more_slots,
     physical_memory,
     slot_count,
+    slots_of,
 )
 
 
@@ -58,6 +60,24 @@ def test_more_run_at_once_as_long_as_half_of_the_free_memory_suffices(
 ) -> None:
     monkeypatch.setattr("car_rpc.workers.slots.free_memory", lambda: 2**33)
     assert more_slots(slots, slot_bytes) == more
+
+
+@pytest.mark.parametrize(
+    ("trained", "tokens"), [(0, 8192), (512, 8192), (20_000, 20_000), (10**6, 65536)]
+)
+def test_a_context_may_get_as_long_as_half_of_the_free_memory_suffices(
+    monkeypatch: pytest.MonkeyPatch, trained: int, tokens: int
+) -> None:
+    monkeypatch.setattr("car_rpc.workers.slots.free_memory", lambda: 2**33)
+    assert longest_context(8192, trained, lambda length: length * 2**16) == tokens
+
+
+@pytest.mark.parametrize(("slot_bytes", "slots"), [(0, 4), (2**30, 4), (2**31, 2), (2**33, 0)])
+def test_slots_fit_into_half_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, slot_bytes: int, slots: int
+) -> None:
+    monkeypatch.setattr("car_rpc.workers.slots.free_memory", lambda: 2**33)
+    assert slots_of(slot_bytes, 4) == slots
 
 
 def test_free_memory_is_a_part_of_all() -> None:

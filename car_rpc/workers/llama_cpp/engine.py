@@ -31,7 +31,7 @@ from car_rpc.workers.llama_cpp.projector import Projector, unread
 from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
-from car_rpc.workers.slots import context_length, slot_count
+from car_rpc.workers.slots import context_length, longest_context, slot_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class LlamaEngine:
         if model.generates:
             batch_tokens = PREFILL_CHUNK if projector is None else projector.batch_tokens
             try:
-                self._generator = self._make_generator(model, batch_tokens)
+                self._generator = self._make_generator(model, load, batch_tokens)
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
@@ -82,7 +82,7 @@ class LlamaEngine:
         head = LlamaHead(*read) if ranks else None
         self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
         return Loaded(
-            context_length=self._context_length,
+            context_length=self._longest,
             model_bytes=model.size_bytes + (0 if projector is None else projector.size_bytes),
             engine=version(),
         )
@@ -133,7 +133,7 @@ class LlamaEngine:
         add, prepare = self._generator.add, self._preparation.add
 
         def start(prompt: Prompt) -> None:
-            generation = LlamaGeneration(job, request, prompt, self._vocab, self._context_length)
+            generation = LlamaGeneration(job, request, prompt, self._vocab, self._longest)
             prepare(generation, request, lambda: add(generation))
 
         media = media_of(request.messages)
@@ -147,12 +147,17 @@ class LlamaEngine:
         job.rendered(prompt.size)
         start(prompt)
 
-    def _make_generator(self, model: Model, batch_tokens: int) -> Generator:
-        def make_context(slots: int) -> Context:
+    @property
+    def _longest(self) -> int:
+        """Tokens of context that one request may use at most."""
+        return self._context_length if self._generator is None else self._generator.longest
+
+    def _make_generator(self, model: Model, load: Load, batch_tokens: int) -> Generator:
+        def make_context(slots: int, room: int) -> Context:
             return Context(
                 model,
                 batch_tokens,
-                n_ctx=self._context_length * slots,
+                n_ctx=room * slots,
                 n_seq_max=slots,
                 n_outputs_max=slots,  # the default reserves logits for a whole batch
                 # A slot's room is its own: no long answer starves the others, and what others
@@ -160,10 +165,11 @@ class LlamaEngine:
                 kv_unified=False,
             )
 
-        slot_bytes = footprint(model, batch_tokens).of(self._context_length)
-        generator = Generator(make_context, slot_count(slot_bytes), slot_bytes)
-        self._context_length = min(self._context_length, generator.room)
-        return generator
+        slot_bytes = footprint(model, batch_tokens).of
+        room = longest = self._context_length
+        if load.context_length is None:
+            longest = longest_context(room, model.context_train, slot_bytes)
+        return Generator(make_context, slot_count(slot_bytes(room)), room, longest, slot_bytes)
 
 
 def make_engine() -> LlamaEngine:

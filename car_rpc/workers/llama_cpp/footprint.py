@@ -50,9 +50,10 @@ def footprint(model: Model, chunk: int) -> Footprint:
     """
     if not (model.recurs or model.window):
         return Footprint(0, model.kv_bytes_per_token(), 0, 0)
-    context = Context(model, chunk, n_ctx=2 * _WINDOW_STEP, n_seq_max=2, kv_unified=False)
+    sizes = {"n_ctx": 2 * _WINDOW_STEP, "n_seq_max": 2, "n_outputs_max": 2}
+    context = Context(model, chunk, **sizes, kv_unified=False)
     try:
-        context.decode([Row(0, 0, 0, True), Row(0, 0, 1, True), Row(0, 1, 1, True)])
+        context.decode([Row(0, 0, 0, False), Row(0, 0, 1, False), Row(0, 1, 1, True)])
         whole_of_one, whole_of_two = (context.save(number).nbytes for number in (0, 1))
         part_of_one, part_of_two = (context.save_part(number).nbytes for number in (0, 1))
     finally:

@@ -12,7 +12,7 @@ from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.prefix import common
-from car_rpc.workers.slots import more_slots, saved_budget
+from car_rpc.workers.slots import more_slots, saved_budget, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class LlamaGeneration(Generation):
         request: What was asked.
         prompt: Its prompt.
         vocab: The model's vocabulary.
-        context_length: Tokens of context that it may use.
+        context_length: Tokens of context that it may use at most.
 
     Raises:
         CarError: The prompt leaves no room (``context_overflow``), or a parameter is wrong.
@@ -80,6 +80,12 @@ class LlamaGeneration(Generation):
         return self.prompt[start : end if medium is None else min(end, medium.start)], None
 
     @property
+    def taken(self) -> int:
+        """Tokens of context that it takes up to now; images take more than they have places."""
+        surplus = self.prompt_tokens - len(self.prompt)
+        return len(self.sequence.tokens) + len(self.pending) + surplus
+
+    @property
     def unread(self) -> int:
         """Tokens of the prompt that are not evaluated yet."""
         return max(0, len(self.prompt) - len(self.sequence.tokens))
@@ -93,28 +99,36 @@ class Generator:
     model computes depend on it, so a request gets the same answer on a busy machine.
 
     Args:
-        make_context: Makes a context for so many generations at once; may raise MemoryError.
+        make_context: Makes a context for so many generations at once, each with room for so many
+            tokens; may raise MemoryError.
         slots: How many run at once to begin with.
-        slot_bytes: What the cache for one takes.
+        room: Tokens that each may use to begin with.
+        longest: Tokens that one may use at most.
+        slot_bytes: What the cache for one with so much room takes.
 
     Raises:
         MemoryError: There is no room to begin with.
     """
 
-    def __init__(self, make_context: Callable[[int], Context], slots: int, slot_bytes: int) -> None:
+    def __init__(
+        self,
+        make_context: Callable[[int, int], Context],
+        slots: int,
+        room: int,
+        longest: int,
+        slot_bytes: Callable[[int], int],
+    ) -> None:
         self._make_context = make_context
         self._slots = slots
         self._slot_bytes = slot_bytes
-        self._context = make_context(slots)
+        self._context = make_context(slots, room)
+        self.room = min(room, self._context.room)
+        self.longest = max(longest, self.room)
         self._may_grow = True
+        self._waits_for_memory = False  # the first in the queue, until others have ended
         self._sequences = Sequences(self._context, slots, saved_budget())
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
-
-    @property
-    def room(self) -> int:
-        """Tokens that one generation may use."""
-        return self._context.room
 
     def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
@@ -123,15 +137,16 @@ class Generator:
     def step(self) -> bool:
         """Advance all; returns whether any can go on at once."""
         self._drop_cancelled()
+        self._lengthen_running()
         self._admit()
         if self._waiting and not self._sequences.any_free:
             self._grow()
             self._admit()
         self._advance_running()
         self._read_prompt()
-        next_can_start = bool(self._waiting) and self._sequences.any_free
+        next_can_start = self._sequences.any_free and not self._waits_for_memory
         runs = any(generation.job.running.is_set() for generation in self._active.values())
-        return next_can_start or runs
+        return (bool(self._waiting) and next_can_start) or runs
 
     def reset(self) -> None:
         """Forget all generations, and what is kept of their prompts."""
@@ -146,11 +161,14 @@ class Generator:
                 self._release(generation)
 
     def _admit(self) -> None:
+        self._waits_for_memory = False
         for generation in list(self._waiting):
             if not self._sequences.any_free:
                 return
             if self._is_being_read(generation):
                 continue
+            if not self._has_room(generation):
+                return
             sequence = self._sequences.take(generation.prompt, shared=generation.shares_prefix)
             self._waiting.remove(generation)
             self._active[sequence.number] = generation
@@ -163,20 +181,68 @@ class Generator:
 
     def _grow(self) -> None:
         """Let more run at once, where the memory suffices. What was read moves with them."""
-        slots = more_slots(self._slots, self._slot_bytes) if self._may_grow else self._slots
-        if slots == self._slots:
-            return
+        slots = self._slots
+        if self._may_grow:
+            slots = more_slots(slots, self._slot_bytes(self.room))
+        if slots != self._slots:
+            self._may_grow = self._remake(slots, self.room)
+
+    def _has_room(self, generation: LlamaGeneration) -> bool:
+        """Whether the slots are long enough for a prompt, or can be made so.
+
+        Where that takes the memory of slots that are in use, a prompt waits for it, and all
+        behind it do: else others would always be before it.
+        """
+        prompt = generation.prompt_tokens
+        needed = min(prompt + PREFILL_CHUNK, generation.most_tokens)
+        is_long_enough = needed <= self.room or self._lengthen(needed, len(self._active) + 1)
+        if not is_long_enough and prompt >= self.room and self._active:
+            self._waits_for_memory = True
+            return False
         try:
-            context = self._make_context(slots)
+            generation.confine(self.room)
+        except CarError as error:
+            self._waiting.remove(generation)
+            generation.job.fail(error)
+            return False
+        return True
+
+    def _lengthen_running(self) -> None:
+        """Make the slots longer before an answer that may go on comes to the end of its own."""
+        for generation in list(self._active.values()):
+            needed = min(generation.taken + PREFILL_CHUNK, generation.most_tokens)
+            if needed > self.room and not self._lengthen(needed, len(self._active)):
+                generation.most_tokens = self.room
+
+    def _lengthen(self, needed: int, slots: int) -> bool:
+        """Make the slots longer, at least so many of them, where the memory suffices."""
+        room = self.room
+        while room < min(needed, self.longest):
+            room = min(2 * room, self.longest)
+        count = slots_of(self._slot_bytes(room), self._slots)
+        if room < needed or count < slots:
+            return False
+        if not self._remake(count, room):
+            self.longest = self.room
+            return False
+        for generation in self._active.values():
+            generation.confine(room)
+        return True
+
+    def _remake(self, slots: int, room: int) -> bool:
+        """Go on in another context; tells whether there was memory for it."""
+        try:
+            context = self._make_context(slots, room)
         except MemoryError:
-            self._may_grow = False
-            return
-        if self._sequences.move(context, slots):
-            context, self._context, self._slots = self._context, context, slots
-            log_debug(f"{slots} requests are answered at once from now on")
-        else:
-            self._may_grow = False
-        context.close()
+            return False
+        if not self._sequences.move(context, slots):
+            context.close()
+            return False
+        self._context.close()
+        self._context, self._slots, self.room = context, slots, room
+        self._active = {each.sequence.number: each for each in self._active.values()}
+        log_debug(f"from now on {slots} requests at once have {room} tokens of context each")
+        return True
 
     def _is_being_read(self, generation: LlamaGeneration) -> bool:
         """Whether another is about to read much of the same prompt, which is worth a wait."""

@@ -207,20 +207,28 @@ class Sequences:
         sequence.marks = [mark for mark in sequence.marks if mark > length]
 
     def move(self, memory: Memory, count: int) -> bool:
-        """Go on in another memory, which has more sequences and as much room for each.
+        """Go on in another memory, with no less room for each sequence; their numbers change.
 
         Args:
             memory: The other memory, in which nothing is.
-            count: How many sequences it has.
+            count: How many sequences it has, which is no fewer than are busy. What others hold
+                that find no place there is saved.
 
         Returns:
             Whether that was possible; otherwise nothing has changed.
         """
-        for sequence in self._all:
-            number = sequence.number
-            if sequence.tokens and not memory.restore(number, self._memory.save(number)):
+        kept = sorted(self._all, key=lambda each: (not each.busy, not each.tokens, -each.used))
+        kept, others = kept[:count], kept[count:]
+        for number, sequence in enumerate(kept):
+            state = self._memory.save(sequence.number) if sequence.tokens else None
+            if state is not None and not memory.restore(number, state):
                 return False
-        self._all += [Sequence(number) for number in range(len(self._all), count)]
+        for sequence in others:
+            if sequence.tokens:
+                self._save(sequence)
+        for number, sequence in enumerate(kept):
+            sequence.number = number
+        self._all = kept + [Sequence(number) for number in range(len(kept), count)]
         self._memory = memory
         return True
 
