@@ -24,6 +24,10 @@ STACK = 30
 SOUND_TOKENS = 1500 // STACK
 
 
+#: Tokens of an image of the projector whose images see all of themselves: more than one chunk.
+WHOLE_TOKENS = 18**2
+
+
 class _Weights:
     """Tensors of random numbers, the same for the same seed."""
 
@@ -80,6 +84,28 @@ def write_projector(
         weights.put("mm.a.mlp.2.weight", width, INNER)
         weights.ones("mm.a.norm_pre.weight", STACK * INNER)
         weights.ones("mm.a.norm_mid.weight", INNER)
+    weights.close()
+    return path
+
+
+def write_whole_image_projector(path: Path) -> Path:
+    """Write a projector of the kind of Gemma 3, where all tokens of an image see each other."""
+    weights = _Weights(path, "clip", 3)
+    writer = weights.writer
+    writer.add_type("mmproj")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", "gemma3")
+    _add_sizes(writer, "vision", WIDTH)
+    _add_picture(writer, 4, side=72)
+    writer.add_uint32("clip.vision.projector.scale_factor", 1)
+    weights.put("v.patch_embd.weight", INNER, 3, 4, 4, scale=0.1)
+    weights.put("v.patch_embd.bias", INNER)
+    weights.put("v.position_embd.weight", WHOLE_TOKENS, INNER)
+    _add_layer(weights, "v.blk.0")
+    weights.ones("v.post_ln.weight", INNER)
+    weights.put("v.post_ln.bias", INNER)
+    weights.put("mm.input_projection.weight", INNER, WIDTH)
+    weights.ones("mm.soft_emb_norm.weight", INNER)
     weights.close()
     return path
 
@@ -144,8 +170,8 @@ def _add_sizes(writer: Any, kind: str, width: int) -> None:
     writer.add_float32(f"clip.{kind}.attention.layer_norm_epsilon", 1e-5)
 
 
-def _add_picture(writer: Any, patch: int) -> None:
-    writer.add_uint32("clip.vision.image_size", SIDE)
+def _add_picture(writer: Any, patch: int, side: int = SIDE) -> None:
+    writer.add_uint32("clip.vision.image_size", side)
     writer.add_uint32("clip.vision.patch_size", patch)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])

@@ -28,7 +28,8 @@ pytest.importorskip("llama_cpp")
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import lib, load_mtmd
-from car_rpc.workers.llama_cpp.projector import Medium
+from car_rpc.workers.llama_cpp.projector import WHOLE_IMAGE, Medium
+from tests.workers.memories import WRITERS
 from tests.workers.projectors import (
     SOUND_TOKENS,
     TOKENS,
@@ -36,6 +37,7 @@ from tests.workers.projectors import (
     tone,
     write_projector,
     write_rows_and_columns,
+    write_whole_image_projector,
 )
 
 pytestmark = pytest.mark.llama
@@ -118,13 +120,14 @@ def conversation(*turns: Message, cache: bool = False, **params: Any) -> Generat
 class Bare:
     """A model with its projector, read with `mtmd_helper_eval_chunks` and a greedy loop."""
 
-    def __init__(self, model: Path, projector: Path) -> None:
+    def __init__(self, model: Path, projector: Path, batch: int = PREFILL_CHUNK) -> None:
         self.mtmd: Any = load_mtmd()
         self.model = lib.llama_model_load_from_file(
             str(model).encode(), lib.llama_model_default_params()
         )
         params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = 2048, PREFILL_CHUNK, PREFILL_CHUNK
+        params.n_ctx, params.n_batch, params.n_ubatch = 2048, batch, batch
+        self.batch = batch
         params.flash_attn_type = 0
         self.context = lib.llama_init_from_model(self.model, params)
         self.projector = self.mtmd.mtmd_init_from_file(
@@ -150,7 +153,7 @@ class Bare:
         assert code == 0
         end = lib.llama_pos(0)
         code = mtmd.mtmd_helper_eval_chunks(
-            self.projector, self.context, chunks, 0, 0, PREFILL_CHUNK, True, ctypes.byref(end)
+            self.projector, self.context, chunks, 0, 0, self.batch, True, ctypes.byref(end)
         )
         assert code == 0
         answer: list[int] = []
@@ -255,6 +258,29 @@ def test_so_does_one_that_counts_rows_and_columns(
     (asked,) = run(loaded_grid, look(*said, logprobs=1))
     assert sampled(asked) == spelled(loaded_grid, expected)
     assert read(asked) == size
+
+
+@pytest.mark.parametrize("kind", ["attention", *WRITERS])
+@pytest.mark.parametrize("whole", [False, True])
+def test_so_does_one_of_each_kind_of_memory(
+    kind: str, whole: bool, model: Path, projector: Path, tmp_path: Path
+) -> None:
+    path = model if kind == "attention" else WRITERS[kind](tmp_path / "model.gguf")
+    if whole:
+        projector = write_whole_image_projector(tmp_path / "whole.gguf")
+    engine = load(path, projector, context_length=2048)
+    bare = Bare(path, projector, WHOLE_IMAGE if whole else PREFILL_CHUNK)
+    begun, said, more = ["see " * 30, RED, "and", BLUE], ["so"], [WIDE, "then?"]
+    turns: Any = [("user", begun), ("assistant", said), ("user", more)]
+    expected, size = bare.generate(*rendered(bare, *turns), 12)
+    told = [Message(role=role, content=[block(each) for each in said]) for role, said in turns]
+    (fresh,) = run(engine, conversation(*told, logprobs=1))
+    assert sampled(fresh) == spelled(engine, expected)
+    assert read(fresh) == size
+    (first,) = run(engine, conversation(told[0], cache=True))
+    (second,) = run(engine, conversation(*told, cache=True, logprobs=1))
+    assert cached(second) > read(first) // 2
+    assert np.abs(np.subtract(logprobs(second), logprobs(fresh))).max() < MAX_LOGPROB_CHANGE
 
 
 def test_images_may_stand_in_any_turn(engine: LlamaEngine, bare: Bare) -> None:

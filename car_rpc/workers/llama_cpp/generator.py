@@ -69,6 +69,12 @@ class LlamaGeneration(Generation):
             medium = self._media.popleft()
             size += medium.size - medium.positions
         self.cached_tokens = min(size, self.asked_tokens)
+        # No checkpoint can be taken inside an image: the one before it serves as well.
+        sequence.marks = sorted({self._outside(mark) for mark in sequence.marks})
+
+    def _outside(self, length: int) -> int:
+        starts = [each.start for each in self._media if each.start < length < each.end]
+        return starts[0] if starts else length
 
     def next_chunk(self) -> tuple[list[int], Medium | None]:
         """What is to be read of the prompt: an image or a recording, or tokens before it."""

@@ -206,6 +206,11 @@ class Medium(NamedTuple):
         """What stands for it among the tokens of the prompt."""
         return [self.number] * self.positions
 
+    @property
+    def end(self) -> int:
+        """Where the prompt goes on behind it."""
+        return self.start + self.positions
+
     def read(self, context: Context, sequence: int, owner: Job) -> None:
         """Let the model read it, behind what a sequence holds.
 
