@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from car_rpc.registry.fit import weights_bytes
 from car_rpc.wire.models import (
@@ -46,7 +46,8 @@ def state(model: ModelSchema) -> str:
     if model.available:
         return "ok"
     if not model.weights_ready:
-        return "not downloaded" if model.downloads_weights else "its file is missing"
+        is_elsewhere = model.downloads_weights and getattr(model.source, "path", UNSET) is UNSET
+        return "not downloaded" if is_elsewhere else "its file is missing"
     match model.source:
         case OllamaSource() | VllmMlxSource():
             return "its server has gone"

@@ -210,6 +210,7 @@ def _model(engine: Engine, model: ModelSchema) -> ModelHealth:
         available=model.available,
         weights_ready=model.weights_ready,
         breaker=state,
+        reason=model.reason,
         retry_after_ms=wait_ms or UNSET,
     )
 

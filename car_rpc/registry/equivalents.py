@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.sources import adapters_of
 
 #: What names of files add to the name of a model: its format and how it was quantized.
 _FORMAT = re.compile(
@@ -36,12 +37,15 @@ def equivalents(
     wanted = LocalSource if kind == "local" else MlxSource
     by_name: dict[str, list[ModelSchema]] = {}
     for model in sorted(models, key=lambda model: (not _is_here(model), model.id)):
-        if isinstance(model.source, wanted):
+        if isinstance(model.source, wanted) and not adapters_of(model.source):
             by_name.setdefault(base_name(model.name), []).append(model)
     found: dict[str, list[ModelSchema]] = {}
     for model in asked:
-        if type(model.source) is wanted or not isinstance(model.source, LocalSource | MlxSource):
+        source = model.source
+        if type(source) is wanted or not isinstance(source, LocalSource | MlxSource):
             continue
+        if adapters_of(source):
+            continue  # it says other things than the model whose name it may have
         able, named = {*model.capabilities}, by_name.get(base_name(model.name), ())
         if same := [other for other in named if able <= {*other.capabilities}]:
             found[model.id] = same

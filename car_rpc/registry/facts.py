@@ -11,8 +11,9 @@ from msgspec import UNSET
 
 from car_rpc.registry import gguf, safetensors
 from car_rpc.wire.base import MAX_SAFE_INTEGER
-from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema, ModelSource
 from car_rpc.wire.parts import file_parts
+from car_rpc.wire.sources import adapters_of
 
 T = TypeVar("T")
 
@@ -119,7 +120,23 @@ def _given(given: T | msgspec.UnsetType, read: T) -> T | msgspec.UnsetType:
     return (read or UNSET) if given is UNSET else given
 
 
-def _facts_of(source: object) -> Facts:
+def size_on_disk(path: Path) -> int:
+    """Size of a file, or of the files in a folder, in bytes; 0 where that cannot be told."""
+    try:
+        if path.is_dir():
+            return sum(each.stat().st_size for each in path.iterdir() if each.is_file())
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _facts_of(source: ModelSource) -> Facts:
+    facts = _facts_of_weights(source)
+    adapters = sum(size_on_disk(Path(adapter.path)) for adapter in adapters_of(source))
+    return facts._replace(size_bytes=facts.size_bytes + adapters) if facts.size_bytes else facts
+
+
+def _facts_of_weights(source: ModelSource) -> Facts:
     match source:
         case LocalSource(path=str(path)) if Path(path).is_file():
             return gguf_facts(Path(path))

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its metadata and how many parameters its tensors hold.
+"""The header of a GGUF file: its metadata, and the tensors that it holds.
 
 Written here, not left to the ``gguf`` package: that one needs numpy, which the core does not load,
 and trusts what it reads. A file may come from anywhere, so every length is bounded before it is
@@ -7,6 +7,7 @@ believed. The format is small and stable (ggml, ``docs/gguf.md``, version 3).
 
 from __future__ import annotations
 
+import stat
 import struct
 from io import SEEK_CUR
 from math import prod
@@ -28,7 +29,8 @@ Value: TypeAlias = int | float | bool | str | list[int]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_STRING, _ARRAY, _BOOL = 8, 9, 7
+STRING, FLOAT32 = 8, 6
+_ARRAY, _BOOL = 9, 7
 _NUMBERS = {
     number: struct.Struct("<" + code)
     for number, code in {
@@ -38,7 +40,7 @@ _NUMBERS = {
         3: "h",
         4: "I",
         5: "i",
-        6: "f",
+        FLOAT32: "f",
         _BOOL: "?",
         10: "Q",
         11: "q",
@@ -48,9 +50,20 @@ _NUMBERS = {
 _INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
 _U32, _U64 = _NUMBERS[4], _NUMBERS[10]
 
-
 #: Tensors that make a score of a text (llama.cpp, ``LLM_TENSOR_CLS`` and ``LLM_TENSOR_CLS_OUT``).
 _RANK_HEADS = frozenset({"cls.weight", "cls.output.weight"})
+
+
+class Tensor(NamedTuple):
+    """A tensor of a file.
+
+    Attributes:
+        shape: Its dimensions, the fastest one first.
+        kind: What its elements are (ggml, ``enum ggml_type``).
+    """
+
+    shape: tuple[int, ...]
+    kind: int
 
 
 class Header(NamedTuple):
@@ -59,13 +72,23 @@ class Header(NamedTuple):
     Attributes:
         metadata: Numbers, short strings and short arrays of integers by their key. What is
             longer is there as an empty string.
-        parameters: Elements of all tensors of this file.
-        has_rank_head: Whether one of them makes a score of a text, as rerankers do.
+        kinds: What each of these values is (ggml, ``enum gguf_type``).
+        tensors: The tensors of this file by their name.
     """
 
     metadata: dict[str, Value]
-    parameters: int
-    has_rank_head: bool = False
+    kinds: dict[str, int]
+    tensors: dict[str, Tensor]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def has_rank_head(self) -> bool:
+        """Whether a tensor makes a score of a text, as rerankers do."""
+        return not _RANK_HEADS.isdisjoint(self.tensors)
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -84,20 +107,20 @@ def read_header(file: BinaryIO) -> Header:
         raise ValueError(f"GGUF version {version} is not known")
     tensors, pairs = reader.count(), reader.count()
     metadata: dict[str, Value] = {}
+    kinds: dict[str, int] = {}
     for _ in range(pairs):
         key = reader.text(MAX_KEY_BYTES)
-        metadata[key] = reader.value(reader.number(_U32))
-    parameters, names = 0, set[str]()
-    for _ in range(tensors):
-        name, elements = reader.tensor()
-        parameters += elements
-        names.add(name)
-    return Header(metadata, parameters, not names.isdisjoint(_RANK_HEADS))
+        kinds[key] = reader.number(_U32)
+        metadata[key] = reader.value(kinds[key])
+    return Header(metadata, kinds, dict(reader.tensor() for _ in range(tensors)))
 
 
 def read_file(path: str | Path) -> Header:
     """Read the header of a file; see :func:`read_header`."""
-    with open(path, "rb") as file:  # noqa: PTH123 - as it is named
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for its other end
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
         return read_header(file)
 
 
@@ -136,7 +159,7 @@ class _Reader:
         return self.take(size).decode("utf-8", "replace")
 
     def value(self, kind: int) -> Value:
-        if kind == _STRING:
+        if kind == STRING:
             size = self.number(_U64)
             if size <= MAX_KEPT_BYTES:
                 return self.take(size).decode("utf-8", "replace")
@@ -149,19 +172,20 @@ class _Reader:
         (value,) = code.unpack(self.take(code.size))
         return value
 
-    def tensor(self) -> tuple[str, int]:
-        """Its name, and how many elements it has."""
+    def tensor(self) -> tuple[str, Tensor]:
+        """A tensor and its name."""
         name = self.text(MAX_KEY_BYTES)
         dimensions = self.number(_U32)
         if dimensions > MAX_DIMENSIONS:
             raise ValueError(f"a tensor has {dimensions} dimensions")
-        elements = prod(self.number(_U64) for _ in range(dimensions))
-        self.skip(_U32.size + _U64.size)  # its type and where it lies
-        return name, elements
+        shape = tuple(self.number(_U64) for _ in range(dimensions))
+        kind = self.number(_U32)
+        self.skip(_U64.size)  # where it lies
+        return name, Tensor(shape, kind)
 
     def _array(self) -> Value:
         kind, length = self.number(_U32), self.number(_U64)
-        if kind == _STRING:
+        if kind == STRING:
             if length > MAX_STRINGS:
                 raise ValueError(f"it declares {length} strings, which is beyond belief")
             for _ in range(length):

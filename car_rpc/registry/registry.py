@@ -90,6 +90,7 @@ class Registry:
             trust_tier="community",
             available=False,
             weights_ready=False,
+            reason=UNSET,
             downloads_weights=False,
             fit=UNSET,
         )

@@ -20,8 +20,9 @@ from msgspec import UNSET
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.registry.projectors import with_senses
 from car_rpc.registry.safetensors import read_json
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.wire.models import Adapter, LocalSource, MlxSource, ModelSchema, ModelSource
 from car_rpc.wire.parts import file_parts, is_later_part
+from car_rpc.wire.sources import adapters_of
 
 #: One name, or an organisation's and a name. None is ``.`` or ``..``.
 _REPO = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
@@ -78,6 +79,8 @@ class WeightFiles:
         if isinstance(source, LocalSource):
             _check_first_part(source)
             source = self._with_absolute(source, "mmproj_path")
+        if isinstance(source.adapters, list):
+            source = msgspec.structs.replace(source, adapters=self._absolute_adapters(source))
         if isinstance(source.path, str):
             return self._with_absolute(source, "path")
         if isinstance(source, LocalSource) and isinstance(source.url, str):
@@ -110,14 +113,26 @@ class WeightFiles:
         given = getattr(source, field)
         if not isinstance(given, str):
             return source
-        where = f"$.model.source.{field}"
+        path = self._absolute_path(given, f"$.model.source.{field}")
+        return msgspec.structs.replace(source, **{field: path})
+
+    def _absolute_adapters(self, source: LocalSource | MlxSource) -> list[Adapter]:
+        return [
+            msgspec.structs.replace(
+                adapter,
+                path=self._absolute_path(adapter.path, f"$.model.source.adapters[{index}].path"),
+            )
+            for index, adapter in enumerate(adapters_of(source))
+        ]
+
+    def _absolute_path(self, given: str, where: str) -> str:
         try:
             path = str((self._models_dir / Path(given).expanduser()).absolute())
         except RuntimeError as error:  # ~somebody who has no home here
             raise invalid_params(str(error), where) from None
         if "\0" in path:
             raise invalid_params("a path holds no null character", where)
-        return msgspec.structs.replace(source, **{field: path})
+        return path
 
 
 def folder_ready(folder: Path) -> bool:

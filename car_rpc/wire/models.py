@@ -78,6 +78,23 @@ class ScriptStep(WireStruct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stall: Literal[True] | UnsetType = UNSET
 
 
+class Adapter(WireStruct, frozen=True, kw_only=True):
+    """A LoRA adapter: what a model was taught besides, as small changes of its weights.
+
+    Attributes:
+        path: A GGUF file for llama.cpp; for MLX a folder with ``adapter_config.json`` and
+            ``adapters.safetensors``.
+        scale: How strongly it changes the model: 1 as much as it was trained to, 0 not at all.
+    """
+
+    path: str
+    scale: Annotated[float, Meta(ge=-10.0, le=10.0)] = 1.0
+
+
+#: Adapters of one model. They are added up, so their order does not matter.
+Adapters: TypeAlias = Annotated[list[Adapter], Meta(max_length=16)]
+
+
 class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="local"):
     """A GGUF file for llama.cpp.
 
@@ -97,6 +114,8 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
         mmproj_filename: Name of that file in ``hf_repo``.
         pooling: How token embeddings become one vector; the file's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.
+        adapters: LoRA adapters that change what the file holds. They are files of the app: none
+            is ever downloaded or deleted.
     """
 
     path: str | UnsetType = UNSET
@@ -111,6 +130,7 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     mmproj_filename: str | UnsetType = UNSET
     pooling: Pooling | UnsetType = UNSET
     context_length: Positive | UnsetType = UNSET
+    adapters: Adapters | UnsetType = UNSET
 
 
 class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="mlx"):
@@ -122,12 +142,15 @@ class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="ml
             are in the models directory or in the hub's cache.
         pooling: How token embeddings become one vector; the folder's own choice when absent.
         context_length: Tokens of context per request; the model's own when absent.
+        adapters: LoRA adapters that change what the folder holds. They are folders of the app:
+            none is ever downloaded or deleted.
     """
 
     path: str | UnsetType = UNSET
     hf_repo: str | UnsetType = UNSET
     pooling: Pooling | UnsetType = UNSET
     context_length: Positive | UnsetType = UNSET
+    adapters: Adapters | UnsetType = UNSET
 
 
 class SystemSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="system"):
@@ -340,7 +363,7 @@ class Cost(WireStruct, frozen=True, kw_only=True):
         cache_read_per_mtok_usd: A million tokens of the prompt that came from a cache.
         cache_write_per_mtok_usd: A million tokens of the prompt that were put into a cache.
         pricing_tiers: Prices of long prompts.
-        size_bytes: Size of the weights' files.
+        size_bytes: Size of the weights' files, those of adapters included.
         ram_bytes: Memory that it takes while it is loaded.
         kv_bytes_per_token: Room of its attention cache for one token of context, in half
             precision.
@@ -397,7 +420,9 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
         supported_params: Sampling parameters that it honours; empty when unknown.
         trust_tier: ``curated`` for what ships with car-rpc, ``community`` for the user's own.
         available: Whether a request could be served now.
-        weights_ready: Whether the weights are on this machine (true where there are none).
+        weights_ready: Whether the weights are on this machine, adapters included (true where there
+            are none).
+        reason: Why they are not, with the file that is missing or what it lacks.
         downloads_weights: Whether ``models.pull`` can download the weights.
         fit: Whether it fits this machine; told by ``models.search`` and ``models.upgrades``.
     """
@@ -422,6 +447,7 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
     trust_tier: Literal["curated", "community"] = "community"
     available: bool = False
     weights_ready: bool = False
+    reason: str | UnsetType = UNSET
     downloads_weights: bool = False
     fit: Fit | UnsetType = UNSET
 

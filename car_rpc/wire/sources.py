@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from msgspec import UNSET
+
 from car_rpc.wire.models import (
+    Adapter,
     DelegatedSource,
     LocalSource,
     MlxSource,
@@ -28,6 +31,12 @@ def is_local(source: ModelSource) -> bool:
     if isinstance(source, OllamaSource):
         return _THIS_MACHINE.match(source.host) is not None
     return not isinstance(source, DelegatedSource)
+
+
+def adapters_of(source: ModelSource) -> list[Adapter]:
+    """The LoRA adapters of a model; none for one that is not run by us."""
+    adapters = source.adapters if isinstance(source, LocalSource | MlxSource) else UNSET
+    return [] if adapters is UNSET else adapters
 
 
 def source_label(source: ModelSource) -> str:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import ResponseFormat, TokenLogprob
-from car_rpc.wire.models import Pooling, ScriptStep
+from car_rpc.wire.models import Adapter, Pooling, ScriptStep
 from car_rpc.wire.speech import Word
 
 #: Largest frame either side accepts, in bytes: one message of the wire plus its envelope.
@@ -53,6 +53,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
         projector: File of the projector of a model that sees or hears; empty for none.
         context_length: Tokens of context per request; ``None`` lets the worker choose.
         pooling: Pooling for embeddings; ``None`` is the model's own, else mean.
+        adapters: LoRA adapters that go on top of it.
         has_rank_head: Whether the file of a model that ranks has a head for that.
         script: Steps of a scripted model (fake engine only).
     """
@@ -61,6 +62,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
     projector: str = ""
     context_length: int | None = None
     pooling: Pooling | None = None
+    adapters: list[Adapter] = []
     has_rank_head: bool = True
     script: list[ScriptStep] = []
 

@@ -1,44 +1,22 @@
 """Who has a model without its file learns why, and what to do."""
 
-from pathlib import Path
-
 import msgspec
 
 from car_rpc.cli.remedies import remedies
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.wire.models import LocalSource, ModelSchema, ModelSource
 
 
 def missing(source: ModelSource) -> ModelSchema:
     model = scripted_model("me/mine:1", [])
-    return msgspec.structs.replace(model, source=source, trust_tier="community")
+    return msgspec.structs.replace(
+        model, source=source, reason="it is not there", trust_tier="community"
+    )
 
 
-def why(source: ModelSource) -> str:
-    reason, _ = remedies([missing(source)])
-    return reason.removeprefix("me/mine:1: ")
-
-
-def test_it_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
-    file, folder = tmp_path / "m.gguf", tmp_path / "mlx"
-    assert why(LocalSource(path=str(file))) == f"{file} is not there"
-    elsewhere = tmp_path / "usb" / "m.gguf"
-    assert "its disk connected" in why(LocalSource(path=str(elsewhere)))
-    folder.mkdir()
-    assert "a GGUF model is one file" in why(LocalSource(path=str(folder)))
-    assert "is its download complete?" in why(MlxSource(path=str(folder)))
-    file.touch()
-    assert "an MLX model is a folder" in why(MlxSource(path=str(file)))
-
-
-def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "m.gguf"
-    file.touch(mode=0)
-    assert "see its permissions" in why(LocalSource(path=str(file)))
-
-
-def test_it_says_what_to_do() -> None:
-    _, what = remedies([missing(LocalSource(path="/gone/m.gguf"))])
+def test_it_says_what_is_missing_and_what_to_do() -> None:
+    why, what = remedies([missing(LocalSource(path="/gone/m.gguf"))])
+    assert why == "me/mine:1: it is not there"
     assert "register the model again" in what
     assert 'car-rpc call models.unregister \'{"model": "me/mine:1"}\'' in what
     _, what = remedies([missing(LocalSource(hf_repo="acme/m", hf_filename="m.gguf"))])

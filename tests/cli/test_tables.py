@@ -60,7 +60,8 @@ def test_columns_are_as_wide_as_their_longest_text() -> None:
     [
         (LOCAL, {"available": True}, "ok"),
         (LOCAL, {}, "its file is missing"),
-        (LOCAL, {"downloads_weights": True}, "not downloaded"),
+        (LOCAL, {"downloads_weights": True}, "its file is missing"),
+        ({"type": "mlx", "hf_repo": "a/b"}, {"downloads_weights": True}, "not downloaded"),
         (LOCAL, {"weights_ready": True}, "its engine is missing"),
         ({"type": "delegated"}, {"weights_ready": True}, "no app runs it"),
         ({"type": "ollama", "model_tag": "m"}, {"weights_ready": True}, "its server has gone"),

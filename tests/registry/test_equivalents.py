@@ -4,7 +4,7 @@ import pytest
 from car_rpc.registry.curated import curated
 from car_rpc.registry.equivalents import base_name, equivalent
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import DelegatedSource, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Adapter, DelegatedSource, LocalSource, MlxSource, ModelSchema
 
 
 def named(model_id: str, name: str, source: LocalSource | MlxSource) -> ModelSchema:
@@ -51,6 +51,17 @@ def test_of_several_the_one_that_is_here_is_taken() -> None:
     found = equivalent(model, "mlx", others)
     assert found is not None
     assert found.id == "b/x:mlx"
+
+
+def test_a_model_with_an_adapter_says_other_things_than_its_namesake() -> None:
+    adapters = [Adapter(path="/style")]
+    plain = named("me/x:gguf", "X", LocalSource(path="/x.gguf"))
+    styled = named("me/x:styled", "X", LocalSource(path="/x.gguf", adapters=adapters))
+    other = named("a/x:mlx", "X-MLX", MlxSource(path="/x"))
+    other_styled = named("b/x:mlx", "X-MLX", MlxSource(path="/x", adapters=adapters))
+    assert equivalent(plain, "mlx", [other_styled, other]) == other
+    assert equivalent(styled, "mlx", [other]) is None
+    assert equivalent(plain, "mlx", [other_styled]) is None
 
 
 def test_an_equal_can_do_at_least_as_much() -> None:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from car_rpc.registry.builtin import DEMO_DIR
 from car_rpc.registry.facts import Facts, folder_facts, gguf_facts, with_facts
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Adapter, Cost, LocalSource, MlxSource, ModelSchema
 from tests.registry.conftest import MakeGguf, MakeSafetensors
 
 
@@ -45,6 +45,18 @@ def test_a_gguf_file_tells_what_its_model_is(make_gguf: MakeGguf) -> None:
         size_bytes=path.stat().st_size,
         kv_bytes_per_token=147456,  # as the table of the catalog has it for Qwen3-4B
     )
+
+
+def test_adapters_count_for_the_size_of_a_model(make_gguf: MakeGguf, tmp_path: Path) -> None:
+    path, folder = make_gguf(), tmp_path / "adapter"
+    (tmp_path / "a.gguf").write_bytes(b"x" * 10)
+    folder.mkdir()
+    (folder / "adapters.safetensors").write_bytes(b"x" * 20)
+    adapters = [Adapter(path=str(each)) for each in (tmp_path / "a.gguf", folder, "/gone")]
+    source = LocalSource(path=str(path), adapters=adapters)
+    known = with_facts(msgspec.structs.replace(model(path), source=source))
+    assert isinstance(known.cost, Cost)
+    assert known.cost.size_bytes == path.stat().st_size + 30
 
 
 def test_what_a_file_leaves_unsaid_is_derived_or_left_out(make_gguf: MakeGguf) -> None:

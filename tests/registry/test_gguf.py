@@ -36,8 +36,16 @@ def test_the_official_reader_sees_the_same_in_the_demo_model() -> None:
     path = DEMO_DIR / "tiny-chat-Q8_0.gguf"
     official = gguf.GGUFReader(path)
     with path.open("rb") as file:
-        metadata, parameters, has_head = read_header(file)
-    assert parameters == sum(int(tensor.n_elements) for tensor in official.tensors)
+        header = read_header(file)
+    metadata = header.metadata
+    assert header.parameters == sum(int(tensor.n_elements) for tensor in official.tensors)
+    assert header.tensors == {
+        tensor.name: (tuple(map(int, tensor.shape)), tensor.tensor_type)
+        for tensor in official.tensors
+    }
+    assert header.kinds == {
+        key: field.types[0] for key, field in official.fields.items() if not key.startswith("GGUF.")
+    }
     # The official reader adds what it counted itself.
     assert set(metadata) == {key for key in official.fields if not key.startswith("GGUF.")}
     for key, value in metadata.items():
@@ -45,8 +53,7 @@ def test_the_official_reader_sees_the_same_in_the_demo_model() -> None:
         if value != "":
             assert value == (pytest.approx(said) if isinstance(value, float) else said), key
     assert metadata["general.architecture"] == "qwen3"
-    assert has_head == any(tensor.name == "cls.output.weight" for tensor in official.tensors)
-    assert has_head
+    assert header.has_rank_head
 
 
 def test_what_nobody_asks_for_is_stepped_over(make_gguf: MakeGguf) -> None:
@@ -58,13 +65,13 @@ def test_what_nobody_asks_for_is_stepped_over(make_gguf: MakeGguf) -> None:
         qwen3__attention__head_count_kv=[2, 0, 2],
     )
     with path.open("rb") as file:
-        metadata, parameters, _ = read_header(file)
+        metadata, _, _ = header = read_header(file)
     assert metadata["tokenizer.chat_template"] == ""
     assert metadata["tokenizer.ggml.tokens"] == ""
     assert metadata["tokenizer.ggml.scores"] == ""
     assert metadata["qwen3.attention.head_count_kv"] == [2, 0, 2]
     assert metadata["general.name"] == "small"
-    assert parameters == 500 * 4000
+    assert header.parameters == 500 * 4000
 
 
 @pytest.mark.parametrize(
@@ -115,11 +122,11 @@ def test_no_change_to_its_bytes_brings_the_reader_down(changes: list[tuple[int, 
     for position, value in changes:
         data[position] = value
     try:
-        metadata, parameters, _ = read(bytes(data))
+        found = read(bytes(data))
     except ValueError:
         return
-    assert len(metadata) <= header.MAX_ENTRIES
-    assert parameters >= 0
+    assert len(found.metadata) <= header.MAX_ENTRIES
+    assert found.parameters >= 0
 
 
 @given(st.binary(max_size=200))

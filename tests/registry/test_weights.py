@@ -16,7 +16,7 @@ from car_rpc.registry.weights import (
     missing_weights,
 )
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import DelegatedSource, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import Adapter, DelegatedSource, LocalSource, MlxSource, ModelSchema
 
 FILE = LocalSource(hf_repo="acme/Small-GGUF", hf_filename="small-Q4.gguf")
 FOLDER = MlxSource(hf_repo="acme/Small-4bit")
@@ -223,6 +223,7 @@ def test_what_names_a_path_is_left_as_it_is(files: WeightFiles, tmp_path: Path) 
         (LocalSource(hf_repo="a/b", hf_filename="c\0.gguf"), "hf_filename"),
         (LocalSource(hf_repo="a/b", hf_filename="c", mmproj_filename="../d"), "mmproj_filename"),
         (LocalSource(path="a\0"), "path"),
+        (LocalSource(path="a", adapters=[Adapter(path="b\0")]), "adapters[0].path"),
         (LocalSource(path="a", mmproj_path="~nobody-of-this-name/b"), "mmproj_path"),
     ],
 )
@@ -233,6 +234,18 @@ def test_a_source_that_names_no_weights_is_refused(
         files.absolute(source)
     assert caught.value.kind == "invalid_params"
     assert caught.value.data["path"] == f"$.model.source.{field}"
+
+
+def test_the_path_of_an_adapter_is_taken_from_the_models_directory(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    adapters = [Adapter(path="style.gguf", scale=0.5), Adapter(path="/mine.gguf")]
+    for source in (LocalSource(path="/m.gguf", adapters=adapters), FILE, FOLDER):
+        found = files.absolute(msgspec.structs.replace(source, adapters=adapters))
+        assert found.adapters == [
+            Adapter(path=str(tmp_path / "models" / "style.gguf"), scale=0.5),
+            Adapter(path="/mine.gguf"),
+        ]
 
 
 def test_whoever_uses_a_model_too_early_learns_what_to_download() -> None:

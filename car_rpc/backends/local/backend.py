@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import stat
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
@@ -24,6 +22,7 @@ from car_rpc.engine.ports import (
     Transcript,
 )
 from car_rpc.errors import CarError
+from car_rpc.registry.absence import missing
 from car_rpc.registry.projectors import projector_of
 from car_rpc.registry.weights import missing_weights
 from car_rpc.wire.content import Message
@@ -34,10 +33,9 @@ from car_rpc.wire.models import (
     LocalSource,
     MlxSource,
     ModelSchema,
-    ModelSource,
     SystemSource,
 )
-from car_rpc.wire.parts import file_parts
+from car_rpc.wire.sources import adapters_of
 from car_rpc.wire.worker import (
     AnswerPrefix,
     Detokenize,
@@ -54,9 +52,6 @@ from car_rpc.wire.worker import (
 
 #: What no engine for language models does, whatever weights it is given.
 _MEDIA = frozenset({"speech_to_text", "text_to_speech", "image_generation", "video_generation"})
-
-#: Permissions of a file that everybody may read.
-_ALL_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 _PRESENT = Availability(available=True, weights_ready=True)
 _UNSERVED = Availability(available=False, weights_ready=True)
@@ -84,7 +79,7 @@ class LocalBackend:
 
     def availability(self, model: ModelSchema) -> Availability:
         """Whether the library and the weights are on this machine, and go together."""
-        if not _has_weights(model.source):
+        if missing(model.source) is not None:
             return _ABSENT
         served = self._engine not in LANGUAGE_ENGINES or not _MEDIA.issuperset(model.capabilities)
         return _PRESENT if served and self.installed else _UNSERVED
@@ -221,23 +216,5 @@ def _load_frame(model: ModelSchema) -> Load:
         projector=projector_of(model),
         context_length=None if source.context_length is UNSET else source.context_length,
         pooling=None if source.pooling is UNSET else source.pooling,
+        adapters=adapters_of(source),
     )
-
-
-def _has_weights(source: ModelSource) -> bool:
-    if not isinstance(source, LocalSource | MlxSource):
-        return True
-    if not isinstance(source.path, str):
-        return False
-    # Every decision looks at every file, so the system is asked as little as possible.
-    if isinstance(source, MlxSource):
-        return _is_readable(f"{source.path}/config.json")
-    return all(map(_is_readable, file_parts(source.path)))
-
-
-def _is_readable(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - once per model at every decision
-        return stat.S_ISREG(mode) and (mode & _ALL_READ == _ALL_READ or os.access(path, os.R_OK))
-    except (OSError, ValueError):  # it is not there, or its name cannot be
-        return False

@@ -20,6 +20,7 @@ from car_rpc.registry.registry import Registry
 from car_rpc.registry.removal import removable, remove
 from car_rpc.registry.weights import cached_repo, file_name, file_names, is_name
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.sources import adapters_of
 from car_rpc.wire.worker import FromHub, FromPath, FromUrl, Load, Pull, Pulled, PullSource
 
 #: Takes the bytes that are here, and those of all (0 where that is not known).
@@ -109,12 +110,14 @@ class Weights:
         """Delete the weights of a model.
 
         Raises:
-            CarError: ``conflict`` while it is at work or pulled, or when its files are not ours;
+            CarError: ``conflict`` while it is at work or pulled, or when its files, or adapters
+                among them, are not ours;
                 ``io_error`` when they cannot be deleted.
         """
         model = self._registry.as_registered(model_id)
         paths = await asyncio.to_thread(removable, model, self._models_dir, self._hub_dir)
         users = [each for each in self._registry.all() if _lies_in(_path(each), paths)]
+        self._require_no_adapters(model_id, paths)
         for each in users:
             await self.unload(each)
         places = [_place(download.source) for download in self._running.values()]
@@ -156,6 +159,20 @@ class Weights:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _require_no_adapters(self, model_id: str, paths: list[Path]) -> None:
+        """Refuse to delete what holds an adapter of any model."""
+        places = [*paths, *(path.resolve() for path in paths)]
+        for each in self._registry.all():
+            for adapter in map(Path, (adapter.path for adapter in adapters_of(each.source))):
+                if _lies_in(adapter, places) or _lies_in(adapter.resolve(), places):
+                    raise CarError(
+                        "conflict",
+                        f"{adapter}, an adapter of {each.id}, lies among the files of {model_id}"
+                        " and is not ours to delete; move it elsewhere first",
+                        model=model_id,
+                        path=str(adapter),
+                    )
 
     def _source(self, model: ModelSchema, from_path: str | None) -> PullSource:
         source = model.source

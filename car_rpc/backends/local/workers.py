@@ -11,20 +11,26 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from car_rpc.backends.local.headers import checked
 from car_rpc.backends.local.ledger import Ledger
 from car_rpc.backends.local.process import ProcessControl, WorkerProcess
 from car_rpc.backends.local.residency import Crashes, ModelsPolicy, Resident, to_evict
 from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.errors import CarError
+from car_rpc.registry.facts import size_on_disk
 from car_rpc.registry.fit import memory_bytes
-from car_rpc.registry.gguf import read_file
 from car_rpc.registry.projectors import projector_of
 from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.parts import file_parts
+from car_rpc.wire.sources import adapters_of
 from car_rpc.wire.worker import Load
 
 _logger = logging.getLogger(__name__)
+
+#: How long a load goes on that nobody waits for any more, in milliseconds. An editor cancels a
+#: request to ask again at the next key: a load that ended with each would never be done.
+UNWANTED_LOAD_MS = 1000
 
 
 class Unloaded(NamedTuple):
@@ -102,7 +108,8 @@ class Workers:
         """Use the worker that has a model loaded; starts one if there is none.
 
         Registry entries that differ only in their name share a worker, and requests that come
-        during a load wait for the same one. Nobody takes it away meanwhile.
+        during a load wait for the same one. Nobody takes it away meanwhile. A load that all of
+        them have given up ends after :data:`UNWANTED_LOAD_MS`, unless it is done by then.
 
         Args:
             engine: Name of the worker's engine.
@@ -142,13 +149,14 @@ class Workers:
         slot = self._slots.get(key)
         if slot is None or slot.dead:
             return Unloaded(was_loaded=False, freed_bytes=0)
-        if slot.users or not slot.starting.done():
+        if slot.users:
             raise CarError(
                 "conflict", f"{model.id} is at work; try again when it is done", model=model.id
             )
-        freed_bytes = slot.memory_bytes()
+        was_loaded = slot.worker is not None
+        freed_bytes = slot.memory_bytes() if was_loaded else 0
         await self._end(key, slot)
-        return Unloaded(was_loaded=True, freed_bytes=freed_bytes)
+        return Unloaded(was_loaded, freed_bytes)
 
     async def close(self) -> None:
         """Kill all workers; returns when they are gone."""
@@ -171,14 +179,12 @@ class Workers:
         crashes = self._crashes.get(key)
         if crashes is not None and (delay_ms := crashes.delay_ms()):
             await self._clock.sleep_ms(delay_ms)
+        if engine == "llama_cpp":
+            load = await asyncio.to_thread(checked, model, load)
         deadline_ms = self._clock.now_ms() + self._policy.load_wait_ms
         async with self._making_room:
             await self._room_for(slot, deadline_ms)
             slot.admitted = True
-        if engine == "llama_cpp" and "rerank" in model.capabilities:
-            # In a thread: a header is long.
-            has_head = await asyncio.to_thread(_has_rank_head, model, load)
-            load = msgspec.structs.replace(load, has_rank_head=has_head)
         worker = await WorkerProcess.start(engine, model.id, self._control)
         worker.on_death = lambda death: self._died(key, model, death)
         try:
@@ -191,7 +197,8 @@ class Workers:
             slot.worker = None
             await worker.stop()
             raise
-        self._note("model_load", model, pid=worker.pid, engine=loaded.engine)
+        adapters = msgspec.to_builtins({"adapters": load.adapters} if load.adapters else {})
+        self._note("model_load", model, pid=worker.pid, engine=loaded.engine, **adapters)
         return worker
 
     async def _tell_others(self, pid: int, slot: _Slot) -> None:
@@ -249,6 +256,11 @@ class Workers:
         return True
 
     async def _leave(self, key: bytes, slot: _Slot, stay_ms: float) -> None:
+        if not slot.starting.done():
+            unwanted_ms = min(stay_ms, UNWANTED_LOAD_MS)
+            if unwanted_ms:
+                await self._clock.sleep_ms(unwanted_ms)
+            stay_ms = stay_ms - unwanted_ms if slot.starting.done() else 0
         if stay_ms:
             await self._clock.sleep_ms(stay_ms)
         slot.leaving = None
@@ -357,36 +369,9 @@ def _estimate(model: ModelSchema) -> int:
     source = model.source
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         return 0
+    needed = memory_bytes(model) or sum(
+        size_on_disk(Path(path))
+        for path in (*file_parts(source.path), *(each.path for each in adapters_of(source)))
+    )
     projector = projector_of(model)
-    needed = memory_bytes(model) or _file_bytes(Path(source.path))
-    return needed + (_file_bytes(Path(projector)) if projector else 0)
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        if path.is_dir():
-            return sum(each.stat().st_size for each in path.iterdir() if each.is_file())
-        return sum(Path(part).stat().st_size for part in file_parts(str(path)))
-    except OSError:  # the worker will say what is wrong with it
-        return 0
-
-
-def _has_rank_head(model: ModelSchema, load: Load) -> bool:
-    """Whether the model's file has a head for ranking. Some conversions of rerankers lost it.
-
-    Raises:
-        CarError: ``model_load_failed`` when there is none and it was asked for.
-    """
-    try:
-        has_head = any(read_file(part).has_rank_head for part in file_parts(load.path))
-    except (OSError, ValueError):
-        return True  # whatever is wrong with it, the worker says
-    if load.pooling == "rank" and not has_head:
-        raise CarError(
-            "model_load_failed",
-            f"the `pooling` of {model.id} is `rank`, and its file has no head for ranking"
-            " (no tensor `cls.weight` or `cls.output.weight`); register it without `pooling`,"
-            " or another file of the model",
-            model=model.id,
-        )
-    return has_head
+    return needed + (size_on_disk(Path(projector)) if projector else 0)

@@ -97,6 +97,7 @@ class Context:
         self.handle: Any = lib.llama_init_from_model(model.handle, self._params)
         if not self.handle:
             raise MemoryError
+        model.adapt(self.handle)
         self._threads = model.threads
         self._encodes = bool(lib.llama_model_has_encoder(model.handle))
         self._memory: Any = lib.llama_get_memory(self.handle)

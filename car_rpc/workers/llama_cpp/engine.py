@@ -58,7 +58,7 @@ class LlamaEngine:
 
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the file and create the context to generate in."""
-        model = Model(load.path, progress)
+        model = Model(load.path, progress, load.adapters)
         # Of a head that is not there llama.cpp would give numbers without a meaning.
         ranks = load.has_rank_head and pooling_type(model, load.pooling) == POOLING_RANK
         self._vocab = Vocab(model.vocab)

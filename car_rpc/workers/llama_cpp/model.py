@@ -14,7 +14,9 @@ from car_rpc.workers.llama_cpp.native import lib, recent_errors
 from car_rpc.workers.llama_cpp.threads import threads_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from car_rpc.wire.models import Adapter
 
 _MAGIC = b"GGUF"
 
@@ -28,13 +30,16 @@ class Model:
     Args:
         path: The GGUF file; of a model that was split, the first.
         progress: Takes how far loading is, in percent; called at most once per percent.
+        adapters: LoRA adapters for it. The core has looked at what they say of themselves.
 
     Raises:
         CarError: The file cannot be read (``io_error``), is no usable model
             (``model_load_failed``) or does not fit (``out_of_memory``).
     """
 
-    def __init__(self, path: str, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, path: str, progress: Callable[[float], None], adapters: Sequence[Adapter] = ()
+    ) -> None:
         parts = file_parts(path)
         for part in parts:
             _check_file(part)
@@ -46,8 +51,12 @@ class Model:
         self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise _load_error(path)
+        # Contexts leave room for what is there when they are made, so adapters come first.
+        self._adapters = [(_adapter(self.handle, each.path), each.scale) for each in adapters]
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
-        self.size_bytes: int = lib.llama_model_size(self.handle)
+        self.size_bytes: int = lib.llama_model_size(self.handle) + sum(
+            Path(each.path).stat().st_size for each in adapters
+        )
         self.context_train: int = lib.llama_model_n_ctx_train(self.handle)
         self.embedding_size: int = lib.llama_model_n_embd_out(self.handle)
         #: Whether layers have one state for all that was read, be it some of them or all.
@@ -101,6 +110,13 @@ class Model:
         layers: int = lib.llama_model_n_layer(self.handle)
         return layers * kv_heads * (key_size + value_size) * _F16_BYTES
 
+    def adapt(self, context: Any) -> None:
+        """Let a context compute with the adapters."""
+        count = len(self._adapters)
+        handles = (lib.llama_adapter_lora_p_ctypes * count)(*(each for each, _ in self._adapters))
+        scales = (ctypes.c_float * count)(*(scale for _, scale in self._adapters))
+        lib.llama_set_adapters_lora(context, handles, count, scales)
+
     def _value(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(_META_BYTES)
         found = lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, _META_BYTES)
@@ -144,6 +160,18 @@ def _check_file(path: str) -> None:
             f"{path} is not a GGUF file; llama.cpp loads only models in that format",
             path=path,
         )
+
+
+def _adapter(model: Any, path: str) -> Any:
+    handle = lib.llama_adapter_lora_init(model, path.encode())
+    if not handle:
+        raise CarError(
+            "model_load_failed",
+            f"the adapter {path} cannot be used with this model; fetch it again, or take one that"
+            f" was made for this model ({recent_errors()})",
+            path=path,
+        )
+    return handle
 
 
 def _load_error(path: str) -> CarError:

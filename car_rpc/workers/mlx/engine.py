@@ -61,7 +61,7 @@ class MlxEngine:
         self._vocab = Vocab(folder)
         self._prompter = Prompter(self._vocab, folder.chat_template, BACKEND)
         self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
-        self._model = model = Model(folder, progress)
+        self._model = model = Model(folder, progress, load.adapters)
         self._context_length = context_length(load.context_length, folder.context_trained)
         try:
             slots = slot_count(self._context_length * model.kv_bytes_per_token)

@@ -74,9 +74,9 @@ def open_folder(path: str) -> Folder:
     """
     folder = Path(path)
     _check_folder(folder)
-    config = _read(folder / _CONFIG)
-    generation = _read(folder / _GENERATION, needed=False)
-    tokenizer = _read(folder / _TOKENIZER_CONFIG, needed=False)
+    config = read_json(folder / _CONFIG)
+    generation = read_json(folder / _GENERATION, needed=False)
+    tokenizer = read_json(folder / _TOKENIZER_CONFIG, needed=False)
     return Folder(
         path=folder,
         tokenizer=_file(folder / _TOKENIZER),
@@ -87,7 +87,7 @@ def open_folder(path: str) -> Folder:
         eos_text=_spelling(tokenizer.get("eos_token")),
         adds_bos=tokenizer.get(_ADD_BOS) is True,
         chat_template=_template(folder / _TEMPLATE, tokenizer.get("chat_template")),
-        pooling=_pooling(_read(folder / _POOLING, needed=False)),
+        pooling=_pooling(read_json(folder / _POOLING, needed=False)),
     )
 
 
@@ -119,7 +119,12 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _read(path: Path, *, needed: bool = True) -> dict[str, Any]:
+def read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
+    """A file of settings; empty where it is not there and not needed.
+
+    Raises:
+        CarError: It is not there, or cannot be read as JSON.
+    """
     if not needed and not path.exists():
         return {}
     try:
@@ -134,20 +139,30 @@ def _read(path: Path, *, needed: bool = True) -> dict[str, Any]:
 def _check_weights(folder: Path) -> int:
     """Check that no file of weights is missing or cut; returns their size in bytes."""
     files = sorted(folder.glob(_WEIGHTS))
-    table = _members(_read(folder / _INDEX, needed=False).get("weight_map"))
+    table = _members(read_json(folder / _INDEX, needed=False).get("weight_map"))
     for name in sorted(set(map(str, table.values())) - {file.name for file in files}):
         _file(folder / name)
     if not files:
         raise unusable(folder, f"has no weights ({_WEIGHTS}); fetch the model again")
     for file in files:
-        try:
-            with safe_open(_file(file), framework="numpy"):
-                pass
-        except OSError as error:
-            raise _unreadable(file, error) from error
-        except SafetensorError as error:
-            raise unusable(file, f"is truncated or corrupt ({error}); fetch it again") from error
+        tensor_names(file)
     return sum(file.stat().st_size for file in files)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors in a file of weights.
+
+    Raises:
+        CarError: It is not there, is cut or is none.
+    """
+    try:
+        opened: Any = safe_open(_file(path), framework="numpy")
+        with opened as file:
+            return list(file.keys())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except SafetensorError as error:
+        raise unusable(path, f"is truncated or corrupt ({error}); fetch it again") from error
 
 
 def _context(config: dict[str, Any]) -> int:

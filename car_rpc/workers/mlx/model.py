@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import CarError
+from car_rpc.workers.mlx.adapters import add_adapters
 from car_rpc.workers.mlx.folder import unusable
 from car_rpc.workers.mlx.native import (
     ON_CPU,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from car_rpc.wire.models import Adapter
     from car_rpc.workers.mlx.folder import Folder
 
 #: Tokens of each prompt that are read in one go: a cancelled request leaves after at most so
@@ -45,22 +47,28 @@ class Model:
     Args:
         folder: The model's folder.
         progress: Takes how far loading is, in percent; called at most once per percent.
+        adapters: LoRA adapters for it.
 
     Raises:
-        CarError: mlx-lm cannot load it (``model_load_failed``), or it does not fit
-            (``out_of_memory``).
+        CarError: mlx-lm cannot load it or an adapter of it (``model_load_failed``), or it does
+            not fit (``out_of_memory``).
     """
 
-    def __init__(self, folder: Folder, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, folder: Folder, progress: Callable[[float], None], adapters: Sequence[Adapter] = ()
+    ) -> None:
         if folder.weight_bytes > physical_memory():
             raise out_of_memory(folder.path)
         try:
             self.network, _ = load_model(folder.path, lazy=True)
+            add_adapters(self.network, adapters)
             if ON_CPU and _SINGLE_BYTES_RATIO * folder.weight_bytes <= physical_memory():
                 # Processors compute in single precision: with halves a token takes twice as long.
                 self.network.set_dtype(mx.float32)
             self.size_bytes = self._read_weights(progress)
             self._try()
+        except CarError:
+            raise
         except Exception as error:
             # Whatever is wrong with a model shows as some exception of the code that is its
             # architecture, so there is no narrower class to name.

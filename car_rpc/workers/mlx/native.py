@@ -19,6 +19,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 # module of its name from an import statement.
 mx: Any = import_module("mlx.core")
 tree_flatten: Any = import_module("mlx.utils").tree_flatten
+tree_unflatten: Any = import_module("mlx.utils").tree_unflatten
 BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
 _cache: Any = import_module("mlx_lm.models.cache")
 KVCache: Any = _cache.KVCache
@@ -40,6 +41,12 @@ if ON_CPU:
     # Compiled functions would be built by the C++ compiler of this machine, if it has one, into
     # a folder below /tmp that other users can write to. They are no faster here.
     mx.disable_compile()
+
+
+def load_adapters(network: Any, folder: str) -> None:
+    """Put an adapter on a model, as mlx-lm does."""
+    # Only now, because what trains adapters comes along.
+    import_module("mlx_lm.tuner.utils").load_adapters(network, folder)
 
 
 def version() -> str:

@@ -90,6 +90,8 @@ export interface ModelHealth {
    * failing, `half_open` when the next request will try it.
    */
   breaker: 'closed' | 'half_open' | 'open' | (string & {});
+  /** Why they are not, with the file that is missing or what it lacks. */
+  reason?: string;
   /** How long it is still left alone, in milliseconds. */
   retry_after_ms?: number;
 }

@@ -191,6 +191,8 @@ public struct ModelHealth: Codable, Sendable, Hashable {
     /// Its circuit breaker: `closed` while it works, `open` while it is left alone because it kept
     /// failing, `half_open` when the next request will try it.
     public var breaker: ModelHealthBreaker
+    /// Why they are not, with the file that is missing or what it lacks.
+    public var reason: String?
     /// How long it is still left alone, in milliseconds.
     public var retryAfterMs: Int?
 
@@ -201,6 +203,7 @@ public struct ModelHealth: Codable, Sendable, Hashable {
         available: Bool,
         weightsReady: Bool,
         breaker: ModelHealthBreaker,
+        reason: String? = nil,
         retryAfterMs: Int? = nil
     ) {
         self.modelId = modelId
@@ -209,6 +212,7 @@ public struct ModelHealth: Codable, Sendable, Hashable {
         self.available = available
         self.weightsReady = weightsReady
         self.breaker = breaker
+        self.reason = reason
         self.retryAfterMs = retryAfterMs
     }
 
@@ -219,6 +223,7 @@ public struct ModelHealth: Codable, Sendable, Hashable {
         case available
         case weightsReady = "weights_ready"
         case breaker
+        case reason
         case retryAfterMs = "retry_after_ms"
     }
 }

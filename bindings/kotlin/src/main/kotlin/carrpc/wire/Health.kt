@@ -137,6 +137,8 @@ data class ModelHealth(
      * failing, `half_open` when the next request will try it.
      */
     val breaker: ModelHealthBreaker,
+    /** Why they are not, with the file that is missing or what it lacks. */
+    val reason: String? = null,
     /** How long it is still left alone, in milliseconds. */
     @SerialName("retry_after_ms")
     val retryAfterMs: Long? = null,

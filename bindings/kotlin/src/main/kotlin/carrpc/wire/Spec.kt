@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "f5105891ba33c859"
+    const val HASH = "87a835908aae9a19"
 }
