@@ -1,5 +1,7 @@
 """Who has a model without its file learns why, and what to do."""
 
+from pathlib import Path
+
 import msgspec
 
 from car_rpc.cli.remedies import remedies

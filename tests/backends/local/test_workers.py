@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from car_rpc.backends.local.ledger import Ledger
 from car_rpc.backends.local.residency import ModelsPolicy
-from car_rpc.backends.local.workers import Workers
+from car_rpc.backends.local.workers import UNWANTED_LOAD_MS, Workers
 from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_model
 from car_rpc.transport.os_layer import OsLayer, os_layer
@@ -51,10 +53,20 @@ class ManualClock:
 
 
 class Unmeasured:
-    """An operating system that does not say what a process takes: what is estimated counts."""
+    """An operating system that does not say what a process takes: what is estimated counts.
+
+    While it holds new processes, they are started and do nothing.
+    """
 
     def __init__(self) -> None:
         self._layer: OsLayer = os_layer()
+        self.holds = False
+        self.started: list[int] = []
+
+    def lower_priority(self, pid: int) -> None:
+        self.started.append(pid)
+        if self.holds:
+            os.kill(pid, signal.SIGSTOP)
 
     def memory_bytes(self, pid: int) -> int | None:
         return None
@@ -72,8 +84,8 @@ class World:
         policy = ModelsPolicy(
             memory_bytes=100, keep_alive_ms=1000, load_wait_ms=5000, max_crashes=3
         )
-        control: Any = Unmeasured()
-        self.workers = Workers(control, self.sink, self.clock, policy, ledger=ledger)
+        self.system: Any = Unmeasured()
+        self.workers = Workers(self.system, self.sink, self.clock, policy, ledger=ledger)
 
     def lease(self, model: ModelSchema, keep_alive_ms: float | None = None) -> Any:
         source = model.source
@@ -278,3 +290,138 @@ async def test_what_other_processes_have_loaded_takes_of_the_budget(tmp_path: Pa
     ledger.drop(os.getpid())
     assert ledger._rows() == [(os.getppid(), os.getppid(), 80)], "the rows of the dead are gone"
     ledger.close()
+
+
+# --------------------------------------------------------------------- loads that are given up
+
+
+async def loading(world: World, keep_alive_ms: float = 60_000) -> asyncio.Task[int]:
+    """A request whose model loads, for ever."""
+    world.system.holds = True
+    task = asyncio.create_task(world.use(A, keep_alive_ms))
+    await world.until(lambda: world.system.started)
+    return task
+
+
+async def gives_up(*waiting: asyncio.Task[int]) -> None:
+    """Cancel requests; each has its answer when nothing has happened but that."""
+    for task in waiting:
+        task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert all(task.cancelled() for task in waiting)
+
+
+async def served_afresh(world: World) -> None:
+    """The next request is served at once by a process of its own, as if nothing had been."""
+    world.system.holds = False
+    assert await world.use(A) == world.system.started[-1]
+    assert world.events("model_load") == ["a/a:1"]
+    assert not world.events("worker_crash")
+    assert not world.events("model_unload"), "what was not loaded is not unloaded"
+
+
+async def test_a_load_that_all_have_given_up_ends_and_is_no_crash(world: World) -> None:
+    waiting = await loading(world)
+    others = [asyncio.create_task(world.use(A, 60_000)) for _ in range(3)]
+    await asyncio.sleep(0)
+    (pid,) = world.system.started
+    await gives_up(waiting, *others)
+    await world.until(lambda: world.clock.sleepers)
+    world.clock.advance(UNWANTED_LOAD_MS - 1)
+    assert exists(pid)
+    world.clock.advance(1)
+    await world.until(lambda: not exists(pid))
+    await served_afresh(world)
+
+
+async def test_a_load_goes_on_while_one_waits_for_it(world: World) -> None:
+    waiting = await loading(world)
+    other = asyncio.create_task(world.use(A))
+    await asyncio.sleep(0)
+    (pid,) = world.system.started
+    await gives_up(waiting)
+    world.clock.advance(10 * UNWANTED_LOAD_MS)
+    os.kill(pid, signal.SIGCONT)
+    assert await other == pid
+
+
+async def test_whoever_asks_again_soon_gets_the_load_that_was_given_up(world: World) -> None:
+    waiting = await loading(world)
+    for _ in range(5):  # as an editor does with each key
+        await gives_up(waiting)
+        await world.until(lambda: world.clock.sleepers)
+        world.clock.advance(UNWANTED_LOAD_MS - 1)
+        waiting = asyncio.create_task(world.use(A, 60_000))
+        await asyncio.sleep(0)
+    (pid,) = world.system.started
+    os.kill(pid, signal.SIGCONT)
+    assert await waiting == pid
+
+
+async def test_a_load_that_is_done_before_it_would_end_stays_as_after_a_request(
+    world: World,
+) -> None:
+    waiting = await loading(world, keep_alive_ms=5000)
+    (pid,) = world.system.started
+    await gives_up(waiting)
+    await world.until(lambda: world.clock.sleepers)
+    os.kill(pid, signal.SIGCONT)
+    await world.until(lambda: world.loaded)
+    world.clock.advance(UNWANTED_LOAD_MS)
+    await world.until(lambda: world.clock.sleepers)
+    world.clock.advance(5000 - UNWANTED_LOAD_MS - 1)
+    await asyncio.sleep(0)
+    assert world.loaded == ["a/a:1"]
+    world.clock.advance(1)
+    await world.until(lambda: not exists(pid))
+
+
+async def test_a_load_for_a_request_that_leaves_nothing_behind_ends_with_it(world: World) -> None:
+    waiting = await loading(world, keep_alive_ms=0)
+    (pid,) = world.system.started
+    await gives_up(waiting)
+    await world.until(lambda: not exists(pid))
+    await served_afresh(world)
+
+
+async def test_a_load_that_is_wanted_is_not_unloaded_and_one_that_is_not_is(world: World) -> None:
+    waiting = await loading(world)
+    (pid,) = world.system.started
+    with pytest.raises(CarError) as caught:
+        await world.unload(A)
+    assert caught.value.kind == "conflict"
+    await gives_up(waiting)
+    assert (await world.unload(A)) == (False, 0)
+    assert not exists(pid)
+    await served_afresh(world)
+
+
+async def test_whoever_gives_up_while_there_is_no_room_yet_never_starts_a_process(
+    world: World,
+) -> None:
+    async with world.lease(A):
+        waiting = asyncio.create_task(world.use(B))
+        await world.until(world.workers._making_room.locked)
+        await gives_up(waiting)
+        await world.until(lambda: world.clock.sleepers > 1)
+        world.clock.advance(UNWANTED_LOAD_MS)
+        await world.until(lambda: not world.workers._making_room.locked())
+    assert len(world.system.started) == 1
+    assert await world.use(B), "and the next one is served"
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 4))
+async def test_at_whatever_moment_a_request_is_given_up_nothing_is_left_of_it(
+    world: World, turns: int
+) -> None:
+    waiting = asyncio.create_task(world.use(A, keep_alive_ms=0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    await world.until(lambda: not world.workers._slots)
+    await world.until(lambda: not any(map(exists, world.system.started)))
+    assert not world.events("worker_crash")
+    assert await world.use(A)

@@ -69,6 +69,20 @@ export type KnownServerKind =
 /** A program that serves models; `other` for all that are not told apart. */
 export type ServerKind = KnownServerKind | (string & {});
 
+/** A LoRA adapter: what a model was taught besides, as small changes of its weights. */
+export interface Adapter {
+  /**
+   * A GGUF file for llama.cpp; for MLX a folder with `adapter_config.json` and
+   * `adapters.safetensors`.
+   */
+  path: string;
+  /**
+   * How strongly it changes the model: 1 as much as it was trained to, 0 not at all.
+   * @defaultValue `1.0`
+   */
+  scale?: number;
+}
+
 /** What a model costs: money, or room on this machine. An absent price is unknown, not 0. */
 export interface Cost {
   /** A million tokens of the prompt. */
@@ -84,7 +98,7 @@ export interface Cost {
    * @defaultValue `[]`
    */
   pricing_tiers?: PricingTier[];
-  /** Size of the weights' files. */
+  /** Size of the weights' files, those of adapters included. */
   size_bytes?: number;
   /** Memory that it takes while it is loaded. */
   ram_bytes?: number;
@@ -171,6 +185,11 @@ export interface LocalSource {
   pooling?: Pooling;
   /** Tokens of context per request; the model's own when absent. */
   context_length?: number;
+  /**
+   * LoRA adapters that change what the file holds. They are files of the app: none is ever
+   * downloaded or deleted.
+   */
+  adapters?: Adapter[];
 }
 
 /** A folder of MLX weights. */
@@ -187,6 +206,11 @@ export interface MlxSource {
   pooling?: Pooling;
   /** Tokens of context per request; the model's own when absent. */
   context_length?: number;
+  /**
+   * LoRA adapters that change what the folder holds. They are folders of the app: none is ever
+   * downloaded or deleted.
+   */
+  adapters?: Adapter[];
 }
 
 /** Parameters of methods that take one model, by id or name. */
@@ -276,10 +300,12 @@ export interface ModelSchema {
    */
   available?: boolean;
   /**
-   * Whether the weights are on this machine (true where there are none).
+   * Whether the weights are on this machine, adapters included (true where there are none).
    * @defaultValue `false`
    */
   weights_ready?: boolean;
+  /** Why they are not, with the file that is missing or what it lacks. */
+  reason?: string;
   /**
    * Whether `models.pull` can download the weights.
    * @defaultValue `false`

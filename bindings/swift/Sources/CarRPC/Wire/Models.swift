@@ -163,6 +163,26 @@ public struct SystemSourceEngine: RawRepresentable, Codable, Sendable, Hashable 
     }
 }
 
+/// A LoRA adapter: what a model was taught besides, as small changes of its weights.
+public struct Adapter: Codable, Sendable, Hashable {
+    /// A GGUF file for llama.cpp; for MLX a folder with `adapter_config.json` and
+    /// `adapters.safetensors`.
+    public var path: String
+    /// How strongly it changes the model: 1 as much as it was trained to, 0 not at all.
+    /// Default: `1.0`.
+    public var scale: Double?
+
+    public init(path: String, scale: Double? = nil) {
+        self.path = path
+        self.scale = scale
+    }
+
+    private enum CodingKeys: String, CodingKey {
+        case path
+        case scale
+    }
+}
+
 /// What a model costs: money, or room on this machine. An absent price is unknown, not 0.
 public struct Cost: Codable, Sendable, Hashable {
     /// A million tokens of the prompt.
@@ -176,7 +196,7 @@ public struct Cost: Codable, Sendable, Hashable {
     /// Prices of long prompts.
     /// Default: `[]`.
     public var pricingTiers: [PricingTier]?
-    /// Size of the weights' files.
+    /// Size of the weights' files, those of adapters included.
     public var sizeBytes: Int?
     /// Memory that it takes while it is loaded.
     public var ramBytes: Int?
@@ -341,6 +361,9 @@ public struct LocalSource: Codable, Sendable, Hashable {
     public var pooling: Pooling?
     /// Tokens of context per request; the model's own when absent.
     public var contextLength: Int?
+    /// LoRA adapters that change what the file holds. They are files of the app: none is ever
+    /// downloaded or deleted.
+    public var adapters: [Adapter]?
 
     public init(
         path: String? = nil,
@@ -352,7 +375,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
         mmprojPath: String? = nil,
         mmprojFilename: String? = nil,
         pooling: Pooling? = nil,
-        contextLength: Int? = nil
+        contextLength: Int? = nil,
+        adapters: [Adapter]? = nil
     ) {
         self.path = path
         self.hfRepo = hfRepo
@@ -364,6 +388,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         self.mmprojFilename = mmprojFilename
         self.pooling = pooling
         self.contextLength = contextLength
+        self.adapters = adapters
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -377,6 +402,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         case mmprojFilename = "mmproj_filename"
         case pooling
         case contextLength = "context_length"
+        case adapters
     }
 }
 
@@ -391,17 +417,22 @@ public struct MlxSource: Codable, Sendable, Hashable {
     public var pooling: Pooling?
     /// Tokens of context per request; the model's own when absent.
     public var contextLength: Int?
+    /// LoRA adapters that change what the folder holds. They are folders of the app: none is ever
+    /// downloaded or deleted.
+    public var adapters: [Adapter]?
 
     public init(
         path: String? = nil,
         hfRepo: String? = nil,
         pooling: Pooling? = nil,
-        contextLength: Int? = nil
+        contextLength: Int? = nil,
+        adapters: [Adapter]? = nil
     ) {
         self.path = path
         self.hfRepo = hfRepo
         self.pooling = pooling
         self.contextLength = contextLength
+        self.adapters = adapters
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -409,6 +440,7 @@ public struct MlxSource: Codable, Sendable, Hashable {
         case hfRepo = "hf_repo"
         case pooling
         case contextLength = "context_length"
+        case adapters
     }
 }
 
@@ -493,9 +525,11 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     /// Whether a request could be served now.
     /// Default: `false`.
     public var available: Bool?
-    /// Whether the weights are on this machine (true where there are none).
+    /// Whether the weights are on this machine, adapters included (true where there are none).
     /// Default: `false`.
     public var weightsReady: Bool?
+    /// Why they are not, with the file that is missing or what it lacks.
+    public var reason: String?
     /// Whether `models.pull` can download the weights.
     /// Default: `false`.
     public var downloadsWeights: Bool?
@@ -523,6 +557,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         trustTier: ModelSchemaTrustTier? = nil,
         available: Bool? = nil,
         weightsReady: Bool? = nil,
+        reason: String? = nil,
         downloadsWeights: Bool? = nil,
         fit: Fit? = nil
     ) {
@@ -546,6 +581,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         self.trustTier = trustTier
         self.available = available
         self.weightsReady = weightsReady
+        self.reason = reason
         self.downloadsWeights = downloadsWeights
         self.fit = fit
     }
@@ -571,6 +607,7 @@ public struct ModelSchema: Codable, Sendable, Hashable {
         case trustTier = "trust_tier"
         case available
         case weightsReady = "weights_ready"
+        case reason
         case downloadsWeights = "downloads_weights"
         case fit
     }

@@ -143,6 +143,21 @@ value class SystemSourceEngine(val value: String) {
     }
 }
 
+/** A LoRA adapter: what a model was taught besides, as small changes of its weights. */
+@Serializable
+data class Adapter(
+    /**
+     * A GGUF file for llama.cpp; for MLX a folder with `adapter_config.json` and
+     * `adapters.safetensors`.
+     */
+    val path: String,
+    /**
+     * How strongly it changes the model: 1 as much as it was trained to, 0 not at all.
+     * Default: `1.0`.
+     */
+    val scale: Double = 1.0,
+)
+
 /** What a model costs: money, or room on this machine. An absent price is unknown, not 0. */
 @Serializable
 data class Cost(
@@ -164,7 +179,7 @@ data class Cost(
      */
     @SerialName("pricing_tiers")
     val pricingTiers: List<PricingTier> = emptyList(),
-    /** Size of the weights' files. */
+    /** Size of the weights' files, those of adapters included. */
     @SerialName("size_bytes")
     val sizeBytes: Long? = null,
     /** Memory that it takes while it is loaded. */
@@ -264,6 +279,11 @@ data class LocalSource(
     /** Tokens of context per request; the model's own when absent. */
     @SerialName("context_length")
     val contextLength: Long? = null,
+    /**
+     * LoRA adapters that change what the file holds. They are files of the app: none is ever
+     * downloaded or deleted.
+     */
+    val adapters: List<Adapter>? = null,
 ) : ModelSource
 
 /** A folder of MLX weights. */
@@ -282,6 +302,11 @@ data class MlxSource(
     /** Tokens of context per request; the model's own when absent. */
     @SerialName("context_length")
     val contextLength: Long? = null,
+    /**
+     * LoRA adapters that change what the folder holds. They are folders of the app: none is ever
+     * downloaded or deleted.
+     */
+    val adapters: List<Adapter>? = null,
 ) : ModelSource
 
 /** Parameters of methods that take one model, by id or name. */
@@ -383,11 +408,13 @@ data class ModelSchema(
      */
     val available: Boolean = false,
     /**
-     * Whether the weights are on this machine (true where there are none).
+     * Whether the weights are on this machine, adapters included (true where there are none).
      * Default: `false`.
      */
     @SerialName("weights_ready")
     val weightsReady: Boolean = false,
+    /** Why they are not, with the file that is missing or what it lacks. */
+    val reason: String? = null,
     /**
      * Whether `models.pull` can download the weights.
      * Default: `false`.
