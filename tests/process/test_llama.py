@@ -198,8 +198,12 @@ def test_a_prompt_is_read_once_unless_that_is_not_wanted(core: Core) -> None:
     params = {"temperature": 0, "max_tokens": 3}
     request = {"model": CHAT, "prompt": "What is the capital of Austria?", "params": params}
     core.call("generate", request)
-    usage = core.call("generate", request)["usage"]
+    result = core.call("generate", request)
+    usage = result["usage"]
     assert usage["cache_read_tokens"] == usage["prompt_tokens"] - 1
+    story = core.call("eventlog.query", {"trace_id": result["trace_id"]})["events"]
+    (logged,) = [event["data"] for event in story if event["type"] == "usage"]
+    assert logged["cache_read_tokens"] == usage["cache_read_tokens"]
     alone = core.call("generate", {**request, "prefix_cache": False})["usage"]
     assert not alone.get("cache_read_tokens")
 

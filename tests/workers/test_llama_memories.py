@@ -279,6 +279,27 @@ def test_what_many_begin_with_is_read_twice_at_most(
     check(witness, bare, *requests)
 
 
+def test_what_was_read_before_and_how_the_rest_is_read_is_logged(
+    kind: str, engine: LlamaEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (first,) = run(engine, turns(7, "a" * 600))
+    (second,) = run(engine, turns(8, "a" * 600, "", "b" * 300))
+    size, begun = second.prompt_tokens, cached(second)
+    ends = [[], []]
+    if kind != "attention":
+        # Where the prompts part is behind the checkpoint by less than another one is worth.
+        ends = [[first.prompt_tokens - TAIL], [size - TAIL]]
+    chunks = [
+        f"{PREFILL_CHUNK} at once" + (f" and with checkpoints at {end}" * bool(end)) for end in ends
+    ]
+    assert capfd.readouterr().err.splitlines()[-2:] == [
+        f"<7>request 7: 0 of {first.prompt_tokens} prompt tokens were read before,"
+        f" the others are read {chunks[0]}",
+        f"<7>request 8: {begun} of {size} prompt tokens were read before,"
+        f" the others are read {chunks[1]}",
+    ]
+
+
 # ------------------------------------------------------------------------------------- room
 
 

@@ -179,10 +179,13 @@ class Generator:
             self._waiting.remove(generation)
             self._active[sequence.number] = generation
             generation.begin(sequence)
+            chunks = f"{PREFILL_CHUNK} at once"
+            if sequence.marks:
+                chunks += f" and with checkpoints at {sequence.marks}"
             log_debug(
                 f"request {generation.job.id}: {generation.cached_tokens} of"
-                f" {len(generation.prompt)} prompt tokens were read before, the others are read"
-                f" {PREFILL_CHUNK} at once"
+                f" {generation.prompt_tokens} prompt tokens were read before, the others are read"
+                f" {chunks}"
             )
 
     def _grow(self) -> None:
