@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.registry import gguf, safetensors
+from car_rpc.registry.caches import cache_bytes, kept_share
 from car_rpc.wire.base import MAX_SAFE_INTEGER
 from car_rpc.wire.models import Cost, LocalSource, MlxSource, ModelSchema, ModelSource
 from car_rpc.wire.parts import file_parts
@@ -18,9 +19,6 @@ from car_rpc.wire.sources import adapters_of
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-#: A cache of attention holds half-precision numbers, the default of llama.cpp and mlx-lm.
-_CACHE_ELEMENT_BYTES = 2
 
 #: Longest text that is taken over from a file, in characters.
 _MAX_TEXT = 64
@@ -163,8 +161,8 @@ def gguf_facts(path: Path) -> Facts:
     def number(key: str) -> int:
         return _number(metadata, f"{architecture}.{key}")
 
-    heads = max(number("attention.head_count"), 1)
-    head_size = number("embedding_length") // heads
+    heads = number("attention.head_count")  # 0 where all layers are recurrent
+    head_size = number("embedding_length") // max(heads, 1)
     layers = number("block_count")
     cache_heads = metadata.get(f"{architecture}.attention.head_count_kv", heads)
     return Facts(
@@ -178,12 +176,18 @@ def gguf_facts(path: Path) -> Facts:
         license=_text(metadata, "general.license"),
         chat_template="tokenizer.chat_template" in metadata,
         size_bytes=sum(part.stat().st_size for part in parts),
-        kv_bytes_per_token=_cache_bytes(
+        kv_bytes_per_token=cache_bytes(
             # Heads of each layer, or how many all have alike.
             sum(cache_heads) if isinstance(cache_heads, list) else layers * _whole(cache_heads),
             number("attention.key_length") or head_size,
             number("attention.value_length") or head_size,
-            number("full_attention_interval"),
+            kept_share(
+                architecture,
+                layers,
+                number("full_attention_interval"),
+                number("attention.sliding_window"),
+                metadata.get(f"{architecture}.attention.sliding_window_pattern"),
+            ),
         ),
     )
 
@@ -204,6 +208,7 @@ def folder_facts(folder: Path) -> Facts:
     heads = max(_number(text, "num_attention_heads"), 1)
     head_size = _number(text, "head_dim") or _number(text, "hidden_size") // heads
     cache_heads = _number(text, "num_key_value_heads") or heads
+    layers = _number(text, "num_hidden_layers")
     tokenizer = safetensors.read_json(folder / "tokenizer_config.json")
     return Facts(
         family=_text(config, "model_type"),
@@ -212,26 +217,19 @@ def folder_facts(folder: Path) -> Facts:
         quantization=f"{bits}bit" if bits else "",
         chat_template="chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
         size_bytes=weights.size_bytes,
-        kv_bytes_per_token=_cache_bytes(
-            _number(text, "num_hidden_layers") * cache_heads,
+        kv_bytes_per_token=cache_bytes(
+            layers * cache_heads,
             head_size,
             head_size,
-            _number(text, "full_attention_interval"),
+            kept_share(
+                _text(text, "model_type"),
+                layers,
+                _number(text, "full_attention_interval"),
+                _number(text, "sliding_window"),
+                text.get("layer_types") or text.get("sliding_window_pattern"),
+            ),
         ),
     )
-
-
-def _cache_bytes(heads: int, key_size: int, value_size: int, interval: int) -> int:
-    """Room for the keys and values of one token: an upper bound, as windows may bound it further.
-
-    Args:
-        heads: Heads with keys and values of all layers together.
-        key_size: Elements of a key.
-        value_size: Elements of a value.
-        interval: Only each so manyth layer keeps them, in hybrid models; 0 for all.
-    """
-    size = heads * (key_size + value_size) * _CACHE_ELEMENT_BYTES // max(interval, 1)
-    return min(size, MAX_SAFE_INTEGER)
 
 
 def _counted(parameters: int) -> str:

@@ -89,6 +89,34 @@ def test_the_cache_of_hybrid_models_counts_the_layers_that_have_one(make_gguf: M
     assert every_second.kv_bytes_per_token == each.kv_bytes_per_token == 2 * 2 * (16 + 16) * 2
 
 
+@pytest.mark.parametrize("pattern", [6, [True] * 5 + [False], None])
+def test_layers_with_a_window_count_with_what_they_remember(
+    make_gguf: MakeGguf, pattern: object
+) -> None:
+    shape: dict[str, Any] = {
+        "architecture": "gemma3",
+        "gemma3__block_count": 6,
+        "gemma3__embedding_length": 64,
+        "gemma3__attention__head_count": 4,
+        "gemma3__attention__sliding_window": 512,
+    }
+    if pattern is not None:
+        shape["gemma3__attention__sliding_window_pattern"] = pattern
+    facts = gguf_facts(make_gguf(**shape))
+    # One layer in full, five with an eighth of 8192 tokens.
+    assert facts.kv_bytes_per_token == (1 + 5 / 8) * 4 * (16 + 16) * 2
+
+
+def test_a_recurrent_model_has_no_cache(make_gguf: MakeGguf) -> None:
+    shape: dict[str, Any] = {
+        "architecture": "mamba",
+        "mamba__block_count": 64,
+        "mamba__embedding_length": 2560,
+        "mamba__attention__head_count": 0,
+    }
+    assert gguf_facts(make_gguf(**shape)).kv_bytes_per_token == 0
+
+
 def test_a_model_in_several_files_is_as_large_as_all_of_them(make_gguf: MakeGguf) -> None:
     first, second, third = (make_gguf(f"big-0000{part}-of-00003.gguf") for part in (1, 2, 3))
     facts = gguf_facts(first)
@@ -149,6 +177,7 @@ def test_packed_weights_are_counted_as_what_they_hold(
             "num_attention_heads": 8,
             "num_key_value_heads": 4,
             "head_dim": 256,
+            "sliding_window": 1024,
         },
     }
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -156,7 +185,7 @@ def test_packed_weights_are_counted_as_what_they_hold(
     assert facts.param_count == "5M"
     assert facts.quantization == "4bit"
     assert (facts.family, facts.context_length) == ("gemma3", 131072)
-    assert facts.kv_bytes_per_token == 139264  # as the table of the catalog has it
+    assert facts.kv_bytes_per_token == 42752  # as the table of the catalog has it
     assert facts.chat_template is False
 
 

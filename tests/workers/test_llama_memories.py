@@ -282,22 +282,17 @@ def test_what_many_begin_with_is_read_twice_at_most(
 def test_what_was_read_before_and_how_the_rest_is_read_is_logged(
     kind: str, engine: LlamaEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (first,) = run(engine, turns(7, "a" * 600))
-    (second,) = run(engine, turns(8, "a" * 600, "", "b" * 300))
-    size, begun = second.prompt_tokens, cached(second)
-    ends = [[], []]
-    if kind != "attention":
-        # Where the prompts part is behind the checkpoint by less than another one is worth.
-        ends = [[first.prompt_tokens - TAIL], [size - TAIL]]
-    chunks = [
-        f"{PREFILL_CHUNK} at once" + (f" and with checkpoints at {end}" * bool(end)) for end in ends
+    asked = [
+        run(engine, turns(number, "a" * 600, *more))[0]
+        for number, more in enumerate([(), ("", "b" * 300)])
     ]
-    assert capfd.readouterr().err.splitlines()[-2:] == [
-        f"<7>request 7: 0 of {first.prompt_tokens} prompt tokens were read before,"
-        f" the others are read {chunks[0]}",
-        f"<7>request 8: {begun} of {size} prompt tokens were read before,"
-        f" the others are read {chunks[1]}",
-    ]
+    lines = capfd.readouterr().err.splitlines()[-2:]
+    for number, (answer, line) in enumerate(zip(asked, lines, strict=True)):
+        size = answer.prompt_tokens
+        said = f"<7>request {number}: {cached(answer)} of {size} prompt tokens were read before"
+        chunks = f", the others are read {PREFILL_CHUNK} at once"
+        ends = "" if kind == "attention" else f" and with checkpoints at {[size - TAIL]}"
+        assert line == said + chunks + ends
 
 
 # ------------------------------------------------------------------------------------- room
