@@ -499,6 +499,36 @@ def test_what_is_no_base64_is_refused(engine: LlamaEngine) -> None:
     assert (failed.kind, failed.data) == ("invalid_request", {"path": "$.messages[0]"})
 
 
+def test_all_together_have_so_many_pixels_and_each_so_many_seconds(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from car_rpc.workers.llama_cpp import media
+
+    monkeypatch.setattr(media, "MAX_PIXELS_TOGETHER", 2 * 40 * 30)
+    assert run(engine, look(RED, BLUE, "x"))[0].answer == Reply(id=1)
+    failed = failure(run(engine, look(RED, BLUE, RED, "x"))[0])
+    assert (failed.kind, failed.data) == ("invalid_request", {"path": "$.messages[2]"})
+    monkeypatch.setattr(media, "MAX_SOUND_S", 1)
+    assert run(engine, look(tone(seconds=1.0), "x"))[0].answer == Reply(id=1)
+    failed = failure(run(engine, look("x", RED, tone(seconds=1.2)))[0])
+    assert (failed.kind, failed.data) == ("invalid_request", {"path": "$.messages[1]"})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 3000), (3000, 1)])
+def test_images_may_have_any_form(
+    engine: LlamaEngine, loaded_grid: LlamaEngine, size: tuple[int, int]
+) -> None:
+    for each in (engine, loaded_grid):
+        (asked,) = run(each, look("x", picture(size=size)))
+        assert asked.answer == Reply(id=1)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 200, 401])
+def test_sounds_may_be_short(engine: LlamaEngine, samples: int) -> None:
+    (asked,) = run(engine, look("x", tone(seconds=samples / 16_000)))
+    assert asked.answer == Reply(id=1)
+
+
 def test_a_template_that_drops_an_image_is_no_way_to_show_it(
     model_file: Callable[..., Path], projector: Path
 ) -> None:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 #: Longest recording, in seconds: at 12 to 50 tokens a second more than most contexts hold.
 MAX_SOUND_S = 600
 
+#: Shortest recording, in seconds; silence is put behind a shorter one. mtmd looks at hundredths of
+#: a second at once, and ends the process where there is next to nothing.
+MIN_SOUND_S = 0.1
+
 #: Most pixels of all images of a request together; see `car_rpc.workers.image.MAX_PIXELS`.
 MAX_PIXELS_TOGETHER = 128_000_000
 
@@ -139,6 +143,7 @@ class MediaReader:
                 if length > MAX_SOUND_S * rate:
                     detail = f"the audio is longer than {MAX_SOUND_S} s; send a part of it"
                     raise CarError("invalid_request", detail)
+        blocks.append(np.zeros(max(0, round(MIN_SOUND_S * rate) - length), np.float32))
         return self._projector.sound(content, np.concatenate(blocks))
 
 

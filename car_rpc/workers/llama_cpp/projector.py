@@ -60,7 +60,7 @@ class Projector:
         self.mtmd = load_mtmd()
         params = self.mtmd.mtmd_context_params_default()
         params.print_timings = False
-        params.n_threads = model.threads.count()
+        params.n_threads = model.threads.most  # it cannot be changed later
         self.handle: Any = self.mtmd.mtmd_init_from_file(path.encode(), model.handle, params)
         if not self.handle:
             raise _load_error(path)

@@ -62,7 +62,8 @@ class Threads:
         rivals: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most = most
+        #: The most that it ever asks for.
+        self.most = most
         self._cores = cores
         self._usage = usage
         self._rivals = rivals
@@ -83,7 +84,7 @@ class Threads:
                 # nothing was computed here most of the time, that time tells nothing of now.
                 was_idle = own_s < elapsed / 2
                 taken = self._rivals() if was_idle else math.floor(others_s / elapsed + 0.5)
-                self._count = max(1, min(self._most, self._cores - taken))
+                self._count = max(1, min(self.most, self._cores - taken))
             self._since, self._seen = self._clock(), now
         return self._count
 
