@@ -14,7 +14,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from benchmarks.local import measure, mlx, report
+from benchmarks.local import measure, mlx, report, vectors
 from benchmarks.local.contenders import (
     FORMERS,
     OURS,
@@ -62,6 +62,7 @@ contender, weights included.
 
 {bars}
 
+{vectors}
 {mlx}
 """
 
@@ -80,7 +81,8 @@ def main() -> None:
         install()
     rounds = asyncio.run(run(options))
     mlx_rounds = asyncio.run(mlx.run(options.rounds, own=options.own))
-    write(rounds, mlx_rounds, options)
+    vector_rounds = asyncio.run(vectors.run(options.rounds, own=options.own))
+    write(rounds, mlx_rounds, vector_rounds, options)
 
 
 async def run(options: argparse.Namespace) -> list[report.Round]:
@@ -136,7 +138,10 @@ async def of_ours(ours: Car, shape: Shape) -> measure.Figures:
 
 
 def write(
-    rounds: list[report.Round], mlx_rounds: list[report.Round], options: argparse.Namespace
+    rounds: list[report.Round],
+    mlx_rounds: list[report.Round],
+    vector_rounds: list[report.Round],
+    options: argparse.Namespace,
 ) -> None:
     """Write RESULTS.md for people and results.json with every figure."""
     text = TEXT.format(
@@ -150,10 +155,12 @@ def write(
         threads=os.cpu_count(),
         bars=report.bars(rounds),
         mlx=mlx.section(mlx_rounds),
+        vectors=vectors.section(vector_rounds),
         plot=PLOT,
     )
     (options.output / "RESULTS.md").write_text(text, encoding="utf-8")
-    for name, figures in (("results", rounds), ("results-mlx", mlx_rounds)):
+    groups = {"results": rounds, "results-vectors": vector_rounds, "results-mlx": mlx_rounds}
+    for name, figures in groups.items():
         results = json.dumps(figures, indent=1) + "\n"
         (options.output / f"{name}.json").write_text(results, encoding="utf-8")
     if not options.own:

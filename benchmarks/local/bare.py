@@ -1,4 +1,4 @@
-"""The limit: a loop over llama_decode that does nothing else, to measure and to compare with."""
+"""The limit: loops over llama.cpp that do nothing else, to measure and to compare with."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 lib: Any = _llama_cpp
 
 _quiet = lib.llama_log_callback(lambda _level, _text, _data: None)
+
+#: enum llama_pooling_type
+_POOLING_MEAN = 1
+
+#: Most texts of a batch.
+_MAX_TEXTS = 64
 
 #: enum llama_flash_attn_type
 FLASH_OFF, FLASH_ON = 0, 1
@@ -133,3 +139,65 @@ class BareLoop:
         """Logits of a row of the last batch; valid until the next."""
         row = lib.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(row, shape=(self._size,))
+
+
+class BareEncoder:
+    """A model that makes vectors, and a context, on the calling thread.
+
+    Args:
+        path: The GGUF file.
+        threads: How many compute.
+        context: Most tokens of a batch.
+    """
+
+    def __init__(self, path: Path, *, threads: int, context: int) -> None:
+        lib.llama_log_set(_quiet, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+        params = lib.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = self._room = context
+        params.n_seq_max = _MAX_TEXTS
+        params.kv_unified = params.embeddings = True
+        params.pooling_type = _POOLING_MEAN
+        params.n_threads = params.n_threads_batch = threads
+        self._context = lib.llama_init_from_model(model, params)
+        self._vocab = lib.llama_model_get_vocab(model)
+        self._size: int = lib.llama_model_n_embd(model)
+        self._batch = lib.llama_batch_init(context, 0, 1)
+
+    def vectors(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The unit vector of each text."""
+        vectors: list[NDArray[np.float32]] = []
+        waiting: list[list[int]] = []
+        for tokens in map(self._tokens, texts):
+            if len(waiting) == _MAX_TEXTS or sum(map(len, [*waiting, tokens])) > self._room:
+                vectors += self._encoded(waiting)
+                waiting = []
+            waiting.append(tokens)
+        return vectors + self._encoded(waiting)
+
+    def _tokens(self, text: str) -> list[int]:
+        data = text.encode()
+        tokens = (lib.llama_token * (len(data) + 2))()
+        count = lib.llama_tokenize(self._vocab, data, len(data), tokens, len(tokens), True, False)
+        return list(tokens[:count])
+
+    def _encoded(self, texts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        batch, row = self._batch, 0
+        for sequence, tokens in enumerate(texts):
+            for position, token in enumerate(tokens):
+                batch.token[row], batch.pos[row], batch.logits[row] = token, position, True
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, sequence
+                row += 1
+        batch.n_tokens = row
+        memory = lib.llama_get_memory(self._context)
+        if memory:  # models that are made for vectors have none
+            lib.llama_memory_clear(memory, True)
+        code = lib.llama_decode(self._context, batch)
+        if code:
+            raise RuntimeError(f"llama_decode returned {code}")
+        pooled = [
+            np.ctypeslib.as_array(lib.llama_get_embeddings_seq(self._context, each), (self._size,))
+            for each in range(len(texts))
+        ]
+        return [vector / np.linalg.norm(vector) for vector in pooled]

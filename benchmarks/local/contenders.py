@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from car_rpc.client import CarClient, GenerateStream
 from car_rpc.wire.events import ReasoningDelta, TextDelta
@@ -149,18 +149,22 @@ class Player:
         self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
     ) -> list[Timing]:
         """Answer some prompts at once."""
+        times = await self.play(
+            prompts=[rendered(prompt) for prompt in prompts],
+            tokens=tokens,
+            schema=FORM if in_form else None,
+        )
+        return [Timing(*each) for each in times]
+
+    async def play(self, **question: Any) -> Any:
+        """Ask a question as it is."""
         assert self._process.stdin is not None
-        question = {
-            "prompts": [rendered(prompt) for prompt in prompts],
-            "tokens": tokens,
-            "schema": FORM if in_form else None,
-        }
         self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        return [Timing(*times) for times in json.loads(await _line(self._process))]
+        return json.loads(await _line(self._process))
 
 
 @asynccontextmanager
-async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Contender, None]:
+async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Player, None]:
     """A contender in a process of its own, see ``player.py``."""
     process = await asyncio.create_subprocess_exec(
         *command,

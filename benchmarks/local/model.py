@@ -55,14 +55,19 @@ SMALL = Shape("small", 4, 512, 8, 4, 64, 1536, 32_000)
 
 def model_file(shape: Shape) -> Path:
     """The file of a model; made once and kept in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = cache / "car-rpc" / "benchmarks" / f"random-{shape.name}-q4_0.gguf"
+    path = cache_folder() / f"random-{shape.name}-q4_0.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         _write(unfinished, shape)
         unfinished.rename(path)
     return path
+
+
+def cache_folder() -> Path:
+    """Where models for benchmarks are kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "car-rpc" / "benchmarks"
 
 
 def _write(path: Path, shape: Shape) -> None:

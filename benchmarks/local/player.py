@@ -2,6 +2,7 @@
 
 A question is ``{"prompts": [text], "tokens": n, "schema": schema or null}``; the answer is a list
 with the seconds until the first token and until the last one of each. Prompts are rendered already.
+Who makes vectors is asked ``{"texts": [text]}``, and answers the seconds that it took.
 """
 
 from __future__ import annotations
@@ -142,11 +143,50 @@ def bare_mlx(path: Path, _context: int, _threads: int) -> Answer:
     return answer
 
 
-CONTENDERS: dict[str, Callable[[Path, int, int], Answer]] = {
+def bare_vectors(path: Path, context: int, threads: int) -> Callable[[list[str]], float]:
+    """llama_decode over batches that are as full as may be; returns the seconds that it took."""
+    from benchmarks.local.bare import BareEncoder
+
+    encoder = BareEncoder(path, context=context, threads=threads)
+
+    def answer(texts: list[str]) -> float:
+        started = time.perf_counter()
+        encoder.vectors(texts)
+        return time.perf_counter() - started
+
+    return answer
+
+
+def vectors(path: Path, context: int, threads: int) -> Callable[[list[str]], float]:
+    """llama-cpp-python's embeddings; returns the seconds that it took."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        str(path),
+        n_ctx=context,
+        n_batch=context,
+        n_ubatch=context,
+        n_threads=threads,
+        n_threads_batch=threads,
+        embedding=True,
+        verbose=False,
+    )
+
+    def answer(texts: list[str]) -> float:
+        started = time.perf_counter()
+        model.embed(texts, normalize=True)
+        return time.perf_counter() - started
+
+    return answer
+
+
+CONTENDERS: dict[str, Callable[[Path, int, int], Callable[..., Any]]] = {
     "bare": bare,
     "bare-no-flash": lambda *arguments: bare(*arguments, flash_attn_type=0),
     "completions": completions,
     "mlx": bare_mlx,
+    "bare-vectors": bare_vectors,
+    "vectors": vectors,
 }
 
 if __name__ == "__main__":
