@@ -209,6 +209,23 @@ def test_whatever_a_model_says_within_the_grammar_is_a_right_call(
         validate(arguments, parameters)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_token_is_allowed_where_the_mask_has_it(name: str) -> None:
+    words = MARKED[name]
+    guide = words.vocabulary.guide(demanded(name, words, ARGUMENTS))
+    luck = random.Random(1)
+    for _ in range(40):
+        mask = guide.allowed()
+        allows = [guide.allows(token) for token in range(len(words.tokens))]
+        if guide.forced():  # of which the mask has but the first
+            assert [token for token in np.flatnonzero(mask) if not allows[token]] == []
+        else:
+            assert allows == mask.tolist()
+        if guide.complete:
+            break
+        guide.accept(luck.choice(np.flatnonzero(mask).tolist()))
+
+
 # ------------------------------------------------------------------------------- as an answer goes
 
 

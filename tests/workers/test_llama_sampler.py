@@ -11,7 +11,7 @@ from car_rpc.wire.worker import SamplingParams
 
 pytest.importorskip("llama_cpp")
 
-from car_rpc.workers.llama_cpp.sampler import Sampler, choose
+from car_rpc.workers.llama_cpp.sampler import Sampler, among, choose
 
 pytestmark = pytest.mark.llama
 
@@ -57,6 +57,53 @@ def test_what_is_not_allowed_is_never_chosen(luck: float, temperature: float) ->
     for top_p in (0.9, 1.0):
         params = SamplingParams(temperature=temperature, top_p=top_p)
         assert choose(logits, params, luck) == 500
+
+
+class Only:
+    """A constraint to some tokens."""
+
+    def __init__(self, size: int, *tokens: int) -> None:
+        self._mask = np.zeros(size, np.bool_)
+        self._mask[list(tokens)] = True
+
+    def allows(self, token: int) -> bool:
+        return bool(self._mask[token])
+
+    def allowed(self) -> Any:
+        return self._mask
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("count", [1, 3, 5000, 9000])
+def test_only_what_a_constraint_allows_is_sampled(temperature: float, count: int) -> None:
+    size = 10_000
+    logits = np.random.default_rng(count).normal(0, 1, size).astype(np.float32)
+    logits[0] = 1e9  # which is never allowed
+    tokens = range(1, count + 1)
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=1), size)
+    only: Any = Only(size, *tokens)
+    for _ in range(20):
+        token = sampler.sample(Logits(*logits.tolist()), 0, only)
+        assert token in tokens
+        if temperature == 0:
+            assert token == 1 + int(logits[1 : count + 1].argmax())
+
+
+def test_a_token_is_as_likely_among_few_that_are_allowed_as_among_many() -> None:
+    logits = np.full(10_000, -50.0, np.float32)  # what a mask leaves of them is no matter
+    logits[:4] = [5.0, 1.0, 0.5, 0.0]
+    params = SamplingParams(temperature=1.0, top_p=1.0)
+    drawn: list[list[int]] = []
+    for tokens in (range(1, 4), range(1, 9000)):
+        only: Any = Only(len(logits), *tokens)
+        lucks = [(draw + 0.5) / 200 for draw in range(200)]
+        drawn.append(
+            [
+                among(logits.copy(), only, lambda some, u=luck: choose(some, params, u))
+                for luck in lucks
+            ]
+        )
+    assert drawn[0] == drawn[1]
 
 
 class Logits:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from car_rpc.workers.constraint.calls import Offer
 from car_rpc.workers.constraint.verdict import has_form
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from car_rpc.wire.inference import ResponseFormat
@@ -73,7 +72,7 @@ class Constraint:
         #: Whether the answer must be like something as a whole.
         self.demands = bool(plan.whole)
         #: Other tokens that may come next, none of which is part of the form.
-        self._others = _NONE
+        self._others = frozenset[int]()
         self._guide: Guide | None = None
         #: Whether the answer may not end yet, though anything may come next.
         self._goes_on = self.demands
@@ -82,7 +81,7 @@ class Constraint:
         if self.demands and (plan.from_header or not in_reasoning):
             self._guide = self._begin(so_far or "")
             if so_far is None and plan.think_token is not None:
-                self._others = np.array([plan.think_token], np.intp)
+                self._others = frozenset({plan.think_token})
 
     @property
     def complete(self) -> bool:
@@ -99,12 +98,19 @@ class Constraint:
         if self._guide is None:
             return self._plan.vocabulary.goes_on if self._goes_on else None
         mask = self._guide.allowed()
-        mask[self._others] = True
+        if self._others:
+            mask[list(self._others)] = True
         return mask
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next."""
+        if self._guide is None:
+            return not self._goes_on or bool(self._plan.vocabulary.goes_on[token])
+        return self._guide.allows(token) or token in self._others
 
     def forced(self) -> list[int]:
         """The tokens that must come next, whatever the model would say."""
-        return [] if self._guide is None or self._others.size else self._guide.forced()
+        return [] if self._guide is None or self._others else self._guide.forced()
 
     def accept(self, token: int, segmenter: Segmenter | HarmonySegmenter) -> None:
         """Take the next token, which the segmenter has seen."""
@@ -113,7 +119,7 @@ class Constraint:
         if not self.demands or (segmenter.in_call and not plan.calls):
             self._accept_freely(token, segmenter)
             return
-        others, self._others = self._others, _NONE
+        others, self._others = self._others, frozenset()
         if segmenter.in_reasoning and not (plan.from_header and segmenter.in_header):
             self._guide = None
         elif self._guide is None:
@@ -162,7 +168,3 @@ class Constraint:
             self._guide.accept_bytes(begun)
         elif any(head.startswith(begun) for head in heads):
             self._begun = begun
-
-
-#: No tokens.
-_NONE = np.array([], np.intp)

@@ -46,17 +46,26 @@ class Guide:
     def allowed(self) -> NDArray[np.bool_]:
         """For each token whether it may come next."""
         size = self._tokenizer.vocab_size
-        mask = np.zeros(size, np.bool_)
-        for matcher in self._matchers:
-            bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-            mask |= np.unpackbits(bits, count=size, bitorder="little").view(np.bool_)
+        masks = [
+            np.unpackbits(
+                np.frombuffer(matcher.compute_bitmask(), np.uint8), count=size, bitorder="little"
+            ).view(np.bool_)
+            for matcher in self._matchers
+        ]
         self._drop_failed()
         if self.lost:
-            mask[list(self._ends)] = True
-        return mask
+            ends = np.zeros(size, np.bool_)
+            ends[list(self._ends)] = True
+            return ends
+        return np.logical_or.reduce(masks) if len(masks) > 1 else masks[0]
 
     def allows(self, token: int) -> bool:
-        """Whether a token may come next."""
+        """Whether a token may come next, which is known sooner than what else may.
+
+        A text that has one way to go on may go on in other tokens than the mask has.
+        """
+        if self.lost or self.complete:
+            return token in self._ends
         return any(matcher.validate_tokens([token]) for matcher in self._matchers)
 
     def accept(self, *tokens: int) -> None:

@@ -80,11 +80,11 @@ class GuideVocabulary:
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     @cached_property
-    def line_ends(self) -> NDArray[np.intp]:
+    def line_ends(self) -> frozenset[int]:
         """Tokens of line ends alone, as few as chat formats put behind the reasoning."""
         texts = {b"\n" * count for count in range(1, _MAX_LINE_ENDS + 1)}
         tokens = enumerate(self._spellings.tokens)
-        return np.array([token for token, spelling in tokens if spelling in texts], np.intp)
+        return frozenset(token for token, spelling in tokens if spelling in texts)
 
     @cached_property
     def goes_on(self) -> NDArray[np.bool_]:

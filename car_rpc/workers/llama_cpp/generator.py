@@ -331,8 +331,7 @@ class Generator:
             generation.sequence.tokens.append(row.token)
             if not row.output:
                 continue
-            allowed = None if generation.constraint is None else generation.constraint.allowed()
-            token = generation.sampler.sample(self._context, index, allowed)
+            token = generation.sampler.sample(self._context, index, generation.constraint)
             if generation.accept(token):
                 self._release(generation)
                 generation.job.reply()
