@@ -17,14 +17,15 @@ pytestmark = [pytest.mark.process, pytest.mark.llama]
 def test_the_programs_of_the_page_on_local_models_run(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "LOCAL.md").read_text(encoding="utf-8")
     blocks = BLOCK.findall(text)
-    assert [language for language, _ in blocks] == ["python", "python", "json"]
-    formed, called = (
-        run([sys.executable, "-c", code], tmp_path, tmp_path / "state") for _, code in blocks[:2]
+    assert [language for language, _ in blocks] == ["python"] * 3 + ["json"]
+    formed, called, seen = (
+        run([sys.executable, "-c", code], tmp_path, tmp_path / "state") for _, code in blocks[:3]
     )
     person, _, valid = formed.strip().rpartition(" ")
     assert set(ast.literal_eval(person)) == {"name", "age"}
     assert valid == "True"
     assert called.startswith("get_weather {'city': ")
-    params = msgspec.json.decode(blocks[2][1])["params"]
+    assert seen.strip() == "It is blue."
+    params = msgspec.json.decode(blocks[3][1])["params"]
     source = msgspec.convert(params, ModelsRegisterParams).model.source
     assert [adapter.scale for adapter in adapters_of(source)] == [1.0, 0.5]
