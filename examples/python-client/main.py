@@ -19,6 +19,9 @@ from car_rpc.client import CarClient, GenerateStream, RemoteError, RunnerRun
 from car_rpc.wire.events import Attempt, Done, ReasoningDelta, TextDelta, ToolCallDelta
 from car_rpc.wire.runner import RunnerResult
 
+#: How much of an answer is read before it is cancelled, in characters.
+ENOUGH_TO_SEE = 20
+
 WEATHER_TOOL = {
     "type": "function",
     "function": {
@@ -90,17 +93,23 @@ async def embed(car: CarClient) -> None:
 
 async def cancel_in_the_middle(car: CarClient) -> None:
     headline("A cancel in the middle: confirmed, and the model is free again")
-    request = {"prompt": "Tell me a short story.", "params": {"ignore_eos": True}}
-    async with car.stream(**request) as stream:
+    # It would go on and on, so that it is the cancel that ends it.
+    params = {"temperature": 0, "thinking": "off", "ignore_eos": True}
+    seen = ""
+    async with car.stream(prompt="Tell me a short story.", params=params) as stream:
         async for event in stream:
-            if isinstance(event, TextDelta | ReasoningDelta):
+            if isinstance(event, TextDelta):
+                seen += event.text
+            if len(seen) >= ENOUGH_TO_SEE:
                 break
         started = time.monotonic()
     try:
         await stream.result()
     except RemoteError as error:
         print(f"  answered after {since(started)}: {error.kind}, with what was there so far:")
-        print(f"  {error.data['partial']['text']!r}")
+        partial = error.data["partial"]["text"]
+        assert partial.startswith(seen)
+        print(f"  {partial!r}")
     result = await car.generate(prompt="Hello!", params={"temperature": 0, "thinking": "off"})
     print(f"  next answer: {result.text}")
 

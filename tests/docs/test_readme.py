@@ -104,7 +104,7 @@ def test_the_example_in_python_runs_and_leaves_no_process_behind(tmp_path: Path)
 
     assert "no process is left behind" in output
     assert "Hello from the cloud." in output
-    assert "cancelled" in output
+    assert "cancelled, with what was there so far:\n  'Once upon a time" in output
     assert "the model calls get_weather({'city': 'Paris'})" in output
     assert "and answers: In Paris it is 18 degrees and sunny." in output
 
