@@ -361,6 +361,23 @@ def test_a_ping_overtakes_a_load(
     assert core.response(stream)["result"]["usage"]["completion_tokens"] <= 2
 
 
+def test_a_load_whose_request_is_cancelled_ends_and_the_next_one_loads_afresh(
+    start_core: StartCore, make_gate: Callable[[str], Gate], model_path: Path
+) -> None:
+    gate = make_gate("car_rpc.workers.llama_cpp.engine")
+    core = ready(start_core(env=gate.env), model_path)
+    stream = core.generate(CHAT, params={"max_tokens": 2})
+    wait_until(gate.reached)
+    worker = core.worker()
+    core.cancel(stream)
+    assert core.response(stream)["error"]["code"] == -32800, "while it is still loading"
+    assert_gone([worker])
+    again = core.generate(CHAT, params={"max_tokens": 2})
+    gate.open()
+    assert core.response(again)["result"]["usage"]["completion_tokens"] <= 2
+    assert not core.call("eventlog.query", {"types": ["worker_crash"]})["events"]
+
+
 def test_models_of_one_file_share_a_worker(own_core: Core, model_path: Path) -> None:
     other = own_core.register("t/tiny:other", local(model_path))
     generate(own_core, max_tokens=1)
