@@ -32,6 +32,13 @@ _REAL_MODEL = (
     ' "source": {"type": "local", "path": "/path/to/model.gguf"}}}\''
 )
 
+#: Of a request with an image each model says why it cannot; this is for who has none that could.
+_NO_EYES = (
+    "no model here reads images;"
+    ' car-rpc call models.search \'{"capability": "vision", "fits": true}\' finds those that do,'
+    " and car-rpc models pull brings one"
+)
+
 
 class Heard(NamedTuple):
     """What a process said of itself.
@@ -97,12 +104,14 @@ def _health(health: ModelsHealthResult) -> Iterator[str]:
         missing = [each.name for each in provider.credentials if each.is_set is False]
         if missing:
             yield f"  {provider.provider:12} not set: {', '.join(missing)}"
+    sees = any(each.models.available for each in health.capabilities if each.capability == "vision")
     for scenario in health.routing_scenarios:
         name = scenario.name.replace("_", " ")
         if isinstance(scenario.decision, RouteDecision):
             yield f"  {name:20} {scenario.decision.model_id}: {scenario.decision.reason}"
         else:
-            yield f"  {name:20} nobody: {scenario.why_none}"
+            why = _NO_EYES if scenario.has_vision and not sees else scenario.why_none
+            yield f"  {name:20} nobody: {why}"
 
 
 def _unreadable(folder: Path) -> str:

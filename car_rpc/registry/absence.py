@@ -65,7 +65,7 @@ def _why(what: Literal["model", "adapter"], path: Path, members: tuple[str, ...]
 
 def _lack(what: str, path: Path, members: tuple[str, ...]) -> str | None:
     if not path.parent.exists():
-        return f"its folder {path.parent} is not there; is its disk connected?"
+        return f"{path} is not there, and its folder is not either; is its disk connected?"
     if not path.exists():
         return f"{path} is not there"
     if not members and not path.is_file():

@@ -9,6 +9,7 @@ from car_rpc.cli.parser import make_parser, settings
 from car_rpc.config import Settings, car_home
 from car_rpc.testing import scripted_model
 from car_rpc.wire.health import (
+    CapabilityHealth,
     CredentialHealth,
     ModelCounts,
     ModelsHealthResult,
@@ -250,12 +251,18 @@ def test_the_doctor_shows_the_health_in_short() -> None:
         quality_first_cold_start=True,
         why_none="no eyes",
     )
-    health = msgspec.structs.replace(HEALTH, providers=[acme], routing_scenarios=[nobody])
+    seeing = CapabilityHealth(capability="vision", models=COUNTS)
+    health = msgspec.structs.replace(
+        HEALTH, providers=[acme], capabilities=[seeing], routing_scenarios=[nobody]
+    )
     text = described(llama=BackendInfo(available=True), health=health)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "models 2 of 90 available" in lines
     assert "acme not set: A_KEY" in lines
     assert "interactive vision nobody: no eyes" in lines
+    blind = msgspec.structs.replace(health, capabilities=[])
+    text = described(llama=BackendInfo(available=True), health=blind)
+    assert "nobody: no model here reads images; car-rpc call models.search" in text
 
 
 def test_with_nothing_but_toys_the_doctor_says_how_to_get_a_real_model() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from car_rpc.client import CarClient, RemoteError
 from tests.process.conftest import ROOT
@@ -70,6 +71,25 @@ async def test_a_download_of_the_hubs_own_client_is_found_while_the_process_runs
         assert (await car.search_models(query="qwen3")).models[0].id == SMALLEST
         result = await car.generate(prompt="Hi", params={"max_tokens": 1})
         assert result.model_used == SMALLEST, "real models go before toys"
+
+
+async def test_a_file_that_is_not_there_is_named_by_whoever_tells_of_its_model(
+    tmp_path: Path,
+) -> None:
+    gone = tmp_path / "models" / "gone.gguf"
+    source = {"type": "local", "path": "gone.gguf"}
+    (tmp_path / "models").mkdir()
+    async with started(tmp_path) as car:
+        kept = await car.register_model(
+            {"id": "me/gone:1", "source": source, "capabilities": ["generate"]}
+        )
+        assert kept.model.reason == f"{gone} is not there"
+        health = await car.model_health()
+        assert [each.reason for each in health.models if each.model_id == "me/gone:1"] == [
+            kept.model.reason
+        ]
+        gone.symlink_to(GGUF)
+        assert (await car.model("me/gone:1")).reason is UNSET
 
 
 async def test_a_registered_file_tells_of_itself(tmp_path: Path) -> None:
