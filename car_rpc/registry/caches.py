@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from car_rpc.registry.fit import CONTEXT_TOKENS
 from car_rpc.wire.base import MAX_SAFE_INTEGER
 
@@ -48,9 +50,10 @@ def kept_share(family: str, layers: int, interval: int, window: int, pattern: ob
     if not window or not layers:
         return attention
     if isinstance(pattern, list) and pattern:
-        windowed = sum(layer in _WINDOWED for layer in pattern) / len(pattern)
+        of_layers = cast("list[object]", pattern)
+        windowed = sum(layer in _WINDOWED for layer in of_layers) / len(of_layers)
     else:
-        every = pattern if type(pattern) is int else _FULL_EVERY.get(family, 1)
+        every = pattern if isinstance(pattern, int) else _FULL_EVERY.get(family, 1)
         windowed = 1 - (layers // max(every, 1)) / layers
     kept = min(1.0, (window + _BESIDE_WINDOW) / CONTEXT_TOKENS)
     return attention * (1 - windowed * (1 - kept))

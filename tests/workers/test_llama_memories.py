@@ -411,8 +411,19 @@ def test_a_long_text_is_left_at_its_last_checkpoint(path: Path) -> None:
 # --------------------------------------------------------------------------------- judging
 
 
-def test_answers_are_judged_one_by_one_as_well_as_together(engine: LlamaEngine) -> None:
-    labels = ["a label", "another", "third"]
-    together = values(engine, score("x" * 700, *labels))
+def test_answers_are_judged_one_by_one_as_well_as_together_and_the_prompt_is_read_once(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ["a label", "another", "third" * 10]
     alone = [values(engine, score("x" * 700, label))[0] for label in labels]
+    sizes: list[int] = []
+    decode = Context.decode
+
+    def note_size(context: Context, rows: Any, owner: Any = None) -> None:
+        sizes.append(len(rows))
+        decode(context, rows, owner)
+
+    monkeypatch.setattr(Context, "decode", note_size)
+    together = values(engine, score("x" * 700, *labels))
     assert together == pytest.approx(alone, abs=SAME)
+    assert sizes.count(PREFILL_CHUNK) == 700 // PREFILL_CHUNK

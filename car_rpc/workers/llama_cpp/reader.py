@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from car_rpc.wire.worker import Rank
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.model import Model
+    from car_rpc.workers.llama_cpp.state import State
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
 #: Longest text that a model with a head for ranking reads: it needs it in one piece, and the
@@ -48,6 +49,7 @@ class LlamaReader:
         self.limit = min(context_length, MAX_PROMPT_TOKENS)
         self._prompt: Sequence[int] = []
         self._has_answer = False  # whether the context holds more than the prompt
+        self._part: State | None = None  # of what the context held then, where it cannot be cut
 
     def read(self, job: Job, prompt: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
         """Read a prompt, a chunk a step; returns the logits of what follows it."""
@@ -69,12 +71,19 @@ class LlamaReader:
     ) -> Generator[None, None, Sequence[NDArray[np.float32]]]:
         """Read what may follow the last prompt; returns the logits behind each of its tokens."""
         start = len(self._prompt)
-        if self._has_answer and not self._context.cut(0, start):
-            yield from self.read(job, self._prompt)  # a memory that cannot be cut starts anew
+        if not self._has_answer:
+            self._part = None if self._context.can_cut else self._context.save_part(0)
+        elif not self._forget_answer(start):
+            yield from self.read(job, self._prompt)
         self._has_answer = True
         rows = [Row(token, place, 0, output=True) for place, token in enumerate(tokens, start)]
         _decode(self._context, rows, job)
         return [self._context.logits(index, self._size).copy() for index in range(len(tokens))]
+
+    def _forget_answer(self, start: int) -> bool:
+        """Let the context hold the prompt alone; tells whether it can."""
+        context, part = self._context, self._part
+        return context.cut(0, start) or (part is not None and context.rewind(0, part, start))
 
     @cached_property
     def _context(self) -> Context:
