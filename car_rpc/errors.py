@@ -192,11 +192,12 @@ def invalid_params(detail: str, path: str) -> CarError:
     return CarError("invalid_params", f"{detail} - at `{path}`", path=path)
 
 
-def unsupported_mode(mode: str, backend: str, reason: str) -> CarError:
+def unsupported_mode(mode: str, backend: str, reason: str, **data: Any) -> CarError:
     """An ``unsupported_mode`` error with the executor contract's display text."""
     return CarError(
         "unsupported_mode",
         f"mode {mode} not implemented on backend {backend}: {reason}",
         mode=mode,
         backend=backend,
+        **data,
     )

@@ -90,15 +90,10 @@ def _without_projector(
         reason = f"{model.id} needs its projector {projector} and the capability `{capability}`"
     else:
         reason = f"{model.id} has no projector; register it with `mmproj_path` and `{capability}`"
+    where = f"$.{path}"
+    reason = f"{reason} - at `{where}`"
     mode = f"{kind}-content-block"
-    return CarError(
-        "unsupported_mode",
-        f"mode {mode} not implemented on backend llama_cpp: {reason} - at `$.{path}`",
-        mode=mode,
-        backend="llama_cpp",
-        path=f"$.{path}",
-        model=model.id,
-    )
+    return unsupported_mode(mode, "llama_cpp", reason, path=where, model=model.id)
 
 
 def _contents(request: GenerateRequest) -> Iterator[Content]:

@@ -357,6 +357,23 @@ def test_a_short_request_waits_for_one_image_at_most(engine: LlamaEngine) -> Non
     assert long.answer == Reply(id=1)
 
 
+def test_images_of_many_tokens_in_few_places_do_not_pass_for_short(
+    loaded_grid: LlamaEngine,
+) -> None:
+    engine = loaded_grid
+    engine.reset()
+    large = picture(size=(280, 280))  # a hundred tokens in ten places
+    long = Asked(engine, look(large, large, large, "x"))
+    long.woken.wait()
+    engine.step()
+    short = Asked(engine, chat("b" * 100, max_tokens=1))
+    engine.step()
+    assert short.answer == Reply(id=1)
+    assert long.answer is None
+    finish(engine, long)
+    assert long.answer == Reply(id=1)
+
+
 # -------------------------------------------------------------------------------------- the cache
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from car_rpc.engine.modality import Content, contents_of
-from car_rpc.errors import CarError
+from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.content import Base64Source, ContentBlock, DocumentBlock, Message, TextBlock
 from car_rpc.wire.inference import GenerateRequest
 from car_rpc.wire.media import MAX_MEDIA, MAX_MEDIUM_BYTES, media_of
@@ -84,13 +84,9 @@ def _check(model: ModelSchema, content: Content, backend: str) -> None:
 
 
 def _unread(kind: str, path: str, backend: str, reason: str) -> CarError:
-    mode = f"{kind}-content-block"
-    return CarError(
-        "unsupported_mode",
-        f"mode {mode} not implemented on backend {backend}: {reason}",
-        mode=mode,
-        backend=backend,
-        path=f"$.{path}",
+    where = f"$.{path}"
+    return unsupported_mode(
+        f"{kind}-content-block", backend, f"{reason} - at `{where}`", path=where
     )
 
 

@@ -93,8 +93,9 @@ class LlamaGeneration(Generation):
 
     @property
     def unread(self) -> int:
-        """Tokens of the prompt that are not evaluated yet."""
-        return max(0, len(self.prompt) - len(self.sequence.tokens))
+        """Tokens of the prompt that are not evaluated yet, all those of images among them."""
+        surplus = sum(each.size - each.positions for each in self._media)
+        return max(0, len(self.prompt) - len(self.sequence.tokens)) + surplus
 
 
 class Generator:

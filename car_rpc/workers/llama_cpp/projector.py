@@ -241,9 +241,8 @@ class Medium(NamedTuple):
 def unread(block: MediaBlock, place: str, reason: str) -> CarError:
     """The refusal of an image or a recording that a model does not read."""
     kind, does = ("image", "see") if isinstance(block, ImageBlock) else ("audio", "hear")
-    detail = f"this model does not {does}: {reason}; use one that does"
-    error = unsupported_mode(f"{kind}-content-block", BACKEND, f"{detail} - at `{place}`")
-    return CarError(error.kind, error.detail, **error.extra, path=place)
+    detail = f"this model does not {does}: {reason}; use one that does - at `{place}`"
+    return unsupported_mode(f"{kind}-content-block", BACKEND, detail, path=place)
 
 
 def _part(mtmd: Any, part: Part, bitmaps: Sequence[Bitmap]) -> Any:
