@@ -354,6 +354,16 @@ def test_requests_beyond_the_slots_wait_their_turn(engine: Engine) -> None:
     assert order.index(8) < order.index(9)
 
 
+def test_more_run_at_once_when_some_wait(load: Load, model: Callable[..., Path]) -> None:
+    engine = load(model())
+    slots = engine._generator._slots
+    requests = [chat(letter, max_tokens=20, ignore_eos=True) for letter in "abcdefghij"]
+    alone = [run(engine, request)[0].events for request in requests]
+    assert engine._generator._slots == slots
+    assert [asked.events for asked in run(engine, *requests)] == alone
+    assert engine._generator._slots == 2 * slots
+
+
 @pytest.mark.parametrize("counts", [[3] * 9, [5, 4, 3, 2, 1]])
 def test_slots_that_are_all_free_at_once_are_used_again(engine: Engine, counts: list[int]) -> None:
     asked = run(engine, *(chat(max_tokens=count, ignore_eos=True) for count in counts))

@@ -1,5 +1,6 @@
 """What only the MLX engine does, inside this process: beginnings that are kept, odd models."""
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -27,12 +28,19 @@ pytest.importorskip("mlx_lm")
 
 from car_rpc.workers.mlx.engine import MlxEngine, make_engine
 from car_rpc.workers.mlx.model import PREFILL_CHUNK
+from car_rpc.workers.mlx.native import mx
 
 pytestmark = pytest.mark.mlx
 
 #: The outputs of llama.cpp on the same weights. A narrow margin may fall to rounding.
 GOLDEN = json.loads((ROOT / "tools" / "demo_model" / "golden.json").read_text(encoding="utf-8"))
 WIDE = [case for case in GOLDEN if case["f16_margin"] > 1]
+
+#: Prompts whose caches are of very different sizes.
+SHARED_BATCH = [("a", 450), ("b", 10), ("c", 10), ("d", 10)]
+
+#: What MLX holds on to besides.
+SLACK_BYTES = 200_000
 
 #: A sliding window, whose memory of a token cannot be taken back.
 WINDOW = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
@@ -95,6 +103,40 @@ def test_prompts_share_what_they_begin_with(engine: MlxEngine) -> None:
     (asked,) = run(engine, keeping(LONG + "two"))
     assert len(LONG) < cached(asked) < asked.prompt_tokens
     assert asked.text == alone.text
+
+
+def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: MlxEngine) -> None:
+    contents = ["s" * 400 + text for text in ("one", "two", "three")]
+    alone = [run(engine, chat(content))[0].text for content in contents]
+    asked = run(engine, *map(keeping, contents))
+    assert [each.text for each in asked] == alone
+    first, *others = map(cached, asked)
+    assert first == 0
+    assert min(others) >= PREFILL_CHUNK
+
+
+def test_what_is_unlike_does_not_wait_for_a_long_prompt(engine: MlxEngine) -> None:
+    long = Asked(engine, keeping("a" * 480, max_tokens=1))
+    short = Asked(engine, keeping("b", max_tokens=1))
+    while short.answer is None:
+        engine.step()
+    assert long.answer is None
+    run(engine)
+
+
+def test_what_is_kept_takes_no_more_memory_than_it_may(engine: MlxEngine) -> None:
+    prefixes = engine._generator._prefixes
+    gc.collect()
+    before = mx.get_active_memory()
+    for number in range(6):  # a long one and short ones share a batch
+        contents = [f"{number}{letter}" + "x" * length for letter, length in SHARED_BATCH]
+        run(engine, *map(keeping, contents))
+        gc.collect()
+        assert mx.get_active_memory() - before <= prefixes.nbytes + SLACK_BYTES
+    assert prefixes.nbytes > 6 * 480 * engine._model.kv_bytes_per_token
+    engine.reset()
+    gc.collect()
+    assert mx.get_active_memory() <= before + SLACK_BYTES
 
 
 def test_a_request_may_want_nothing_of_others_and_leave_nothing(engine: MlxEngine) -> None:

@@ -63,12 +63,13 @@ class MlxEngine:
         self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)
         self._model = model = Model(folder, progress, load.adapters)
         self._context_length = context_length(load.context_length, folder.context_trained)
+        slot_bytes = self._context_length * model.kv_bytes_per_token
         try:
-            slots = slot_count(self._context_length * model.kv_bytes_per_token)
+            slots = slot_count(slot_bytes)
         except MemoryError as error:
             raise out_of_memory(Path(load.path)) from error
         prefixes = Prefixes(PREFIX_BUDGET_BYTES, can_be_cut=model.plain_attention)
-        self._generator = Generator(model, slots if model.plain_attention else 1, prefixes)
+        self._generator = Generator(model, slots, slot_bytes, prefixes)
         pooling = load.pooling or folder.pooling
         self._embedder = Embedder(MlxEncoder(model, self._vocab, pooling, self._context_length))
         reader = MlxReader(model, self._context_length)

@@ -9,9 +9,12 @@ import numpy as np
 
 from car_rpc.workers.generation import Generation
 from car_rpc.workers.likelihood import likely
+from car_rpc.workers.mlx.model import PREFILL_CHUNK
 from car_rpc.workers.mlx.native import mx
 from car_rpc.workers.mlx.prefixes import Prefix, Prefixes, cut
 from car_rpc.workers.mlx.sampler import Sampler
+from car_rpc.workers.prefix import common
+from car_rpc.workers.slots import MAX_GROWN_SLOTS, more_slots
 
 if TYPE_CHECKING:
     from car_rpc.wire.worker import Generate
@@ -56,6 +59,7 @@ class MlxGeneration(Generation):
         self._logits: deque[Any] = deque()
         self.tokens = list(prompt.tokens)  # the whole sequence so far
         self.read = Prefix()  # the part of it that the model has read, outside of the batch
+        self.read_before = self.read_count = 0  # tokens of it: at its last entry, and by now
         self.uses_prefixes = request.prefix_cache
 
     @property
@@ -69,6 +73,7 @@ class MlxGeneration(Generation):
         """Go on behind the last token; what was chosen but not taken yet is chosen anew."""
         self.pending.clear()
         self._logits.clear()
+        self.read_before = self.read_count = len(self.read.tokens)
         self.sampler.position = len(self.tokens) - self.asked_tokens
 
     def take(self, token: int) -> None:
@@ -116,14 +121,16 @@ class Generator:
     answer that is paused leaves the batch with what was read of it, and keeps its slot.
 
     Args:
-        model: The model.
-        slots: How many generations run at once.
+        model: The model. One whose memory cannot be cut gets a batch for one.
+        slots: How many generations run at once to begin with.
+        slot_bytes: What the cache of each may take.
         prefixes: What is kept of earlier prompts.
     """
 
-    def __init__(self, model: Model, slots: int, prefixes: Prefixes) -> None:
+    def __init__(self, model: Model, slots: int, slot_bytes: int, prefixes: Prefixes) -> None:
         self._model = model
-        self._slots = slots
+        self._slots = slots if model.plain_attention else 1
+        self._slot_bytes = slot_bytes
         self._prefixes = prefixes
         self.reset()
 
@@ -138,7 +145,7 @@ class Generator:
         self._admit()
         if self._running:
             self._advance()
-        return bool(self._running) or self._next_can_start()
+        return bool(self._running) or (bool(self._waiting) and self._has_room)
 
     def reset(self) -> None:
         """Forget all generations, and what is kept of their prompts."""
@@ -146,10 +153,15 @@ class Generator:
         self._waiting: deque[MlxGeneration] = deque()
         self._running: dict[int, MlxGeneration] = {}
         self._paused: list[MlxGeneration] = []
-        self._batch: Any = self._model.make_batch(self._slots)
+        self._batch: Any = self._model.make_batch(
+            MAX_GROWN_SLOTS if self._model.plain_attention else 1
+        )
 
     def _advance(self) -> None:
-        _, said = self._batch.next()
+        read, said = self._batch.next()
+        for prompt in read:
+            generation = self._running[prompt.uid]
+            generation.read_count = generation.read_before + prompt.progress[0]
         for answer in said:
             generation = self._running[answer.uid]
             generation.take(answer.token)
@@ -159,8 +171,9 @@ class Generator:
                 generation.read = self._leave(answer.uid)
                 self._enter(generation)
 
-    def _next_can_start(self) -> bool:
-        return bool(self._waiting) and len(self._running) + len(self._paused) < self._slots
+    @property
+    def _has_room(self) -> bool:
+        return len(self._running) + len(self._paused) < self._slots
 
     def _drop_cancelled(self) -> None:
         self._waiting = deque(each for each in self._waiting if not each.job.cancelled.is_set())
@@ -172,7 +185,7 @@ class Generator:
     def _pause(self) -> None:
         for uid, generation in list(self._running.items()):
             if not generation.job.running.is_set():
-                generation.read = self._leave(uid)
+                generation.read = _computed(self._leave(uid))
                 self._paused.append(generation)
 
     def _admit(self) -> None:
@@ -180,17 +193,43 @@ class Generator:
             if generation.job.running.is_set():
                 self._paused.remove(generation)
                 self._enter(generation)
-        while self._next_can_start():
-            generation = self._waiting.popleft()
+        if self._waiting and not self._has_room and self._model.plain_attention:
+            self._slots = more_slots(self._slots, self._slot_bytes)
+        for generation in list(self._waiting):
+            if not self._has_room:
+                return
+            if self._is_being_read(generation):
+                continue
+            self._waiting.remove(generation)
             if generation.uses_prefixes:
-                generation.read = self._prefixes.find(generation.tokens)
+                generation.read = self._known(generation)
                 generation.cached_tokens = min(len(generation.read.tokens), generation.asked_tokens)
             self._enter(generation)
 
+    def _is_being_read(self, generation: MlxGeneration) -> bool:
+        """Whether another is about to read much of the same prompt, which is worth a wait."""
+        return generation.uses_prefixes and any(
+            other.uses_prefixes
+            and common(other.prompt, generation.prompt) >= other.read_count + PREFILL_CHUNK
+            for other in self._running.values()
+        )
+
+    def _known(self, generation: MlxGeneration) -> Prefix:
+        """What was read before of its sequence, also by those that still run."""
+        known = self._prefixes.find(generation.tokens)
+        for uid, other in self._running.items():
+            shared = common(other.tokens[: other.read_count], generation.tokens)
+            if other.uses_prefixes and shared >= len(known.tokens) + PREFILL_CHUNK:
+                cache, tokens = self._batch.extract_cache([uid])[uid]
+                self._prefixes.put(_computed(Prefix(list(tokens), cache)))
+                known = self._prefixes.find(generation.tokens)
+        return known
+
     def _enter(self, generation: MlxGeneration) -> None:
         """Let the batch read what is unread, which ends with the token to go on from."""
-        read, generation.read = self._usable_read(generation), Prefix()
+        read = generation.read = self._usable_read(generation)
         generation.resume()
+        generation.read = Prefix()
         (uid,) = self._batch.insert(
             [generation.tokens[len(read.tokens) :]],
             caches=[read.cache or None],
@@ -218,5 +257,12 @@ class Generator:
         cache, tokens = self._batch.remove([uid], return_prompt_caches=True)[uid]
         read = Prefix(list(tokens), cache or [])
         if generation.uses_prefixes:
-            self._prefixes.put(read)
+            self._prefixes.put(_computed(read))
         return read
+
+
+def _computed(prefix: Prefix) -> Prefix:
+    """The same, computed: until then it holds on to what the whole batch remembers."""
+    if prefix.tokens:
+        mx.eval([layer.state for layer in prefix.cache])
+    return prefix

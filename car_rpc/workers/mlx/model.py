@@ -20,6 +20,7 @@ from car_rpc.workers.mlx.native import (
     tree_flatten,
     version,
 )
+from car_rpc.workers.mlx.rows import use_rows
 from car_rpc.workers.slots import physical_memory
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _TRIED_TOKENS = 2
 #: How many times the files of the weights must fit into memory for halves to become singles,
 #: which takes them twice and leaves as much again.
 _SINGLE_BYTES_RATIO = 4
+
+
+use_rows()
 
 
 class Model:

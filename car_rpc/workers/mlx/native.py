@@ -21,9 +21,10 @@ mx: Any = import_module("mlx.core")
 tree_flatten: Any = import_module("mlx.utils").tree_flatten
 tree_unflatten: Any = import_module("mlx.utils").tree_unflatten
 BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
-_cache: Any = import_module("mlx_lm.models.cache")
-KVCache: Any = _cache.KVCache
-make_prompt_cache: Any = _cache.make_prompt_cache
+cache_module: Any = import_module("mlx_lm.models.cache")
+BatchKVCache: Any = cache_module.BatchKVCache
+KVCache: Any = cache_module.KVCache
+make_prompt_cache: Any = cache_module.make_prompt_cache
 load_model: Any = import_module("mlx_lm.utils").load_model
 sampling: Any = import_module("mlx_lm.sample_utils")
 
