@@ -9,7 +9,7 @@ from typing import Literal
 
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSource
 from car_rpc.wire.parts import file_parts
-from car_rpc.wire.sources import adapters_of
+from car_rpc.wire.sources import adapters_of, draft_of
 
 #: Permissions of a file that everybody may read.
 _ALL_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -38,6 +38,9 @@ def missing(source: ModelSource) -> str | None:
     for index, adapter in enumerate(adapters_of(source)):
         if not _is_there(adapter.path, members):
             return f"adapters[{index}]: {_why('adapter', Path(adapter.path), members)}"
+    draft = draft_of(source)
+    if draft is not None and not _is_there(draft, ()):
+        return f"speculation: {_why('model', Path(draft), ())}"
     return None
 
 

@@ -23,6 +23,7 @@ from car_rpc.registry.safetensors import read_json
 from car_rpc.wire.models import Adapter, LocalSource, MlxSource, ModelSchema, ModelSource
 from car_rpc.wire.parts import file_parts, is_later_part
 from car_rpc.wire.sources import adapters_of
+from car_rpc.wire.speculation import DraftSpeculation
 
 #: One name, or an organisation's and a name. None is ``.`` or ``..``.
 _REPO = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
@@ -78,6 +79,11 @@ class WeightFiles:
             return source
         if isinstance(source, LocalSource):
             _check_first_part(source)
+            if isinstance(source.speculation, DraftSpeculation):
+                path = self._absolute_path(
+                    source.speculation.path, "$.model.source.speculation.path"
+                )
+                source = msgspec.structs.replace(source, speculation=DraftSpeculation(path=path))
             source = self._with_absolute(source, "mmproj_path")
         if isinstance(source.adapters, list):
             source = msgspec.structs.replace(source, adapters=self._absolute_adapters(source))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from car_rpc.wire import content, events, inference, log, models, routing
+from car_rpc.wire import content, events, inference, log, models, routing, speculation
 
 #: Meanings of named unions and enumerations, by module and name.
 NAMED: dict[ModuleType, dict[str, str]] = {
@@ -40,6 +40,7 @@ NAMED: dict[ModuleType, dict[str, str]] = {
         "TaskComplexity": "How hard a request looks.",
         "TaskHint": "What a request is for.",
     },
+    speculation: {"Speculation": "How what an answer goes on with is guessed."},
 }
 
 #: What a field holds that is raw JSON, or any string, to the core.

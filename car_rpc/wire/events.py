@@ -140,6 +140,10 @@ class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="u
         cache_read_tokens: Tokens of the prompt that came from a cache.
         cache_creation_tokens: Tokens of the prompt that were put into a cache.
         thinking_tokens: Tokens of the reasoning.
+        draft_tokens: Tokens that were guessed before the model said them; see ``speculation`` of
+            the source ``local``.
+        accepted_draft_tokens: How many of these it then said. They are part of
+            ``completion_tokens``, as any other.
     """
 
     prompt_tokens: NonNegative | UnsetType = UNSET
@@ -149,6 +153,8 @@ class UsageEvent(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="u
     cache_read_tokens: NonNegative | UnsetType = UNSET
     cache_creation_tokens: NonNegative | UnsetType = UNSET
     thinking_tokens: NonNegative | UnsetType = UNSET
+    draft_tokens: NonNegative | UnsetType = UNSET
+    accepted_draft_tokens: NonNegative | UnsetType = UNSET
 
 
 class ProviderOutputItem(

@@ -188,6 +188,10 @@ class Usage(WireStruct, frozen=True, kw_only=True):
         cache_read_tokens: Tokens of the prompt that came from a cache.
         cache_creation_tokens: Tokens of the prompt that were put into a cache.
         thinking_tokens: Tokens of the reasoning.
+        draft_tokens: Tokens that were guessed before the model said them; see ``speculation`` of
+            the source ``local``.
+        accepted_draft_tokens: How many of these it then said. They are part of
+            ``completion_tokens``, as any other.
     """
 
     prompt_tokens: int | None = None
@@ -197,6 +201,8 @@ class Usage(WireStruct, frozen=True, kw_only=True):
     cache_read_tokens: int | UnsetType = UNSET
     cache_creation_tokens: int | UnsetType = UNSET
     thinking_tokens: int | UnsetType = UNSET
+    draft_tokens: int | UnsetType = UNSET
+    accepted_draft_tokens: int | UnsetType = UNSET
 
 
 class AttemptReport(WireStruct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from car_rpc.wire.base import NonNegative, NonNegativeFloat, Positive, WireStruct
 from car_rpc.wire.events import RunnerEvent
+from car_rpc.wire.speculation import Speculation
 
 Capability: TypeAlias = Literal[
     "generate",
@@ -116,6 +117,9 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
         context_length: Tokens of context per request; the model's own when absent.
         adapters: LoRA adapters that change what the file holds. They are files of the app: none
             is ever downloaded or deleted.
+        speculation: How what an answer goes on with is guessed, so that several of its tokens are
+            computed at once. It changes how fast an answer comes, not what it says. Only guesses
+            that pay are made, and none while several requests are answered. Absent for none.
     """
 
     path: str | UnsetType = UNSET
@@ -131,6 +135,7 @@ class LocalSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="
     pooling: Pooling | UnsetType = UNSET
     context_length: Positive | UnsetType = UNSET
     adapters: Adapters | UnsetType = UNSET
+    speculation: Speculation | UnsetType = UNSET
 
 
 class MlxSource(WireStruct, frozen=True, kw_only=True, tag_field="type", tag="mlx"):

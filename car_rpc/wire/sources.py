@@ -17,6 +17,7 @@ from car_rpc.wire.models import (
     SystemSource,
     VllmMlxSource,
 )
+from car_rpc.wire.speculation import DraftSpeculation
 
 # What stands in front of an `@` is no host.
 _THIS_MACHINE = re.compile(
@@ -31,6 +32,12 @@ def is_local(source: ModelSource) -> bool:
     if isinstance(source, OllamaSource):
         return _THIS_MACHINE.match(source.host) is not None
     return not isinstance(source, DelegatedSource)
+
+
+def draft_of(source: ModelSource) -> str | None:
+    """File of the small model that drafts for a model; ``None`` where there is none."""
+    speculation = source.speculation if isinstance(source, LocalSource) else None
+    return speculation.path if isinstance(speculation, DraftSpeculation) else None
 
 
 def adapters_of(source: ModelSource) -> list[Adapter]:

@@ -15,6 +15,7 @@ from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import ResponseFormat, TokenLogprob
 from car_rpc.wire.models import Adapter, Pooling, ScriptStep
+from car_rpc.wire.speculation import Speculation
 from car_rpc.wire.speech import Word
 
 #: Largest frame either side accepts, in bytes: one message of the wire plus its envelope.
@@ -55,6 +56,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
         pooling: Pooling for embeddings; ``None`` is the model's own, else mean.
         adapters: LoRA adapters that go on top of it.
         has_rank_head: Whether the file of a model that ranks has a head for that.
+        speculation: How what an answer goes on with is guessed; ``None`` for no guesses.
         script: Steps of a scripted model (fake engine only).
     """
 
@@ -64,6 +66,7 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
     pooling: Pooling | None = None
     adapters: list[Adapter] = []
     has_rank_head: bool = True
+    speculation: Speculation | None = None
     script: list[ScriptStep] = []
 
 

@@ -92,6 +92,11 @@ class Generation:
             raise context_overflow(self.prompt_tokens, room)
         self._limit = min(self.most_tokens, room) - self.asked_tokens
 
+    @property
+    def left(self) -> int:
+        """Tokens that may still come."""
+        return self._limit - self.answer.tokens
+
     def constrain(self, plan: Plan) -> None:
         """Give the answer a form.
 

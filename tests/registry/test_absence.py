@@ -7,6 +7,7 @@ import pytest
 
 from car_rpc.registry.absence import missing
 from car_rpc.wire.models import Adapter, DelegatedSource, LocalSource, MlxSource
+from car_rpc.wire.speculation import DraftSpeculation
 
 
 def why(source: Any) -> str:
@@ -60,6 +61,15 @@ def test_each_adapter_is_looked_for_and_told_by_its_place(tmp_path: Path) -> Non
     assert "a GGUF adapter is one file" in why(source)
     gone.rmdir()
     gone.touch()
+    assert missing(source) is None
+
+
+def test_a_draft_model_that_is_missing_is_named(tmp_path: Path) -> None:
+    file, draft = tmp_path / "a.gguf", tmp_path / "draft.gguf"
+    file.touch()
+    source = LocalSource(path=str(file), speculation=DraftSpeculation(path=str(draft)))
+    assert why(source) == f"speculation: {draft} is not there"
+    draft.touch()
     assert missing(source) is None
 
 

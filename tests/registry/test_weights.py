@@ -17,6 +17,7 @@ from car_rpc.registry.weights import (
 )
 from car_rpc.testing import scripted_model
 from car_rpc.wire.models import Adapter, DelegatedSource, LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.speculation import DraftSpeculation
 
 FILE = LocalSource(hf_repo="acme/Small-GGUF", hf_filename="small-Q4.gguf")
 FOLDER = MlxSource(hf_repo="acme/Small-4bit")
@@ -207,6 +208,16 @@ def test_what_names_a_path_is_left_as_it_is(files: WeightFiles, tmp_path: Path) 
         assert files.look([model(source)]).models == [model(source)]
 
 
+def test_a_draft_model_lies_in_the_models_directory_unless_it_is_absolute(
+    files: WeightFiles, tmp_path: Path
+) -> None:
+    for given, kept in (("b.gguf", str(tmp_path / "models" / "b.gguf")), ("/c.gguf", "/c.gguf")):
+        source = LocalSource(path="/a.gguf", speculation=DraftSpeculation(path=given))
+        found = files.absolute(source)
+        assert isinstance(found, LocalSource)
+        assert found.speculation == DraftSpeculation(path=kept)
+
+
 @pytest.mark.parametrize(
     ("source", "field"),
     [
@@ -225,6 +236,7 @@ def test_what_names_a_path_is_left_as_it_is(files: WeightFiles, tmp_path: Path) 
         (LocalSource(path="a\0"), "path"),
         (LocalSource(path="a", adapters=[Adapter(path="b\0")]), "adapters[0].path"),
         (LocalSource(path="a", mmproj_path="~nobody-of-this-name/b"), "mmproj_path"),
+        (LocalSource(path="a", speculation=DraftSpeculation(path="a\0")), "speculation.path"),
     ],
 )
 def test_a_source_that_names_no_weights_is_refused(

@@ -211,10 +211,12 @@ def _load_frame(model: ModelSchema) -> Load:
         raise missing_weights(model)
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         raise CarError("internal", "a model reached a backend that does not serve its source")
+    speculation = source.speculation if isinstance(source, LocalSource) else UNSET
     return Load(
         path=source.path,
         projector=projector_of(model),
         context_length=None if source.context_length is UNSET else source.context_length,
         pooling=None if source.pooling is UNSET else source.pooling,
         adapters=adapters_of(source),
+        speculation=None if speculation is UNSET else speculation,
     )

@@ -23,7 +23,7 @@ from car_rpc.registry.projectors import projector_of
 from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.parts import file_parts
-from car_rpc.wire.sources import adapters_of
+from car_rpc.wire.sources import adapters_of, draft_of
 from car_rpc.wire.worker import Load
 
 _logger = logging.getLogger(__name__)
@@ -373,5 +373,5 @@ def _estimate(model: ModelSchema) -> int:
         size_on_disk(Path(path))
         for path in (*file_parts(source.path), *(each.path for each in adapters_of(source)))
     )
-    projector = projector_of(model)
-    return needed + (size_on_disk(Path(projector)) if projector else 0)
+    others = [path for path in (projector_of(model), draft_of(source)) if path]
+    return needed + sum(size_on_disk(Path(path)) for path in others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version
 from car_rpc.workers.llama_cpp.projector import Projector, unread
 from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
+from car_rpc.workers.llama_cpp.speculation import MAX_ROWS, speculator_for
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
 from car_rpc.workers.slots import context_length, longest_context, slot_count
@@ -81,9 +83,11 @@ class LlamaEngine:
         read = (model, self._vocab, self._context_length)
         head = LlamaHead(*read) if ranks else None
         self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
+        speculator = None if self._generator is None else self._generator.speculator
+        others = [each.size_bytes for each in (projector, speculator) if each is not None]
         return Loaded(
             context_length=self._longest,
-            model_bytes=model.size_bytes + (0 if projector is None else projector.size_bytes),
+            model_bytes=model.size_bytes + sum(others),
             engine=version(),
         )
 
@@ -153,13 +157,16 @@ class LlamaEngine:
         return self._context_length if self._generator is None else self._generator.longest
 
     def _make_generator(self, model: Model, load: Load, batch_tokens: int) -> Generator:
+        speculation = load.speculation
+
         def make_context(slots: int, room: int) -> Context:
             return Context(
                 model,
                 batch_tokens,
                 n_ctx=room * slots,
                 n_seq_max=slots,
-                n_outputs_max=slots,  # the default reserves logits for a whole batch
+                # The default reserves logits for a whole batch.
+                n_outputs_max=slots if speculation is None else max(slots, MAX_ROWS),
                 # A slot's room is its own: no long answer starves the others, and what others
                 # hold does not slow one down.
                 kv_unified=False,
@@ -169,7 +176,11 @@ class LlamaEngine:
         room = longest = self._context_length
         if load.context_length is None:
             longest = longest_context(room, model.context_train, slot_bytes)
-        return Generator(make_context, slot_count(slot_bytes(room)), room, longest, slot_bytes)
+        make_speculator = None
+        if speculation is not None:
+            make_speculator = partial(speculator_for, speculation, model, self._vocab.size, longest)
+        slots = slot_count(slot_bytes(room))
+        return Generator(make_context, slots, room, longest, slot_bytes, make_speculator)
 
 
 def make_engine() -> LlamaEngine:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.projector import Medium
     from car_rpc.workers.llama_cpp.sequences import Sequence
+    from car_rpc.workers.llama_cpp.speculation import Speculator
     from car_rpc.workers.llama_cpp.vocab import Vocab
 
 #: Tokens of a prompt that are read in one go: a cancelled request leaves after at most so many,
@@ -51,10 +52,14 @@ class LlamaGeneration(Generation):
         self.sequence: Sequence
         self.sampler = Sampler(request.params, vocab.size)
         self.shares_prefix = request.prefix_cache
+        self.chosen = 0  # tokens that the model chose; others had to follow these
+        self.has_media = bool(prompt.media)
         self._media = deque(cast("SequenceOf[Medium]", prompt.media))
+        self._drafted_at = context_length  # where in the sequence the last draft began
 
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""
+        self.chosen += 1
         self.tell(self.sampler.likely)
         complete = super().accept(token)
         for forced in self.pending[1:]:
@@ -97,12 +102,35 @@ class LlamaGeneration(Generation):
         surplus = sum(each.size - each.positions for each in self._media)
         return max(0, len(self.prompt) - len(self.sequence.tokens)) + surplus
 
+    def rows(self, draft: SequenceOf[int] = ()) -> list[Row]:
+        """What the model has not read of the answer, and a draft of what may follow that."""
+        start, last = len(self.sequence.tokens), len(self.pending) - 1
+        self._drafted_at = start + last + 1
+        self.answer.draft_tokens += len(draft)
+        return [
+            Row(token, start + index, self.sequence.number, output=index >= last)
+            for index, token in enumerate((*self.pending, *draft))
+        ]
+
+    def takes(self, row: Row) -> bool:
+        """Go on with a row that was read, unless it was drafted and turned out to be wrong."""
+        if row.position != len(self.sequence.tokens):  # it follows one that was wrong
+            return False
+        if self.pending:
+            if self.pending[0] != row.token:
+                return False
+            del self.pending[0]
+        self.sequence.tokens.append(row.token)
+        self.answer.accepted_draft_tokens += row.position >= self._drafted_at
+        return True
+
 
 class Generator:
     """Shares one context between generations, first come, first served.
 
     A step evaluates one token of each running answer together, then one chunk of the shortest
-    unread prompt alone. A chunk's size never depends on what else runs: the numbers that a
+    unread prompt alone. Where there is one answer and nothing else to do, what it may go on with
+    is evaluated as well. A chunk's size never depends on what else runs: the numbers that a
     model computes depend on it, so a request gets the same answer on a busy machine.
 
     Args:
@@ -112,6 +140,8 @@ class Generator:
         room: Tokens that each may use to begin with.
         longest: Tokens that one may use at most.
         slot_bytes: What the cache for one with so much room takes.
+        make_speculator: Makes what guesses how an answer goes on; ``None`` for no guesses. It is
+            not called for a model that cannot forget what was wrong.
 
     Raises:
         MemoryError: There is no room to begin with.
@@ -124,6 +154,7 @@ class Generator:
         room: int,
         longest: int,
         slot_bytes: Callable[[int], int],
+        make_speculator: Callable[[], Speculator] | None = None,
     ) -> None:
         self._make_context = make_context
         self._slots = slots
@@ -136,6 +167,9 @@ class Generator:
         self._sequences = Sequences(self._context, slots, saved_budget())
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
+        self.speculator: Speculator | None = None
+        if make_speculator is not None and self._context.can_cut:
+            self.speculator = make_speculator()
 
     def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
@@ -270,19 +304,23 @@ class Generator:
         return False
 
     def _advance_running(self) -> None:
-        rows: list[Row] = []
-        for number, generation in self._active.items():
-            if not generation.job.running.is_set():
-                continue
-            read, last = len(generation.sequence.tokens), len(generation.pending) - 1
-            rows += [
-                Row(token, read + index, number, output=index == last)
-                for index, token in enumerate(generation.pending)
-            ]
+        running = [each for each in self._active.values() if each.job.running.is_set()]
+        begun = [each for each in running if each.pending]
+        if self.speculator is not None and begun == running and len(begun) == 1:
+            self._advance_alone(begun[0], self.speculator)
+            return
+        rows = [row for generation in begun for row in generation.rows()]
         # What a form forces may be longer than a batch.
         for start in range(0, len(rows), PREFILL_CHUNK):
             part = rows[start : start + PREFILL_CHUNK]
             self._evaluate([row for row in part if row.sequence in self._active])
+
+    def _advance_alone(self, generation: LlamaGeneration, speculator: Speculator) -> None:
+        draft = speculator.draft(generation)
+        self._evaluate(generation.rows(draft))
+        if draft:  # what was wrong of it is in the memory, too
+            self._sequences.repair(generation.sequence)
+        speculator.learn(generation, ended=not generation.sequence.busy)
 
     def _read_prompt(self) -> None:
         unread = [
@@ -328,9 +366,10 @@ class Generator:
             self._fail({row.sequence for row in rows}, error)
             return
         for index, row in enumerate(rows):
-            generation = self._active[row.sequence]
-            generation.sequence.tokens.append(row.token)
-            if not row.output:
+            generation = self._active.get(row.sequence)
+            if generation is None or not generation.takes(row):  # it was drafted for nothing
+                continue
+            if generation.pending or not row.output:
                 continue
             token = generation.sampler.sample(self._context, index, generation.constraint)
             if generation.accept(token):

@@ -67,6 +67,8 @@ class Answer:
         self._text_so_far = [begun_text]
         self.tokens = begun_tokens
         self.thinking_tokens = 0
+        #: Tokens that were guessed before the model said them, and how many guesses were right.
+        self.draft_tokens = self.accepted_draft_tokens = 0
 
     @property
     def stopped(self) -> bool:
@@ -122,6 +124,8 @@ class Answer:
             context_window=context_window,
             cache_read_tokens=cached_tokens or UNSET,
             thinking_tokens=self.thinking_tokens or UNSET,
+            draft_tokens=self.draft_tokens or UNSET,
+            accepted_draft_tokens=self.accepted_draft_tokens if self.draft_tokens else UNSET,
         )
         reason = self._reason(limited=limited, cut_reasoning=cut_reasoning)
         valid = None if verdict is None or self._calls else verdict(self.text)

@@ -20,6 +20,7 @@ from car_rpc.errors import CarError
 from car_rpc.testing import MemorySink, scripted_model
 from car_rpc.transport.os_layer import OsLayer, os_layer
 from car_rpc.wire.models import Cost, LocalSource, ModelSchema
+from car_rpc.wire.speculation import DraftSpeculation
 from car_rpc.wire.worker import Load
 
 pytestmark = pytest.mark.process
@@ -157,6 +158,16 @@ async def test_the_model_used_longest_ago_goes_when_there_is_no_room(world: Worl
     assert world.loaded == ["a/b:1", "a/c:1"]
     assert world.events("model_unload") == ["a/a:1"]
     assert not exists(gone)
+
+
+async def test_the_file_of_a_draft_model_counts_too(world: World, tmp_path: Path) -> None:
+    draft = tmp_path / "draft.gguf"
+    draft.write_bytes(b"x" * 50)
+    speculation = DraftSpeculation(path=str(draft))
+    source = msgspec.structs.replace(C.source, speculation=speculation)
+    async with world.lease(msgspec.structs.replace(C, source=source)):
+        (loaded,) = world.workers.loaded()
+        assert loaded.memory_bytes == 30 + 50
 
 
 async def test_a_model_at_work_is_waited_for_and_never_taken_away(world: World) -> None:

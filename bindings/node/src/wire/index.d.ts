@@ -20,6 +20,7 @@ export * from './residency.js';
 export * from './routing.js';
 export * from './runner.js';
 export * from './search.js';
+export * from './speculation.js';
 export * from './speech.js';
 export * from './spend.js';
 export * from './tasks.js';

@@ -390,4 +390,10 @@ export interface Usage {
   cache_creation_tokens?: number;
   /** Tokens of the reasoning. */
   thinking_tokens?: number;
+  /**
+   * Tokens that were guessed before the model said them; see `speculation` of the source `local`.
+   */
+  draft_tokens?: number;
+  /** How many of these it then said. They are part of `completion_tokens`, as any other. */
+  accepted_draft_tokens?: number;
 }

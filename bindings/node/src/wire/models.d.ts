@@ -3,6 +3,7 @@
 import type { ErrorKind } from './error.js';
 import type { RunnerEvent } from './events.js';
 import type { UnknownMember } from './open.js';
+import type { Speculation } from './speculation.js';
 
 /** Something that a model can do: what this version knows. */
 export type KnownCapability =
@@ -190,6 +191,12 @@ export interface LocalSource {
    * downloaded or deleted.
    */
   adapters?: Adapter[];
+  /**
+   * How what an answer goes on with is guessed, so that several of its tokens are computed at once.
+   * It changes how fast an answer comes, not what it says. Only guesses that pay are made, and none
+   * while several requests are answered. Absent for none.
+   */
+  speculation?: Speculation;
 }
 
 /** A folder of MLX weights. */

@@ -799,6 +799,11 @@ public struct Usage: Codable, Sendable, Hashable {
     public var cacheCreationTokens: Int?
     /// Tokens of the reasoning.
     public var thinkingTokens: Int?
+    /// Tokens that were guessed before the model said them; see `speculation` of the source
+    /// `local`.
+    public var draftTokens: Int?
+    /// How many of these it then said. They are part of `completion_tokens`, as any other.
+    public var acceptedDraftTokens: Int?
 
     public init(
         promptTokens: Int? = nil,
@@ -807,7 +812,9 @@ public struct Usage: Codable, Sendable, Hashable {
         contextWindow: Int? = nil,
         cacheReadTokens: Int? = nil,
         cacheCreationTokens: Int? = nil,
-        thinkingTokens: Int? = nil
+        thinkingTokens: Int? = nil,
+        draftTokens: Int? = nil,
+        acceptedDraftTokens: Int? = nil
     ) {
         self.promptTokens = promptTokens
         self.completionTokens = completionTokens
@@ -816,6 +823,8 @@ public struct Usage: Codable, Sendable, Hashable {
         self.cacheReadTokens = cacheReadTokens
         self.cacheCreationTokens = cacheCreationTokens
         self.thinkingTokens = thinkingTokens
+        self.draftTokens = draftTokens
+        self.acceptedDraftTokens = acceptedDraftTokens
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -826,5 +835,7 @@ public struct Usage: Codable, Sendable, Hashable {
         case cacheReadTokens = "cache_read_tokens"
         case cacheCreationTokens = "cache_creation_tokens"
         case thinkingTokens = "thinking_tokens"
+        case draftTokens = "draft_tokens"
+        case acceptedDraftTokens = "accepted_draft_tokens"
     }
 }

@@ -364,6 +364,10 @@ public struct LocalSource: Codable, Sendable, Hashable {
     /// LoRA adapters that change what the file holds. They are files of the app: none is ever
     /// downloaded or deleted.
     public var adapters: [Adapter]?
+    /// How what an answer goes on with is guessed, so that several of its tokens are computed at
+    /// once. It changes how fast an answer comes, not what it says. Only guesses that pay are made,
+    /// and none while several requests are answered. Absent for none.
+    public var speculation: Speculation?
 
     public init(
         path: String? = nil,
@@ -376,7 +380,8 @@ public struct LocalSource: Codable, Sendable, Hashable {
         mmprojFilename: String? = nil,
         pooling: Pooling? = nil,
         contextLength: Int? = nil,
-        adapters: [Adapter]? = nil
+        adapters: [Adapter]? = nil,
+        speculation: Speculation? = nil
     ) {
         self.path = path
         self.hfRepo = hfRepo
@@ -389,6 +394,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         self.pooling = pooling
         self.contextLength = contextLength
         self.adapters = adapters
+        self.speculation = speculation
     }
 
     private enum CodingKeys: String, CodingKey {
@@ -403,6 +409,7 @@ public struct LocalSource: Codable, Sendable, Hashable {
         case pooling
         case contextLength = "context_length"
         case adapters
+        case speculation
     }
 }
 

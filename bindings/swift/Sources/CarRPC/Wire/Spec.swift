@@ -5,5 +5,5 @@ public enum Spec {
     public static let protocolVersion = 1
     public static let major = 1
     public static let minor = 0
-    public static let hash = "87a835908aae9a19"
+    public static let hash = "d7d7b1371c4cd7b4"
 }

@@ -537,4 +537,12 @@ data class Usage(
     /** Tokens of the reasoning. */
     @SerialName("thinking_tokens")
     val thinkingTokens: Long? = null,
+    /**
+     * Tokens that were guessed before the model said them; see `speculation` of the source `local`.
+     */
+    @SerialName("draft_tokens")
+    val draftTokens: Long? = null,
+    /** How many of these it then said. They are part of `completion_tokens`, as any other. */
+    @SerialName("accepted_draft_tokens")
+    val acceptedDraftTokens: Long? = null,
 )

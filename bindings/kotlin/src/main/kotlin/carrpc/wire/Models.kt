@@ -284,6 +284,12 @@ data class LocalSource(
      * downloaded or deleted.
      */
     val adapters: List<Adapter>? = null,
+    /**
+     * How what an answer goes on with is guessed, so that several of its tokens are computed at
+     * once. It changes how fast an answer comes, not what it says. Only guesses that pay are made,
+     * and none while several requests are answered. Absent for none.
+     */
+    val speculation: Speculation? = null,
 ) : ModelSource
 
 /** A folder of MLX weights. */

@@ -7,5 +7,5 @@ object Spec {
     const val PROTOCOL_VERSION = 1
     const val MAJOR = 1
     const val MINOR = 0
-    const val HASH = "87a835908aae9a19"
+    const val HASH = "d7d7b1371c4cd7b4"
 }
