@@ -95,7 +95,7 @@ def write_recurrent_model(path: Path) -> Path:
     return path
 
 
-def write_window_model(path: Path) -> Path:
+def write_window_model(path: Path, window: int = WINDOW) -> Path:
     """Write a model every other layer of which has a sliding window: Gemma 3."""
     model = _Writer(path, "gemma3")
     model.gguf.add_feed_forward_length(HIDDEN)
@@ -103,7 +103,7 @@ def write_window_model(path: Path) -> Path:
     model.gguf.add_head_count_kv(CACHE_HEADS)
     model.gguf.add_key_length(WIDTH // HEADS)
     model.gguf.add_value_length(WIDTH // HEADS)
-    model.gguf.add_sliding_window(WINDOW)
+    model.gguf.add_sliding_window(window)
     model.gguf.add_sliding_window_pattern(2)
     model.norm("output_norm")
     for layer in range(LAYERS):

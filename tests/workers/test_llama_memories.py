@@ -23,7 +23,7 @@ from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, LlamaGeneration
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import STRIDE, TAIL
 from car_rpc.workers.prefix import common
-from tests.workers.memories import WRITERS
+from tests.workers.memories import WRITERS, write_window_model
 from tests.workers.test_judging import score, values
 from tests.workers.test_llama_prefix import MAX_LOGIT_CHANGE, cached, generator_of, load, shared
 
@@ -279,6 +279,14 @@ def test_what_many_begin_with_is_read_twice_at_most(
     check(witness, bare, *requests)
 
 
+def test_a_window_that_is_longer_than_the_context_can_be_cut_anywhere(tmp_path: Path) -> None:
+    engine = load(write_window_model(tmp_path / "model.gguf", window=512), context_length=512)
+    run(engine, shared("a" * 400))
+    (asked,) = run(engine, shared("a" * 300 + "b"))
+    assert 300 <= cached(asked) <= 320
+    assert generator_of(engine)._sequences.saved_bytes == 0
+
+
 def test_what_was_read_before_and_how_the_rest_is_read_is_logged(
     kind: str, engine: LlamaEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,10 +338,13 @@ def test_what_was_read_moves_to_a_longer_context(
     other = turns(2, "b" * 300)
     (first,) = run(engine, begin)
     run(engine, other)
+    generator = generator_of(engine)
+    room_for_two = 4 * generator._slot_bytes(CONTEXT)
+    monkeypatch.setattr(slots, "free_memory", lambda: room_for_two)
     more = turns(3, "a" * 300, first.text, "c" * 600, max_tokens=300)
     (second,) = run(engine, more)
     assert cached(second) == first.prompt_tokens + 40 - 1
-    assert generator_of(engine).room == CONTEXT
+    assert (generator.room, generator._slots) == (CONTEXT, 2)
     again = turns(4, "b" * 300, "", "More.")
     (third,) = run(engine, again)
     assert cached(third) >= len(witness.asks(other)) - TAIL

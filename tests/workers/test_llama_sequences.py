@@ -304,6 +304,23 @@ def test_what_was_read_moves_to_a_larger_memory() -> None:
     assert slots.run([*text(0), 1]) == 50  # which had made room before
 
 
+@pytest.mark.parametrize("can_cut", [True, False])
+def test_what_finds_no_place_in_a_smaller_memory_is_saved(can_cut: bool) -> None:
+    slots = Slots(3, can_cut=can_cut)
+    slots.run(text(0))
+    slots.run(text(100))
+    busy, _ = slots.start(text(200))
+    smaller = TokenMemory(can_cut=can_cut)
+    assert slots.sequences.move(smaller, 1)
+    slots.memory = smaller
+    assert busy.number == 0
+    assert slots.held(busy) == busy.tokens == text(200)
+    assert not slots.sequences.any_free
+    slots.sequences.give_back(busy)
+    for start in (0, 100, 200):
+        assert slots.run([*text(start), 1]) == 50
+
+
 def test_nothing_moves_where_there_is_no_room() -> None:
     slots = Slots(2)
     busy, _ = slots.start(text(100))

@@ -104,7 +104,8 @@ class Context:
         self._batch = _Batch(capacity)
         self._sequences = int(self._params.n_seq_max)
         self._recurs = model.recurs
-        self._window = model.window
+        # A window that all of a sequence fits into forgets nothing.
+        self._window = model.window if self.room > model.window else 0
         self._abort = ctypes.create_string_buffer(2)
         lib.llama_set_abort_callback(self.handle, _IS_SET, self._abort)
 
