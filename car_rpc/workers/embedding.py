@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from car_rpc.wire.worker import MAX_WORKER_FRAME_BYTES, Embed, Embeddings
 from car_rpc.workers.generation import context_overflow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,8 +25,8 @@ MAX_TEXT_TOKENS = 2048
 
 #: Most texts and tokens of one batch (a longer text goes alone): more gain nothing on a CPU,
 #: and answers that are generated meanwhile wait for a batch.
-BATCH_TEXTS = 16
-BATCH_TOKENS = 512
+BATCH_TEXTS = 32
+BATCH_TOKENS = 256
 
 _FLOAT32_BYTES = 4
 
@@ -51,8 +52,10 @@ class TextEncoder(Protocol):
         """Tokens of a text, at least one."""
         ...
 
-    def encode(self, batch: Sequence[list[int]], job: Job) -> Sequence[NDArray[np.float32]]:
-        """A vector of any length for each text; the job may be cancelled meanwhile."""
+    def encode(
+        self, batch: Sequence[list[int]], owner: Job | None
+    ) -> Sequence[NDArray[np.float32]]:
+        """A vector of any length for each text; cancelling the owner of all may end it early."""
         ...
 
 
@@ -69,9 +72,14 @@ class Embedding:
         self.texts = texts
         self.vectors: list[NDArray[np.float32]] = []
 
+    @property
+    def waiting(self) -> Iterator[list[int]]:
+        """The texts that have no vector yet."""
+        return islice(self.texts, len(self.vectors), None)
+
 
 class Embedder:
-    """Embeds texts, a batch per step, one request after the other.
+    """Embeds texts, a batch per step, in the order of requests; small ones share a batch.
 
     Args:
         encoder: The model.
@@ -100,15 +108,15 @@ class Embedder:
 
     def step(self) -> bool:
         """Embed one batch; returns whether there is more."""
-        if self._queue:
-            embedding = self._queue[0]
-            try:
-                complete = self._advance(embedding)
-            except CarError as error:
-                complete = True
-                embedding.job.fail(error)
-            if complete:
-                self._queue.popleft()
+        wanted = [each for each in self._queue if not each.job.cancelled.is_set()]
+        self._queue = deque(wanted)
+        texts = ((each, tokens) for each in wanted for tokens in each.waiting)
+        batch = list(islice(texts, BATCH_TEXTS))
+        size = batch_size([tokens for _, tokens in batch], self._encoder.limit)
+        if size:
+            self._embed(batch[:size])
+        while self._queue and len(self._queue[0].vectors) == len(self._queue[0].texts):
+            self._answer(self._queue.popleft())
         return bool(self._queue)
 
     def reset(self) -> None:
@@ -121,35 +129,54 @@ class Embedder:
             raise context_overflow(len(tokens), self._encoder.limit, f"text {index}", index=index)
         return tokens
 
-    def _advance(self, embedding: Embedding) -> bool:
-        """Embed the next batch of a request, or answer it; returns whether it is answered."""
-        if embedding.job.cancelled.is_set():
-            return True
-        batch = self._next_batch(embedding)
-        if batch:
-            vectors = self._encoder.encode(batch, embedding.job)
-            embedding.vectors += map(_unit, vectors)
-            return False
-        data = b"".join(vector.astype("<f4").tobytes() for vector in embedding.vectors)
-        embedding.job.reply(
-            Embeddings(
-                data=data,
-                dimensions=self._encoder.dimensions,
-                prompt_tokens=sum(map(len, embedding.texts)),
-            )
-        )
-        return True
+    def _embed(self, batch: Sequence[tuple[Embedding, list[int]]]) -> None:
+        embeddings = list(dict.fromkeys(each for each, _ in batch))
+        owner = embeddings[0].job if len(embeddings) == 1 else None
+        try:
+            vectors = self._encoder.encode([tokens for _, tokens in batch], owner)
+        except CarError as error:
+            for each in embeddings:
+                self._fail(each, error)
+            return
+        for (each, _), vector in zip(batch, vectors, strict=True):
+            try:
+                each.vectors.append(_unit(vector))
+            except CarError as error:
+                self._fail(each, error)
 
-    def _next_batch(self, embedding: Embedding) -> list[list[int]]:
-        start = len(embedding.vectors)
-        batch: list[list[int]] = []
-        room = min(self._encoder.limit, BATCH_TOKENS)
-        for tokens in embedding.texts[start : start + BATCH_TEXTS]:
-            room -= len(tokens)
-            if room < 0 and batch:
-                break
-            batch.append(tokens)
-        return batch
+    def _answer(self, embedding: Embedding) -> None:
+        data = b"".join(vector.astype("<f4").tobytes() for vector in embedding.vectors)
+        result = Embeddings(
+            data=data,
+            dimensions=self._encoder.dimensions,
+            prompt_tokens=sum(map(len, embedding.texts)),
+        )
+        try:
+            embedding.job.reply(result)
+        except CarError as error:
+            embedding.job.fail(error)
+
+    def _fail(self, embedding: Embedding, error: CarError) -> None:
+        embedding.job.fail(error)
+        if embedding in self._queue:
+            self._queue.remove(embedding)
+
+
+def batch_size(texts: Iterable[Sequence[int]], limit: int) -> int:
+    """How many of some texts go into one batch, the first in any case.
+
+    Args:
+        texts: Their tokens.
+        limit: Most tokens that the model takes at once.
+    """
+    room = min(limit, BATCH_TOKENS)
+    count = 0
+    for tokens in texts:
+        room -= len(tokens)
+        if count and (room < 0 or count == BATCH_TEXTS):
+            break
+        count += 1
+    return count
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -73,8 +73,8 @@ class Ranker(Protocol):
         """The tokens that ask for a document."""
         ...
 
-    def score(self, job: Job, pair: Sequence[int]) -> Generator[None, None, float]:
-        """How well the document fits, from 0 to 1."""
+    def scores(self, job: Job, pairs: Sequence[list[int]]) -> Generator[None, None, list[float]]:
+        """How well each document fits, from 0 to 1; some a step."""
         ...
 
 
@@ -169,11 +169,15 @@ class _LogitRanker:
         """The tokens that ask for a document."""
         return judging_prompt(self._vocab, request, document)
 
-    def score(self, job: Job, pair: Sequence[int]) -> Generator[None, None, float]:
-        """How well the document fits, from 0 to 1."""
-        logits = yield from self._reader.read(job, pair)
+    def scores(self, job: Job, pairs: Sequence[list[int]]) -> Generator[None, None, list[float]]:
+        """How well each document fits, from 0 to 1."""
         yes, no = (self._vocab.tokenize(word, special=False)[0] for word in ("yes", "no"))
-        return sigmoid(float(logits[yes]) - float(logits[no]))
+        scores: list[float] = []
+        for pair in pairs:
+            logits = yield from self._reader.read(job, pair)
+            scores.append(sigmoid(float(logits[yes]) - float(logits[no])))
+            yield
+        return scores
 
 
 def _answer(index: int, tokens: list[int]) -> list[int]:
@@ -184,14 +188,14 @@ def _answer(index: int, tokens: list[int]) -> list[int]:
 
 
 def _rank(job: Job, ranker: Ranker, request: Rank) -> Work:
-    scores: list[float] = []
+    pairs: list[list[int]] = []
     for index, document in enumerate(request.documents):
         pair = ranker.pair(request, document)
         if len(pair) > ranker.limit:
             raise context_overflow(len(pair), ranker.limit, f"document {index}", index=index)
-        scores.append((yield from ranker.score(job, pair)))
+        pairs.append(pair)
         yield
-    return scores
+    return (yield from ranker.scores(job, pairs))
 
 
 def judging_prompt(vocab: Words, request: Rank, document: str) -> list[int]:

@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 #: enum llama_flash_attn_type
-_FLASH_AUTO, _FLASH_OFF = -1, 0
+FLASH_AUTO, _FLASH_OFF = -1, 0
 
 #: LLAMA_STATE_SEQ_FLAGS_NONE, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 _WHOLE, _PART = 0, 1
@@ -71,7 +71,8 @@ class Context:
     """A context with one batch to fill.
 
     On a processor flash attention is left out: with it a token behind 3,000 others takes three
-    times as long, and its numbers depend on the threads and on what else is in the batch.
+    times as long, and its numbers depend on the threads and on what else is in the batch. Who only
+    reads whole texts asks for it: that takes half the time with it.
     Layers with a sliding window remember no more than that, which for Gemma 3 is a third of what
     all of it would take; checkpoints make up for it (:mod:`~car_rpc.workers.llama_cpp.sequences`).
 
@@ -90,7 +91,7 @@ class Context:
             "n_batch": capacity,
             "n_ubatch": capacity,
             "swa_full": False,
-            "flash_attn_type": _FLASH_AUTO if lib.llama_supports_gpu_offload() else _FLASH_OFF,
+            "flash_attn_type": FLASH_AUTO if lib.llama_supports_gpu_offload() else _FLASH_OFF,
         }
         for name, value in {**defaults, **settings}.items():
             setattr(self._params, name, value)

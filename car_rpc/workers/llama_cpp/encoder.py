@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.workers.embedding import BATCH_TEXTS, MAX_TEXT_TOKENS
-from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
+from car_rpc.workers.llama_cpp.context import FLASH_AUTO, Context, DecodeError, Row
 from car_rpc.workers.llama_cpp.native import BACKEND
 
 if TYPE_CHECKING:
@@ -57,16 +57,11 @@ class LlamaEncoder:
         tokens = self._vocab.tokenize(text, special=False, framed=True)
         return tokens or [self._vocab.filler]
 
-    def encode(self, batch: Sequence[list[int]], job: Job) -> list[NDArray[np.float32]]:
+    def encode(self, batch: Sequence[list[int]], owner: Job | None) -> list[NDArray[np.float32]]:
         """The pooled vector of each text."""
-        rows = [
-            Row(token, position, sequence, output=True)
-            for sequence, tokens in enumerate(batch)
-            for position, token in enumerate(tokens)
-        ]
         self._context.clear()
         try:
-            self._context.decode(rows, job)
+            self._context.decode(rows_of(batch), owner)
         except DecodeError as error:
             raise CarError(
                 "inference_failed", f"llama.cpp could not embed (code {error})"
@@ -84,11 +79,21 @@ class LlamaEncoder:
                 kv_unified=True,  # texts of any length share the room
                 embeddings=True,
                 pooling_type=self._pooling,
+                flash_attn_type=FLASH_AUTO,
             )
         except MemoryError as error:
             raise CarError(
                 "out_of_memory", "no room to embed beside the model; unload another model"
             ) from error
+
+
+def rows_of(texts: Sequence[list[int]]) -> list[Row]:
+    """A batch of texts, each a sequence by its number, of which everything is read."""
+    return [
+        Row(token, position, sequence, output=True)
+        for sequence, tokens in enumerate(texts)
+        for position, token in enumerate(tokens)
+    ]
 
 
 def pooling_type(model: Model, asked: Pooling | None) -> int:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from car_rpc.errors import CarError
 from car_rpc.workers.chat.prompt import Part
+from car_rpc.workers.embedding import BATCH_TEXTS, batch_size
 from car_rpc.workers.judge import (
     MAX_ANSWER_TOKENS,
     MAX_PROMPT_TOKENS,
     judging_prompt,
     sigmoid,
 )
-from car_rpc.workers.llama_cpp.context import Context, DecodeError, Row
-from car_rpc.workers.llama_cpp.encoder import POOLING_RANK
+from car_rpc.workers.llama_cpp.context import FLASH_AUTO, Context, DecodeError, Row
+from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, rows_of
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -52,11 +54,18 @@ class LlamaReader:
         self._part: State | None = None  # of what the context held then, where it cannot be cut
 
     def read(self, job: Job, prompt: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
-        """Read a prompt, a chunk a step; returns the logits of what follows it."""
-        self._context.clear()
-        self._prompt, self._has_answer = prompt, False
+        """Read a prompt, a chunk a step; returns the logits of what follows it.
+
+        What it begins with like the one before is known: documents are asked about one after the
+        other, with the same question.
+        """
         last = len(prompt) - 1
-        for start in range(0, len(prompt), PREFILL_CHUNK):
+        known = common(self._prompt, prompt[:last])
+        if not known or not self._context.cut(0, known):
+            self._context.clear()
+            known = 0
+        self._prompt, self._has_answer = [], False
+        for start in range(known, len(prompt), PREFILL_CHUNK):
             chunk = prompt[start : start + PREFILL_CHUNK]
             rows = [
                 Row(token, place, 0, output=place == last)
@@ -64,7 +73,8 @@ class LlamaReader:
             ]
             _decode(self._context, rows, job)
             yield
-        return self._context.logits(last % PREFILL_CHUNK, self._size).copy()
+        self._prompt = prompt
+        return self._context.logits((last - known) % PREFILL_CHUNK, self._size).copy()
 
     def read_on(
         self, job: Job, tokens: Sequence[int]
@@ -131,14 +141,19 @@ class LlamaHead:
         texts = [(before, False), (query, True), (between, False), (document, True), (after, False)]
         return vocab.tokenize_prompt(Part(text, is_content) for text, is_content in texts)
 
-    def score(self, job: Job, pair: Sequence[int]) -> Generator[None, None, float]:
-        """How well the document fits, from 0 to 1."""
-        rows = [Row(token, place, 0, output=True) for place, token in enumerate(pair)]
-        self._context.clear()
-        _decode(self._context, rows, job)
-        value = float(self._context.pooled(0, self._outputs)[self._yes])
-        yield
-        return value if self._is_probability else sigmoid(value)
+    def scores(self, job: Job, pairs: Sequence[list[int]]) -> Generator[None, None, list[float]]:
+        """How well each document fits, from 0 to 1; a batch a step."""
+        scores: list[float] = []
+        while len(scores) < len(pairs):
+            batch = pairs[len(scores) : len(scores) + BATCH_TEXTS]
+            batch = batch[: batch_size(batch, self.limit)]
+            self._context.clear()
+            _decode(self._context, rows_of(batch), job)
+            for sequence in range(len(batch)):
+                value = float(self._context.pooled(sequence, self._outputs)[self._yes])
+                scores.append(value if self._is_probability else sigmoid(value))
+            yield
+        return scores
 
     @cached_property
     def _context(self) -> Context:
@@ -146,9 +161,11 @@ class LlamaHead:
             self._model,
             self.limit,
             n_ctx=self.limit,
-            n_seq_max=1,
+            n_seq_max=BATCH_TEXTS,
+            kv_unified=True,  # texts of any length share the room
             embeddings=True,
             pooling_type=POOLING_RANK,
+            flash_attn_type=FLASH_AUTO,
         )
 
 

@@ -54,9 +54,9 @@ class MlxEncoder:
         tokens = self._vocab.tokenize(text, special=False, framed=True)
         return tokens or [self._vocab.filler]
 
-    def encode(self, batch: Sequence[list[int]], job: Job) -> list[NDArray[np.float32]]:
+    def encode(self, batch: Sequence[list[int]], owner: Job | None) -> list[NDArray[np.float32]]:
         """The pooled vector of each text."""
-        del job  # a batch is short, and MLX has no way to end one early
+        del owner  # a batch is short, and MLX has no way to end one early
         longest = max(map(len, batch))
         # No token of these models sees a later one, so what fills up a row changes nothing.
         rows = mx.array([tokens + [0] * (longest - len(tokens)) for tokens in batch])
