@@ -52,7 +52,10 @@ class Model:
         if not self.handle:
             raise _load_error(path)
         # Contexts leave room for what is there when they are made, so adapters come first.
-        self._adapters = [(_adapter(self.handle, each.path), each.scale) for each in adapters]
+        self._adapters = [
+            (_adapter(self.handle, index, each.path), each.scale)
+            for index, each in enumerate(adapters)
+        ]
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
         self.size_bytes: int = lib.llama_model_size(self.handle) + sum(
             Path(each.path).stat().st_size for each in adapters
@@ -162,13 +165,13 @@ def _check_file(path: str) -> None:
         )
 
 
-def _adapter(model: Any, path: str) -> Any:
+def _adapter(model: Any, index: int, path: str) -> Any:
     handle = lib.llama_adapter_lora_init(model, path.encode())
     if not handle:
         raise CarError(
             "model_load_failed",
-            f"the adapter {path} cannot be used with this model; fetch it again, or take one that"
-            f" was made for this model ({recent_errors()})",
+            f"adapters[{index}]: {path} cannot be used with this model; fetch it again, take one"
+            f" that was made for this model, or register the model without it ({recent_errors()})",
             path=path,
         )
     return handle

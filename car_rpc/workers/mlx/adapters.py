@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from car_rpc.errors import CarError
 from car_rpc.workers.mlx.folder import read_json, tensor_names, unusable
 from car_rpc.workers.mlx.native import is_out_of_memory, load_adapters, tree_unflatten
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapters.safetensors"
+
+#: How much of what mlx-lm says of an adapter is passed on, in characters: it names each matrix.
+_REASON_LENGTH = 200
 
 #: What an adapter makes of a layer has two matrices of these names.
 _DOWN, _UP = "lora_a", "lora_b"
@@ -27,11 +32,15 @@ def add_adapters(network: Any, adapters: Sequence[Adapter]) -> None:
     around what the earlier ones made of the same layer.
 
     Raises:
-        CarError: ``model_load_failed`` or ``io_error`` for one that cannot be used.
+        CarError: ``model_load_failed`` for one that cannot be used.
     """
     adapted: dict[str, Any] = {}
-    for adapter in adapters:
-        _load(network, Path(adapter.path))
+    for index, adapter in enumerate(adapters):
+        try:
+            _load(network, Path(adapter.path))
+        except CarError as error:
+            detail = f"adapters[{index}]: {error.detail}, or register the model without it"
+            raise CarError("model_load_failed", detail, **error.extra) from error
         layers = {name: layer for name, layer in network.named_modules() if _DOWN in layer}
         plain = {name: _inner(layer) for name, layer in layers.items()}
         network.update_modules(tree_unflatten(list(plain.items())))
@@ -57,11 +66,11 @@ def _load(network: Any, folder: Path) -> None:
         # Whatever does not fit shows as some exception of the library.
         if is_out_of_memory(error):
             raise
-        reason = " ".join((str(error) or type(error).__name__).split())
+        reason = shorten(str(error) or type(error).__name__, _REASON_LENGTH)
         raise unusable(
             folder,
             f"does not fit the model ({reason}); take an adapter that mlx_lm.lora made for this"
-            " model, or register the model without it",
+            " model",
         ) from error
 
 
