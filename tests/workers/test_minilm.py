@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -137,7 +138,10 @@ def test_what_means_the_same_is_closer_than_what_does_not(worker: Worker) -> Non
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_every_pooling_takes_what_it_says(
-    pooling: str, minilm_file: Callable[[str], Path], start_worker, reference: Reference
+    pooling: Literal["mean", "cls", "last"],
+    minilm_file: Callable[[str], Path],
+    start_worker,
+    reference: Reference,
 ) -> None:
     worker = start_worker("llama_cpp")
     assert isinstance(worker.load(minilm_file("F16"), pooling=pooling), Loaded)

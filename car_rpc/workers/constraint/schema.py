@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator, validator_for
@@ -72,7 +72,7 @@ class Schema:
             raise UnenforceableError(f"{error.message} - at `{error.json_path}`") from error
         self.root = root
         # An empty registry: what a schema refers to is never fetched.
-        self._validator = kind(root, registry=Registry())
+        self._validator: Any = kind(root, registry=Registry())
 
     def allows(self, schema: Any, value: Any) -> bool:
         """Whether a part of it allows a value."""
@@ -100,7 +100,7 @@ class Schema:
                 return part
             if len(choices) != 1 or not isinstance(choices[0], dict):
                 break
-            part = choices[0]
+            part = cast("dict[str, Any]", choices[0])
         raise UnenforceableError("arguments cannot have one of several schemas")
 
     def referred(self, reference: str) -> Any:
@@ -138,7 +138,7 @@ class Schema:
             raise UnenforceableError('"allOf" cannot be enforced in calls of such models')
         if keyword == "oneOf":
             types = [self.types(choice) for choice in value]
-            if sum(map(len, types)) > len(frozenset().union(*types)):
+            if sum(map(len, types)) > len(frozenset[str]().union(*types)):
                 raise UnenforceableError('"oneOf" cannot be enforced where two may be right')
         return list(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from car_rpc.workers.constraint.lark import one_of, quoted
 from car_rpc.workers.constraint.schema import (
@@ -81,7 +81,7 @@ class Values:
         return self._referred[reference]
 
     def _constants(self, part: dict[str, Any]) -> str:
-        spelled = list(filter(None, map(self._said, self._schema.values(part))))
+        spelled = [said for value in self._schema.values(part) if (said := self._said(value))]
         if not spelled:
             raise UnenforceableError("no value of the enumeration can be said")
         return one_of(spelled)
@@ -96,9 +96,11 @@ class Values:
                 ways = language.said(value, self._rules)
                 return one_of(ways) if ways else ""
             case list():
-                return self._listed([self._said(item) for item in value], "[]")
+                items = cast("list[object]", value)
+                return self._listed([self._said(item) for item in items], "[]")
             case dict():
-                pairs = [(language.key(key), self._said(item)) for key, item in value.items()]
+                members = cast("dict[str, object]", value)
+                pairs = [(language.key(key), self._said(item)) for key, item in members.items()]
                 return self._listed([f"{key} {item}" if item else "" for key, item in pairs], "{}")
             case _:
                 return quoted(json.dumps(value))

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from car_rpc.workers.llama_cpp.context import Context
     from car_rpc.workers.llama_cpp.model import Model
 
+_pointer_to: Any = ctypes.POINTER
+
 #: enum mtmd_input_chunk_type of mtmd.h
 _TEXT = 0
 
@@ -114,7 +116,8 @@ class Projector:
         mtmd = self.mtmd
         chunks = _Chunks(mtmd)
         made = [_part(mtmd, part, bitmaps) for part in parts]
-        pointers = (ctypes.POINTER(mtmd.mtmd_input_part) * len(made))(*map(ctypes.pointer, made))
+        kind = _pointer_to(mtmd.mtmd_input_part)
+        pointers = (kind * len(made))(*map(ctypes.pointer, made))
         code = mtmd.mtmd_tokenize_from_parts(self.handle, chunks.handle, pointers, len(made), False)
         if code != 0:
             raise CarError(

@@ -69,6 +69,6 @@ def _named(types: Any) -> frozenset[str]:
     return found | {"integer"} if "number" in found else found
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: Any) -> list[object]:
     """A list; empty where there is none, as in a schema that is wrong."""
-    return list(value) if isinstance(value, list) else []
+    return cast("list[object]", value) if isinstance(value, list) else []
