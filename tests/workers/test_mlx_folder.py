@@ -102,7 +102,7 @@ BAD_FOLDERS: dict[str, tuple[Spoil, str, str]] = {
         lambda f: change(f / "tokenizer.json", decoder={"type": "WordPiece", "prefix": "##",
                                                          "cleanup": True}),
         "tokenizer.json",
-        "in a way that is not supported (WordPiece)",
+        "not supported (WordPiece): mlx-lm has no encoders such as BERT; use a GGUF file",
     ),
 }  # fmt: skip
 

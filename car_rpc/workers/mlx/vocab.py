@@ -149,9 +149,10 @@ def _spelling_of_bytes(tokenizer: Any, folder: Folder) -> Callable[[str], bytes]
         return _byte_level
     if "ByteFallback" in kinds or "Metaspace" in kinds:
         return _sentence_piece
-    raise unusable(
-        folder.tokenizer, f"spells tokens in a way that is not supported ({decoder.get('type')})"
-    )
+    kind = decoder.get("type")
+    hint = ": mlx-lm has no encoders such as BERT; use a GGUF file" if kind == "WordPiece" else ""
+    detail = f"spells tokens in a way that is not supported ({kind}){hint}"
+    raise unusable(folder.tokenizer, detail)
 
 
 def _byte_alphabet() -> dict[str, int]:
