@@ -324,7 +324,8 @@ class EmbedParams(WireStruct, frozen=True, kw_only=True):
     """Parameters of ``embed``.
 
     Attributes:
-        texts: Texts to embed; the order is kept.
+        texts: Texts to embed; the order is kept. One that is longer than the model reads is refused
+            as ``context_overflow``, with its ``index``; none is cut.
         model: Id or name of a model with the capability ``embed``.
         is_query: Whether the texts are queries; then ``instruction`` is put before them.
         instruction: What the query is for.

@@ -58,7 +58,10 @@ export interface DetokenizeResult {
 
 /** Parameters of `embed`. */
 export interface EmbedParams {
-  /** Texts to embed; the order is kept. */
+  /**
+   * Texts to embed; the order is kept. One that is longer than the model reads is refused as
+   * `context_overflow`, with its `index`; none is cut.
+   */
   texts: string[];
   /** Id or name of a model with the capability `embed`. */
   model?: string;

@@ -186,7 +186,8 @@ public struct DetokenizeResult: Codable, Sendable, Hashable {
 
 /// Parameters of `embed`.
 public struct EmbedParams: Codable, Sendable, Hashable {
-    /// Texts to embed; the order is kept.
+    /// Texts to embed; the order is kept. One that is longer than the model reads is refused as
+    /// `context_overflow`, with its `index`; none is cut.
     public var texts: [String]
     /// Id or name of a model with the capability `embed`.
     public var model: String?

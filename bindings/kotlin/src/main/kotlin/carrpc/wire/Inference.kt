@@ -149,7 +149,10 @@ data class DetokenizeResult(
 /** Parameters of `embed`. */
 @Serializable
 data class EmbedParams(
-    /** Texts to embed; the order is kept. */
+    /**
+     * Texts to embed; the order is kept. One that is longer than the model reads is refused as
+     * `context_overflow`, with its `index`; none is cut.
+     */
     val texts: List<String>,
     /** Id or name of a model with the capability `embed`. */
     val model: String? = null,
