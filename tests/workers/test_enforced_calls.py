@@ -488,9 +488,39 @@ def test_what_a_family_cannot_say_is_refused(name: str, properties: Any, named: 
     assert named in refusal.value.message
 
 
-def test_a_tool_that_no_model_can_name_is_refused() -> None:
+def test_a_tool_that_a_model_cannot_name_is_refused() -> None:
     with pytest.raises(CarError, match="its name"):
         demanded("qwen_coder", PLAIN, {}, called="a tool")
+    with pytest.raises(CarError, match="'get-it' is no name in Python"):
+        demanded("lfm2", PLAIN, {}, called="get-it")
+    demanded("lfm2", PLAIN, {}, called="web.get_it")
+    demanded("glm", PLAIN, {}, called="get-it")
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"harmony", "hermes"}))
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        {"type": "string", "pattern": "("},
+        {"type": "string", "pattern": "[z-a]"},
+        {"type": "string", "enum": [1]},
+        {"enum": ["a"], "pattern": "("},
+        {"type": "array", "minItems": 3, "maxItems": 1},
+        {"type": "string", "minLength": 3, "maxLength": 1},
+        {"type": "integer", "minimum": 3, "maximum": 1},
+        {"$ref": "#/$defs/circle"},
+        {"type": 5},
+        {"anyOf": []},
+        {"properties": 5},
+        False,
+    ],
+)
+def test_a_schema_of_no_value_is_refused(name: str, parameter: Any) -> None:
+    schema = {"type": "object", "properties": {"a": parameter}, "required": ["a"],
+              "$defs": {"circle": {"$ref": "#/$defs/circle"}}}  # fmt: skip
+    with pytest.raises(CarError) as refusal:
+        demanded(name, PLAIN, schema)
+    assert refusal.value.kind == "unsupported_mode"
 
 
 def test_a_schema_that_refers_to_itself_is_enforced() -> None:

@@ -83,7 +83,8 @@ def test_only_what_a_constraint_allows_is_sampled(temperature: float, count: int
     sampler = Sampler(SamplingParams(temperature=temperature, seed=1), size)
     only: Any = Only(size, *tokens)
     for _ in range(20):
-        token = sampler.sample(Logits(*logits.tolist()), 0, only)
+        context: Any = Logits(*logits.tolist())
+        token = sampler.sample(context, 0, only)
         assert token in tokens
         if temperature == 0:
             assert token == 1 + int(logits[1 : count + 1].argmax())

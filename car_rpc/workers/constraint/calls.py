@@ -168,6 +168,8 @@ def _arguments(tool: dict[str, Any], family: Family, rules: Rules) -> str:
         case Tags() as tags:
             return TaggedArguments(Schema(parameters), tags, rules).arguments()
         case Literals(quote=""):
+            for part in tool["name"].removesuffix(".call").split("."):
+                Python.check(part)
             return Values(Schema(parameters), Python(), rules).arguments()
         case Literals(quote=quote):
             return Values(Schema(parameters), Gemma(quote), rules).arguments()

@@ -6,7 +6,7 @@ from its first token on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from car_rpc.workers.constraint.calls import Offer
 from car_rpc.workers.constraint.verdict import has_form
@@ -72,7 +72,7 @@ class Constraint:
         #: Whether the answer must be like something as a whole.
         self.demands = bool(plan.whole)
         #: Other tokens that may come next, none of which is part of the form.
-        self._others = frozenset[int]()
+        self._others = _NONE
         self._guide: Guide | None = None
         #: Whether the answer may not end yet, though anything may come next.
         self._goes_on = self.demands
@@ -119,7 +119,7 @@ class Constraint:
         if not self.demands or (segmenter.in_call and not plan.calls):
             self._accept_freely(token, segmenter)
             return
-        others, self._others = self._others, frozenset()
+        others, self._others = self._others, _NONE
         if segmenter.in_reasoning and not (plan.from_header and segmenter.in_header):
             self._guide = None
         elif self._guide is None:
@@ -168,3 +168,7 @@ class Constraint:
             self._guide.accept_bytes(begun)
         elif any(head.startswith(begun) for head in heads):
             self._begun = begun
+
+
+#: No tokens.
+_NONE: Final = frozenset[int]()

@@ -98,9 +98,14 @@ class Python:
 
     def argument(self, name: str) -> str:
         """A name of Python."""
+        self.check(name)
+        return quoted(f"{name}=")
+
+    @staticmethod
+    def check(name: str) -> None:
+        """Refuse a name that none is in Python."""
         if not name.isidentifier() or keyword.iskeyword(name):
             raise UnenforceableError(f"{name!r} is no name in Python, in which such models call")
-        return quoted(f"{name}=")
 
     def other_key(self, names: Iterable[str], rules: Rules) -> str:
         """A text."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, cast
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from car_rpc.workers.text.calls.schema import resolved, types_of
 
@@ -75,8 +77,12 @@ class Schema:
         self._validator: Any = kind(root, registry=Registry())
 
     def allows(self, schema: Any, value: Any) -> bool:
-        """Whether a part of it allows a value."""
-        return bool(self._validator.evolve(schema=schema).is_valid(value))
+        """Whether a part of it allows a value, as far as that can be told."""
+        try:
+            return bool(self._validator.evolve(schema=schema).is_valid(value))
+        except (re.error, Unresolvable, RecursionError):
+            # Not every pattern and reference of a right schema is one in this library's eyes.
+            return False
 
     def types(self, schema: Any) -> frozenset[str]:
         """The types of the values that a part of it allows."""
@@ -107,12 +113,16 @@ class Schema:
         """What it holds at a reference.
 
         Raises:
-            UnenforceableError: There is nothing.
+            UnenforceableError: There is nothing, or nothing but another reference to it.
         """
-        found = resolved(reference, self.root)
-        if found is None:
-            raise UnenforceableError(f'what "$ref" names is not present: {reference}')
-        return found
+        found = after = resolved(reference, self.root)
+        for _ in range(_MOST_REFERENCES):
+            if after is None:
+                raise UnenforceableError(f'what "$ref" names is not present: {reference}')
+            if not isinstance(after, dict) or "$ref" not in after:
+                return found
+            after = resolved(cast("dict[str, Any]", after)["$ref"], self.root)
+        raise UnenforceableError(f'"$ref" goes in circles: {reference}')
 
     def choices(self, schema: dict[str, Any]) -> list[Any] | None:
         """The schemas of which a value must have one; ``None`` where the schema says it itself.

@@ -125,6 +125,8 @@ class TaggedArguments:
         """The schemas of which a value must have one."""
         if depth > _MOST_REFERENCES:
             raise UnenforceableError('"$ref" goes in circles')
+        if schema is False:
+            return []
         part: dict[str, Any] = {} if schema is True else schema
         choices = self._schema.choices(part)
         if choices is None:

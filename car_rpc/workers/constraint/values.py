@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from car_rpc.workers.constraint.lark import Rules
     from car_rpc.workers.constraint.schema import Schema
 
+#: Numbers without bounds; none is too large for what reads them, which may be Python.
+_NUMBER: Final = r"/-?(0|[1-9][0-9]{0,99})(\.[0-9]+)?([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?/"
+
 #: Numbers have no white space, so they mix with other terminals.
 _NO_SPACE: Final[dict[str, Any]] = {"whitespace_flexible": False, "lenient": False}
 
@@ -71,6 +74,8 @@ class Values:
         types = self._schema.types(part)
         if "number" in types:
             types -= {"integer"}
+        if not types:
+            raise UnenforceableError("a value is demanded where the schema allows none")
         return one_of([self._typed(each, part) for each in sorted(types)])
 
     def _named(self, reference: str, schema: Any) -> str:
@@ -113,10 +118,9 @@ class Values:
 
     def _typed(self, type_: str, part: dict[str, Any]) -> str:
         match type_:
-            case "null":
-                return self._said(None)
-            case "boolean":
-                return one_of([self._said(value) for value in (True, False)])
+            case "null" | "boolean":
+                values = [None] if type_ == "null" else [True, False]
+                return one_of([self._said(value) for value in values])
             case "string":
                 return self._language.text(part, self._rules)
             case "array":
@@ -125,6 +129,8 @@ class Values:
                 language = self._language
                 inner = self._members(part, language.key, language.other_key)
                 return self._rules.rule(f'"{{" {inner} "}}"')
+            case "number" if not part.keys() & set(NUMERIC):
+                return _NUMBER
             case _:
                 numeric = {name: part[name] for name in NUMERIC if name in part}
                 schema: dict[str, Any] = {"type": type_, **numeric, "x-guidance": _NO_SPACE}
@@ -133,6 +139,8 @@ class Values:
     def _array(self, part: dict[str, Any]) -> str:
         item = self._rules.rule(self._inner(part.get("items", True)))
         least, most = part.get("minItems", 0), part.get("maxItems")
+        if most is not None and least > most:
+            raise UnenforceableError('"minItems" is more than "maxItems"')
         if most == 0:
             return '"[]"'
         inner = item
