@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from car_rpc.wire.models import Pooling
 from car_rpc.wire.worker import (
     Cancel,
     Embed,
     Embeddings,
     Failed,
+    Load,
     Loaded,
     Reply,
 )
 from tests.workers.conftest import DEMO_FOLDER, DEMO_MODEL, Kind, Worker
+from tests.workers.test_engines import embed
 
 pytestmark = pytest.mark.process
 
@@ -81,13 +84,22 @@ def test_generating_and_embedding_share_a_worker(worker: Worker) -> None:
     assert isinstance(worker.until(Reply).result, dict)
 
 
-def test_both_engines_know_the_same_of_a_text(start_worker: Callable[..., Worker]) -> None:
+@pytest.mark.llama
+@pytest.mark.mlx
+@pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
+def test_both_engines_know_the_same_of_a_text(pooling: Pooling) -> None:
     pytest.importorskip("llama_cpp")
     pytest.importorskip("mlx_lm")
-    texts = ["The cat sleeps.", "What is the weather in Paris?", "Tell me a story. " * 40]
+    from car_rpc.workers.llama_cpp.engine import LlamaEngine
+    from car_rpc.workers.mlx.engine import MlxEngine
+
+    texts = ["The cat sleeps.", "What is the weather in Paris?", "Tell me a story. " * 40, ""]
     known = []
-    for engine, path in (("llama_cpp", DEMO_MODEL), ("mlx", DEMO_FOLDER)):
-        worker = start_worker(engine)
-        assert isinstance(worker.load(path), Loaded)
-        known.append(vectors(worker, *texts))
+    for engine, path in ((LlamaEngine(), DEMO_MODEL), (MlxEngine(), DEMO_FOLDER)):
+        engine.load(Load(path=str(path), pooling=pooling), lambda _: None)
+        answer = embed(engine, *texts)
+        assert isinstance(answer, Reply), answer
+        vectors = np.frombuffer(answer.result.data, "<f4").reshape(len(texts), -1)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        known.append(vectors)
     assert (known[0] * known[1]).sum(axis=1).min() > 0.9999

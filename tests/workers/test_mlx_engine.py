@@ -26,7 +26,10 @@ from tests.workers.test_judging import score, values
 
 pytest.importorskip("mlx_lm")
 
+from mlx_lm.generate import generate_step
+
 from car_rpc.workers.mlx.engine import MlxEngine, make_engine
+from car_rpc.workers.mlx.generator import MlxGeneration
 from car_rpc.workers.mlx.model import PREFILL_CHUNK
 from car_rpc.workers.mlx.native import mx
 
@@ -189,6 +192,32 @@ def test_a_seed_chooses_the_same_after_a_cut() -> None:
         begun = "".join(pieces[:count])
         (rest,) = run(engine, msgspec.structs.replace(request, prefix=AnswerPrefix(text=begun)))
         assert begun + rest.text == whole.text
+
+
+@pytest.mark.parametrize("company", [0, 3])
+def test_greedy_answers_are_those_of_mlx_lm_itself(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, company: int
+) -> None:
+    tokens: dict[int, list[int]] = {}
+    accept = MlxGeneration.accept
+
+    def note(generation: MlxGeneration, token: int) -> bool:
+        tokens.setdefault(generation.job.id, []).append(token)
+        return accept(generation, token)
+
+    monkeypatch.setattr(MlxGeneration, "accept", note)
+    texts = ["word " * 60, "other", "a longer one " * 20, "b" * 400][: 1 + company]
+    requests = [
+        msgspec.structs.replace(chat(text, max_tokens=40, ignore_eos=True), id=number)
+        for number, text in enumerate(texts)
+    ]
+    run(engine, *requests)
+    for request in requests:
+        prompt = mx.array(engine._prompter.prompt(request).tokens)
+        steps = generate_step(
+            prompt, engine._model.network, max_tokens=40, prefill_step_size=PREFILL_CHUNK
+        )
+        assert tokens[request.id] == [token for token, _ in steps]
 
 
 # ---------------------------------------------------------------------------- the models

@@ -64,8 +64,11 @@ class Vocab:
 
     @property
     def filler(self) -> int:
-        """A token that stands for an empty text."""
-        return next((token for token in (self._bos, self._eos) if token != _NO_TOKEN), 0)
+        """A token that stands for an empty text.
+
+        For a vocabulary like GPT-2's that names no first token llama.cpp makes one up.
+        """
+        return next((token for token in (self._eos, self._bos) if token != _NO_TOKEN), 0)
 
     def control_spellings(self) -> list[str]:
         """Spellings that become control tokens where special tokens are parsed."""

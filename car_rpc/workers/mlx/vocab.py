@@ -87,7 +87,7 @@ class Vocab:
     @property
     def filler(self) -> int:
         """A token that stands for an empty text."""
-        return min(self.end_tokens, default=0)
+        return next(iter(self.end_tokens), 0)
 
     def tokenize(self, text: str, *, special: bool, framed: bool = False) -> list[int]:
         """Tokens of a text.

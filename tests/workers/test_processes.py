@@ -1,7 +1,9 @@
-"""The MLX worker as a real process: loading, endings, tokens."""
+"""The worker of each engine for language models as a real process: loading, endings, tokens."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -15,32 +17,47 @@ from car_rpc.wire.worker import (
     Loaded,
     LoadProgress,
     Pause,
+    Rendering,
     Reply,
     Resume,
     Tokenize,
     Transcribe,
 )
-from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_NOT_LOADED
-from tests.workers.conftest import Worker
+from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_HUNG, EXIT_NOT_LOADED
+from tests.workers.conftest import Kind, Worker
 
-pytest.importorskip("mlx_lm")
+pytestmark = pytest.mark.process
 
-pytestmark = [pytest.mark.mlx, pytest.mark.process]
+#: Starts a worker of an engine.
+Start: TypeAlias = Callable[..., Worker]
 
+#: Makes a model.
+Make: TypeAlias = Callable[..., Path]
 
-@pytest.fixture
-def own_worker(start_worker: Callable[..., Worker], model_folder: Callable[..., Path]) -> Worker:
-    worker = start_worker("mlx")
-    assert isinstance(worker.load(model_folder()), Loaded)
-    return worker
+ENDLESS = (
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+
+#: A worker whose generating thread waits for what never comes, as for a GPU that hangs. Nobody
+#: else is there to wake it, and it is looked at every few milliseconds.
+WEDGED = """
+import runpy, sys, threading
+from importlib import import_module
+from car_rpc.workers import watchdog
+
+sys.argv = sys.argv[-2:]
+watchdog.TICK_S, watchdog.HUNG_TICKS = 0.05, 3
+module = import_module(f"car_rpc.workers.{sys.argv[1]}.generator")
+module.Generator.step = lambda self: threading.Event().wait()
+runpy.run_module("car_rpc.workers", run_name="__main__", alter_sys=False)
+"""
 
 
 @pytest.fixture(scope="module")
-def lasting(
-    tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[..., Path]
-) -> Iterator[Worker]:
-    worker = Worker("mlx", tmp_path_factory.mktemp("worker") / "stderr")
-    worker.send(Load(path=str(model_folder()), context_length=300))
+def lasting(kind: Kind, model: Make, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    worker = Worker(kind.engine, tmp_path_factory.mktemp("worker") / "stderr")
+    worker.send(Load(path=str(model()), context_length=300))
     percents = []
     while isinstance(frame := worker.receive(), LoadProgress):
         percents.append(frame.percent)
@@ -49,7 +66,7 @@ def lasting(
     assert isinstance(frame, Loaded)
     assert frame.context_length == 300
     assert frame.model_bytes > 0
-    assert frame.engine.startswith("mlx-lm ")
+    assert frame.engine.startswith(("llama.cpp ", "mlx-lm "))
     yield worker
     assert worker.close() == EXIT_CORE_GONE
     assert "Traceback" not in worker.stderr()
@@ -62,17 +79,15 @@ def worker(lasting: Worker) -> Worker:
     return lasting
 
 
-def test_a_folder_that_is_no_model_is_explained_and_ends_the_worker(
-    start_worker: Callable[..., Worker], tmp_path: Path
+def test_a_path_where_nothing_is_is_explained_and_ends_the_worker(
+    kind: Kind, start_worker: Start, tmp_path: Path
 ) -> None:
-    worker = start_worker("mlx")
-    answer = worker.load(tmp_path / "absent")
-    assert answer == Failed(
-        id=0,
-        kind="io_error",
-        detail=f"{tmp_path}/absent is not there; check the path",
-        data={"path": f"{tmp_path}/absent"},
-    )
+    worker = start_worker(kind.engine)
+    path = tmp_path / "absent"
+    answer = worker.load(path)
+    assert isinstance(answer, Failed)
+    assert (answer.id, answer.kind, answer.data) == (0, "io_error", {"path": str(path)})
+    assert answer.detail.endswith("; check the path")
     assert worker.process.wait() == EXIT_NOT_LOADED
 
 
@@ -107,12 +122,6 @@ def test_a_paused_answer_goes_on_after_resume(worker: Worker) -> None:
     assert early + late == expected
 
 
-def test_the_worker_ends_with_its_pipe_in_the_middle_of_an_answer(own_worker: Worker) -> None:
-    own_worker.send(own_worker.request(max_tokens=None, ignore_eos=True))
-    own_worker.until(Events)
-    assert own_worker.close() == EXIT_CORE_GONE
-
-
 @pytest.mark.parametrize(
     "text", ["", "hello", " two  spaces\n", "é🙂👩\u200d👩\u200d👧", "<|im_start|>x", "a\0b"]
 )
@@ -136,3 +145,33 @@ def test_what_it_does_not_do_is_refused(worker: Worker) -> None:
     answer = worker.ask(Transcribe(id=1))
     assert isinstance(answer, Failed)
     assert answer.kind == "unsupported_mode"
+
+
+def test_an_endless_template_leaves_the_worker_killable(
+    kind: Kind, start_worker: Start, model: Make
+) -> None:
+    worker = start_worker(kind.engine)
+    worker.load(model(ENDLESS))
+    worker.send(worker.request())
+    assert worker.receive() == Rendering(id=1)
+    assert worker.close() == EXIT_CORE_GONE
+
+
+def test_the_worker_ends_with_its_pipe_in_the_middle_of_an_answer(
+    kind: Kind, start_worker: Start, model: Make
+) -> None:
+    worker = start_worker(kind.engine)
+    worker.load(model())
+    worker.send(worker.request(max_tokens=None, ignore_eos=True))
+    worker.until(Events)
+    assert worker.close() == EXIT_CORE_GONE
+
+
+def test_a_worker_whose_generating_thread_hangs_ends(
+    kind: Kind, start_worker: Start, model: Make
+) -> None:
+    worker = start_worker(kind.engine, through=[sys.executable, "-c", WEDGED])
+    assert isinstance(worker.load(model()), Loaded)
+    worker.send(worker.request())
+    assert worker.process.wait() == EXIT_HUNG
+    assert "the engine hangs" in worker.stderr()
