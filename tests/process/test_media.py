@@ -153,3 +153,14 @@ def test_a_projector_of_another_model_is_no_crash(core: Core, folder: Path) -> N
     error = core.fail("generate", {**asked("x", picture()), "model": LATER})
     assert error["data"]["kind"] == "model_load_failed"
     assert "mismatch between text model (n_embd = 256) and mmproj (n_embd = 64)" in error["message"]
+
+
+def test_a_projector_that_lacks_a_part_is_named_when_llama_cpp_crashes_at_it(
+    core: Core, folder: Path
+) -> None:
+    projector = write_projector(folder / "part.gguf", width=WIDTH, lacks="mm.2")
+    core.register("t/part:1", local(projector), "generate", "vision")
+    error = core.fail("generate", {**asked("x", picture()), "model": "t/part:1"})
+    assert error["data"]["kind"] == "model_load_failed"
+    assert f"crashed while it was loaded with its projector {projector}" in error["message"]
+    assert core.call("generate", asked("x", picture()))["model_used"] == SEEING

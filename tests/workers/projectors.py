@@ -31,12 +31,15 @@ WHOLE_TOKENS = 18**2
 class _Weights:
     """Tensors of random numbers, the same for the same seed."""
 
-    def __init__(self, path: Path, architecture: str, seed: int) -> None:
+    def __init__(self, path: Path, architecture: str, seed: int, lacks: str = "") -> None:
         self.writer: Any = gguf.GGUFWriter(path, architecture)
+        self._lacks = lacks
         self._rng = np.random.default_rng(seed)
 
     def put(self, name: str, *shape: int, scale: float = 0.3, kind: Any = np.float32) -> None:
-        self.writer.add_tensor(name, self._rng.normal(0, scale, shape).astype(kind))
+        values = self._rng.normal(0, scale, shape).astype(kind)
+        if not self._lacks or not name.startswith(self._lacks):
+            self.writer.add_tensor(name, values)
 
     def ones(self, name: str, size: int) -> None:
         self.writer.add_tensor(name, np.ones(size, np.float32))
@@ -49,10 +52,25 @@ class _Weights:
 
 
 def write_projector(
-    path: Path, *, width: int = WIDTH, sees: bool = True, hears: bool = False, seed: int = 1
+    path: Path,
+    *,
+    width: int = WIDTH,
+    sees: bool = True,
+    hears: bool = False,
+    lacks: str = "",
+    seed: int = 1,
 ) -> Path:
-    """Write a projector of the kind of LLaVA, of Ultravox, or both in one."""
-    weights = _Weights(path, "clip", seed)
+    """Write a projector of the kind of LLaVA, of Ultravox, or both in one.
+
+    Args:
+        path: Where it goes.
+        width: Width of its model.
+        sees: Whether it sees.
+        hears: Whether it hears.
+        lacks: How the names of the tensors begin that are left out.
+        seed: What its weights are drawn from.
+    """
+    weights = _Weights(path, "clip", seed, lacks)
     writer = weights.writer
     writer.add_type("mmproj")
     writer.add_bool("clip.has_vision_encoder", sees)

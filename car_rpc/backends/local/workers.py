@@ -24,7 +24,7 @@ from car_rpc.wire.admission import LoadedModel
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.parts import file_parts
 from car_rpc.wire.sources import adapters_of, draft_of
-from car_rpc.wire.worker import Load
+from car_rpc.wire.worker import Load, Loaded
 
 _logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Workers:
         try:
             # Other processes count it while it loads; the row of one that ended is passed over.
             await self._tell_others(worker.pid, slot)
-            loaded = await worker.load(load)
+            loaded = await _loaded(worker, load, model)
             slot.worker, slot.weights_bytes = worker, loaded.model_bytes
             await self._tell_others(worker.pid, slot)
         except BaseException:
@@ -354,6 +354,22 @@ class _Slot:
 
 def _key(engine: str, load: Load) -> bytes:
     return msgspec.msgpack.encode((engine, load))
+
+
+async def _loaded(worker: WorkerProcess, load: Load, model: ModelSchema) -> Loaded:
+    """Load a model. llama.cpp crashes at projectors that lack a part, at each try anew."""
+    try:
+        return await worker.load(load)
+    except CarError as error:
+        if error.kind != "worker_crashed" or not load.projector:
+            raise
+        raise CarError(
+            "model_load_failed",
+            f"{model.id} crashed while it was loaded with its projector {load.projector}; that"
+            " file is damaged or of another kind: fetch the one that was published with the model",
+            model=model.id,
+            path=load.projector,
+        ) from error
 
 
 async def _written(write: Callable[..., None], *values: Any) -> None:
