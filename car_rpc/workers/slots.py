@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 #: them stays far below what the weights of a model with a context of a million would suggest.
 DEFAULT_CONTEXT_LENGTH = 8192
 
+#: Where memory is short a request has less to begin with, but no less than this.
+LEAST_CONTEXT_LENGTH = 2048
+
 #: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
 KV_BUDGET_BYTES = 1024**3
 
@@ -35,6 +38,18 @@ def context_length(asked: int | None, trained: int) -> int:
     """
     wanted = asked or DEFAULT_CONTEXT_LENGTH
     return min(wanted, trained or wanted)
+
+
+def fitting_context(length: int, slot_bytes: Callable[[int], int]) -> int:
+    """Tokens of context per request that half of the free memory has room for.
+
+    Args:
+        length: What each should have; it is halved as often as needed.
+        slot_bytes: What a cache for so many tokens takes.
+    """
+    while length // 2 >= LEAST_CONTEXT_LENGTH and slot_bytes(length) > free_memory() // 2:
+        length //= 2
+    return length
 
 
 def longest_context(length: int, trained: int, slot_bytes: Callable[[int], int]) -> int:
@@ -70,7 +85,8 @@ def slot_count(slot_bytes: int) -> int:
     """
     if slot_bytes > physical_memory():
         raise MemoryError
-    return max(1, min(MAX_SLOTS, KV_BUDGET_BYTES // max(slot_bytes, 1)))
+    budget = min(KV_BUDGET_BYTES, free_memory() // 2)
+    return max(1, min(MAX_SLOTS, budget // max(slot_bytes, 1)))
 
 
 def saved_budget() -> int:

@@ -179,6 +179,22 @@ def test_a_paused_answer_keeps_nobody_busy(
     run(engine)
 
 
+def test_a_context_that_is_short_for_want_of_memory_gets_longer_when_there_is_some(
+    model_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LlamaEngine()
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "free_memory", lambda: 0)
+        loaded = engine.load(Load(path=str(model_file(context=8192))), lambda _: None)
+        assert loaded.context_length == 2048
+        (refused,) = run(engine, numbered(1, "a" * 3000))
+        assert isinstance(refused.answer, Failed)
+        assert refused.answer.kind == "context_overflow"
+    assert (generator_of(engine).room, generator_of(engine)._slots) == (2048, 1)
+    (asked,) = run(engine, numbered(1, "a" * 3000))
+    assert asked.usage.context_window == 8192
+
+
 def test_a_context_that_was_asked_for_stays_as_it_is(path: Path) -> None:
     engine = LlamaEngine()
     loaded = engine.load(Load(path=str(path), context_length=ROOM), lambda _: None)

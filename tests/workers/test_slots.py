@@ -3,6 +3,7 @@ import pytest
 from car_rpc.workers import slots
 from car_rpc.workers.slots import (
     context_length,
+    fitting_context,
     free_memory,
     longest_context,
     more_slots,
@@ -35,7 +36,33 @@ def test_slots_are_given_up_to_save_memory(
     monkeypatch: pytest.MonkeyPatch, slot_bytes: int, count: int
 ) -> None:
     monkeypatch.setattr(slots, "physical_memory", lambda: 2**34)
+    monkeypatch.setattr(slots, "free_memory", lambda: 2**33)
     assert slot_count(slot_bytes) == count
+
+
+def test_slots_are_given_up_where_others_use_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "free_memory", lambda: 2**30)
+    assert slot_count(2**28) == 2
+    monkeypatch.setattr(slots, "free_memory", lambda: 0)
+    assert slot_count(2**28) == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "free", "tokens"),
+    [
+        (8192, 2**31, 8192),
+        (8192, 2**30, 8192),
+        (8192, 2**29, 4096),
+        (8192, 0, 2048),
+        (512, 0, 512),
+        (3000, 0, 3000),
+    ],
+)
+def test_a_context_begins_shorter_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, length: int, free: int, tokens: int
+) -> None:
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    assert fitting_context(length, lambda length: length * 2**16) == tokens
 
 
 def test_a_slot_larger_than_the_machine_is_refused() -> None:

@@ -33,7 +33,7 @@ from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
 from car_rpc.workers.llama_cpp.speculation import MAX_ROWS, speculator_for
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
-from car_rpc.workers.slots import context_length, longest_context, slot_count
+from car_rpc.workers.slots import context_length, fitting_context, slot_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,14 +173,14 @@ class LlamaEngine:
             )
 
         slot_bytes = footprint(model, batch_tokens).of
-        room = longest = self._context_length
+        room = most = self._context_length
         if load.context_length is None:
-            longest = longest_context(room, model.context_train, slot_bytes)
+            room, most = fitting_context(room, slot_bytes), model.context_train or most
         make_speculator = None
         if speculation is not None:
-            make_speculator = partial(speculator_for, speculation, model, self._vocab.size, longest)
+            make_speculator = partial(speculator_for, speculation, model, self._vocab.size, most)
         slots = slot_count(slot_bytes(room))
-        return Generator(make_context, slots, room, longest, slot_bytes, make_speculator)
+        return Generator(make_context, slots, room, most, slot_bytes, make_speculator)
 
 
 def make_engine() -> LlamaEngine:

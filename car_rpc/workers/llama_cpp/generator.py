@@ -12,7 +12,7 @@ from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.prefix import common
-from car_rpc.workers.slots import more_slots, saved_budget, slots_of
+from car_rpc.workers.slots import longest_context, more_slots, saved_budget, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +138,7 @@ class Generator:
             tokens; may raise MemoryError.
         slots: How many run at once to begin with.
         room: Tokens that each may use to begin with.
-        longest: Tokens that one may use at most.
+        most: Tokens that one may use at most, where the memory suffices.
         slot_bytes: What the cache for one with so much room takes.
         make_speculator: Makes what guesses how an answer goes on; ``None`` for no guesses. It is
             not called for a model that cannot forget what was wrong.
@@ -152,7 +152,7 @@ class Generator:
         make_context: Callable[[int, int], Context],
         slots: int,
         room: int,
-        longest: int,
+        most: int,
         slot_bytes: Callable[[int], int],
         make_speculator: Callable[[], Speculator] | None = None,
     ) -> None:
@@ -161,7 +161,7 @@ class Generator:
         self._slot_bytes = slot_bytes
         self._context = make_context(slots, room)
         self.room = min(room, self._context.room)
-        self.longest = max(longest, self.room)
+        self._most = most
         self._may_grow = True
         self._waits_for_memory = False  # the first in the queue, until others have ended
         self._sequences = Sequences(self._context, slots, saved_budget())
@@ -170,6 +170,11 @@ class Generator:
         self.speculator: Speculator | None = None
         if make_speculator is not None and self._context.can_cut:
             self.speculator = make_speculator()
+
+    @property
+    def longest(self) -> int:
+        """Tokens that one generation may use at most, as far as the memory goes now."""
+        return longest_context(self.room, self._most, self._slot_bytes)
 
     def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
@@ -260,14 +265,14 @@ class Generator:
 
     def _lengthen(self, needed: int, slots: int) -> bool:
         """Make the slots longer, at least so many of them, where the memory suffices."""
-        room = self.room
-        while room < min(needed, self.longest):
-            room = min(2 * room, self.longest)
+        room, longest = self.room, self.longest
+        while room < min(needed, longest):
+            room = min(2 * room, longest)
         count = slots_of(self._slot_bytes(room), self._slots)
         if room < needed or count < slots:
             return False
         if not self._remake(count, room):
-            self.longest = self.room
+            self._most = self.room
             return False
         for generation in self._active.values():
             generation.confine(room)
