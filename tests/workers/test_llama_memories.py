@@ -434,7 +434,8 @@ def test_answers_are_judged_one_by_one_as_well_as_together_and_the_prompt_is_rea
         sizes.append(len(rows))
         decode(context, rows, owner)
 
+    values(engine, score("y" * 700, "a label"))  # so that nothing of it is known
     monkeypatch.setattr(Context, "decode", note_size)
     together = values(engine, score("x" * 700, *labels))
     assert together == pytest.approx(alone, abs=SAME)
-    assert sizes.count(PREFILL_CHUNK) == 700 // PREFILL_CHUNK
+    assert 700 <= sum(sizes) < 2 * 700
