@@ -1,5 +1,7 @@
 """Calls that a grammar enforces: what a family's reader reads, and what its templates write."""
 
+import functools
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +19,7 @@ from car_rpc.wire.worker import Generate, SamplingParams
 from car_rpc.workers.constraint.spellings import Spellings
 from car_rpc.workers.text.answer import Answer
 from car_rpc.workers.text.calls.families import Family
-from tests.workers.test_calls import BY_NAME, calls_of, read, text_of
+from tests.workers.test_calls import BY_NAME, calls_of, gemma_value, read, text_of
 from tests.workers.test_text import merged
 
 pytest.importorskip("llguidance")
@@ -190,7 +192,7 @@ def validate(arguments: Any, schema: Any) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("marked", [False, True])
 @pytest.mark.timeout(600)  # a soak of it takes minutes
-@settings(max_examples=settings.default.max_examples // 8)
+@settings(max_examples=settings.default.max_examples // 10)
 @given(parameters=PARAMETERS, seed=st.integers(0, 2**32))
 def test_whatever_a_model_says_within_the_grammar_is_a_right_call(
     name: str, marked: bool, parameters: Any, seed: int
@@ -376,7 +378,7 @@ def test_an_answer_in_a_form_may_be_a_call_of_any_family(name: str) -> None:
 # ------------------------------------------------------------------------------------- what is said
 
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     "type": "object",
     "properties": {
         "b": {"type": "string"},
@@ -414,6 +416,77 @@ def test_what_templates_and_models_write_is_allowed(name: str, said: str) -> Non
     whole = call_of(name, said)
     for words in (PLAIN, MARKED[name]):
         assert words.accepts(demanded(name, words, ARGUMENTS), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qwen_coder", "<parameter=$a-\u00e9 z>\n1\n</parameter>\n"),
+        ("glm", "<arg_key>$a-\u00e9 z</arg_key><arg_value>1</arg_value>"),
+        ("gemma4", "$a-\u00e9z:1"),
+        ("lfm2", "\u00e9z=1"),
+    ],
+)
+def test_names_may_be_odd(name: str, said: str) -> None:
+    key = {"gemma4": "$a-\u00e9z", "lfm2": "\u00e9z"}.get(name, "$a-\u00e9 z")
+    schema = {"type": "object", "properties": {key: {"const": 1}}, "additionalProperties": False}
+    assert PLAIN.accepts(demanded(name, PLAIN, schema), call_of(name, said))
+
+
+WORDS = st.text("ab1 \"'<>/{}[]:,\\\n\u00e9")
+NUMBERS = st.floats(-1e300, 1e300)
+KEYS = st.text("ab_", min_size=1)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | NUMBERS | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2),
+    max_leaves=4,
+)
+OF_TYPE = {
+    "string": WORDS,
+    "integer": st.integers(),
+    "number": NUMBERS,
+    "boolean": st.booleans(),
+    "null": st.none(),
+    "array": st.lists(VALUES, max_size=2),
+    "object": st.dictionaries(KEYS, VALUES, max_size=2),
+}
+TYPED = {"type": "object", "properties": {type_: {"type": type_} for type_ in OF_TYPE}}
+
+
+def spelled(name: str, arguments: dict[str, Any]) -> str:
+    """Arguments as the templates of a family write them."""
+    if name == "qwen_coder":
+        texts = {
+            key: json.dumps(value) if isinstance(value, list | dict) else str(value)
+            for key, value in arguments.items()
+        }
+        return "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts.items())
+    if name == "glm":
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in arguments.items()
+        }
+        return "".join(
+            f"<arg_key>{key}</arg_key><arg_value>{text}</arg_value>" for key, text in texts.items()
+        )
+    if name == "gemma4":
+        return ",".join(f"{key}:{gemma_value(value)}" for key, value in sorted(arguments.items()))
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+
+
+@pytest.mark.parametrize("name", ["qwen_coder", "glm", "gemma4", "lfm2"])
+@settings(max_examples=settings.default.max_examples // 4)
+@given(arguments=st.fixed_dictionaries({}, optional=OF_TYPE))
+def test_any_arguments_are_allowed_and_read_back(name: str, arguments: dict[str, Any]) -> None:
+    ordered = {key: arguments[key] for key in OF_TYPE if key in arguments}
+    whole = call_of(name, spelled(name, ordered))
+    assert PLAIN.accepts(typed(name), whole)
+    assert calls_of(read(BY_NAME[name], whole, tools=[tool("f", TYPED)])) == [("f", arguments)]
+
+
+@functools.cache
+def typed(name: str) -> str:
+    return demanded(name, PLAIN, TYPED)
 
 
 @pytest.mark.parametrize(

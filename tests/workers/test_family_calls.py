@@ -37,11 +37,11 @@ BOOKING: dict[str, Any] = {
         "parameters": {
             "type": "object",
             "properties": {
-                "guests": {"type": "integer", "minimum": 1, "maximum": 99},
-                "place": {"type": "string", "maxLength": 12},
+                "guests": {"type": "integer", "minimum": 1, "maximum": 9},
+                "place": {"type": "string", "maxLength": 5},
                 "day": {"type": "string", "pattern": "^(mon|tues|fri)day$"},
                 "outside": {"type": "boolean"},
-                "note": {"anyOf": [{"type": "string", "maxLength": 9}, {"type": "null"}]},
+                "note": {"anyOf": [{"type": "string", "maxLength": 4}, {"type": "null"}]},
                 "menu": {
                     "type": "array",
                     "items": {
@@ -50,7 +50,7 @@ BOOKING: dict[str, Any] = {
                         "required": ["dish", "many"],
                         "additionalProperties": False,
                     },
-                    "maxItems": 2,
+                    "maxItems": 1,
                 },
             },
             "required": ["guests", "place", "day", "outside", "note", "menu"],

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _PLAIN: Final = r"\\\x00-\x1f\x7f"
 _ESCAPED: Final = r"""\\[\\'"nrt]"""
 
-_GEMMA_KEY: Final = re.compile(r"[\w$-][\w.$-]*", re.ASCII)
+#: Names that end where their value begins.
+_GEMMA_KEY: Final = re.compile(r"[^\s:,{}\[\]<>\"|]+")
 
 
 class Language(Protocol):

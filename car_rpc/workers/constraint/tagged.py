@@ -59,6 +59,9 @@ _MOST_REFERENCES: Final = 16
 #: What Python trims of a text besides what Rust calls white space.
 _SPACE: Final = r"[\s\x1c-\x1f]*"
 
+#: Names that can stand in a tag.
+_KEY: Final = re.compile(r"[^\s<>]([^<>\n]*[^\s<>])?")
+
 #: Names of arguments that are not declared.
 _NAME: Final = "[A-Za-z_][A-Za-z0-9_.-]*"
 
@@ -95,7 +98,7 @@ class TaggedArguments:
         return " ".join(parts)
 
     def _key(self, name: str) -> str:
-        if not re.fullmatch(_NAME, name):
+        if not _KEY.fullmatch(name):
             raise UnenforceableError(f"{name!r} is no name that such models can say")
         return self._named(quoted(name))
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from car_rpc.workers.constraint.schema import Schema
 
 #: Numbers without bounds; none is too large for what reads them, which may be Python.
-_NUMBER: Final = r"/-?(0|[1-9][0-9]{0,99})(\.[0-9]+)?([eE](\+?[0-9]{1,2}|-[0-9]{1,3}))?/"
+_NUMBER: Final = (
+    r"/-?((0|[1-9][0-9]{0,299})(\.[0-9]+)?"
+    r"|[0-9](\.[0-9]+)?[eE](\+?([0-9]{1,2}|[12][0-9]{2}|30[0-7])|-[0-9]{1,3}))/"
+)
 
 #: Numbers have no white space, so they mix with other terminals.
 _NO_SPACE: Final[dict[str, Any]] = {"whitespace_flexible": False, "lenient": False}
