@@ -76,15 +76,16 @@ async def test_warming_up_has_one_result_for_each_model_whatever_happens(tmp_pat
         assert await loaded(car) == [EMBED]
 
 
+@pytest.mark.llama
 async def test_a_rule_about_a_model_binds_warming_up_too(tmp_path: Path) -> None:
     async with started(tmp_path) as car:
         match = {"methods": ["models.*"], "models": [EMBED]}
         rule = {"id": "no", "action": "deny", "match": match}
         await car.call("policy.set", {"rules": [rule]})
-        with pytest.raises(RemoteError) as caught:
-            await car.warm_up([CHAT, EMBED])
-        assert caught.value.kind == "policy_denied"
-        assert await loaded(car) == []
+        allowed, refused = await car.warm_up([CHAT, EMBED])
+        assert allowed.loaded
+        assert (refused.loaded, refused.kind) == (False, "policy_denied")
+        assert await loaded(car) == [CHAT]
 
 
 @pytest.mark.llama
