@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from car_rpc.wire.worker import SamplingParams
+from tests.workers.odds import CUTS, LOGITS, odds
 
 pytest.importorskip("llama_cpp")
 
@@ -15,33 +15,10 @@ from car_rpc.workers.llama_cpp.sampler import Sampler, among, choose
 
 pytestmark = pytest.mark.llama
 
-numbers = st.lists(st.integers(-60, 60).map(lambda n: n / 4), min_size=1, max_size=30, unique=True)
 
-
-def odds(logits: list[float], params: SamplingParams) -> Any:
-    """The probability of each token by the definitions: sort all, cut, temper."""
-    order = sorted(range(len(logits)), key=lambda token: -logits[token])[: params.top_k]
-    weights = np.exp(np.array([logits[token] for token in order]) - logits[order[0]])
-    before = np.cumsum(weights) - weights
-    kept = (before < params.top_p * weights.sum()) & (weights >= (params.min_p or 0))
-    kept[0] = True
-    tempered = np.where(kept, weights ** (1 / params.temperature), 0)
-    found = np.zeros(len(logits))
-    found[order] = tempered / tempered.sum()
-    return found
-
-
-@given(
-    logits=numbers,
-    top_k=st.sampled_from([None, 1, 3, 50]),
-    top_p=st.sampled_from([0.0, 0.31, 0.91, 1.0]),
-    min_p=st.sampled_from([None, 0.013, 0.57, 1.0]),
-    temperature=st.sampled_from([0.5, 1.0, 3.0]),
-)
-def test_every_token_is_as_likely_as_the_parameters_say(
-    logits: list[float], top_k: int | None, top_p: float, min_p: float | None, temperature: float
-) -> None:
-    params = SamplingParams(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+@given(logits=LOGITS, **CUTS)
+def test_every_token_is_as_likely_as_the_parameters_say(logits: list[float], **cuts: Any) -> None:
+    params = SamplingParams(**cuts)
     draws = 400
     values = np.array(logits, np.float32)
     drawn = [choose(values, params, (draw + 0.5) / draws) for draw in range(draws)]
