@@ -104,15 +104,6 @@ def test_greedy_answers_are_those_of_a_bare_loop(
         assert tokens.by_request[request.id] == bare.generate(prompt, 60)
 
 
-def test_a_conversation_is_read_once(engine: LlamaEngine) -> None:
-    (first,) = run(engine, shared("a" * 600))
-    assert not cached(first)
-    (second,) = run(engine, shared("a" * 600))
-    assert cached(second) == second.prompt_tokens - 1
-    (third,) = run(engine, shared("a" * 500 + "b"))
-    assert 500 <= cached(third) <= 520
-
-
 def test_the_next_turn_goes_on_from_the_answer_before(engine: LlamaEngine) -> None:
     (first,) = run(engine, shared("Tell me.", max_tokens=40, logit_bias={65: 1000.0}))
     turns = [
@@ -124,24 +115,6 @@ def test_the_next_turn_goes_on_from_the_answer_before(engine: LlamaEngine) -> No
     assert cached(second) == first.prompt_tokens + 40 - 1  # the last token was never read
 
 
-def test_without_the_cache_nothing_is_taken_and_nothing_left(engine: LlamaEngine) -> None:
-    run(engine, shared("a" * 600))
-    (alone,) = run(engine, chat("a" * 600))
-    assert not cached(alone)
-    run(engine, chat("b" * 600))
-    (after,) = run(engine, shared("b" * 600))
-    assert cached(after) < 30  # what its beginning shares with the first prompt
-
-
-def test_more_conversations_than_slots_are_all_kept(engine: LlamaEngine) -> None:
-    texts = [letter * 700 for letter in "abcdefghijkl"]
-    for text in texts:
-        run(engine, shared(text))
-    for text in texts:
-        (again,) = run(engine, shared(text))
-        assert cached(again) == again.prompt_tokens - 1
-
-
 def test_answers_from_a_copy_are_those_of_its_original(engine: LlamaEngine) -> None:
     run(engine, shared("a" * 600))
     (original,) = run(engine, shared("a" * 600, max_tokens=40))
@@ -149,21 +122,6 @@ def test_answers_from_a_copy_are_those_of_its_original(engine: LlamaEngine) -> N
         run(engine, shared(text * 700))
     (copy,) = run(engine, shared("a" * 600, max_tokens=40))
     assert copy.events == original.events
-
-
-def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: LlamaEngine) -> None:
-    asked = run(engine, *(shared("s" * 900 + text) for text in ("one", "two", "three")))
-    assert [cached(each) for each in asked] == [0, 3 * PREFILL_CHUNK, 3 * PREFILL_CHUNK]
-
-
-def test_what_is_unlike_does_not_wait_for_a_long_prompt(engine: LlamaEngine) -> None:
-    long = Asked(engine, shared("a" * 1500))
-    short = Asked(engine, shared("b", max_tokens=1))
-    for _ in range(3):
-        engine.step()
-    assert isinstance(short.answer, Reply)
-    assert long.answer is None
-    run(engine)
 
 
 def test_a_prefix_changes_logits_by_little(path: Path) -> None:
@@ -224,17 +182,6 @@ def test_all_are_answered_where_there_is_no_memory_for_more(
 
 
 # ------------------------------------------------------------------------------ cancelling
-
-
-def test_what_was_read_before_a_cancel_is_not_read_again(engine: LlamaEngine) -> None:
-    asked = Asked(engine, shared("a" * 1500))
-    for _ in range(2):
-        engine.step()
-    asked.job.cancel()
-    engine.step()
-    assert asked.answer == Failed(id=1, kind="cancelled", detail="")
-    (again,) = run(engine, shared("a" * 1500))
-    assert cached(again) == 2 * PREFILL_CHUNK
 
 
 def test_a_chunk_that_is_broken_off_leaves_what_was_read_before(

@@ -21,6 +21,7 @@ from car_rpc.wire.events import (
 )
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
+from tests.workers.test_beginnings import cached, keeping
 from tests.workers.test_engines import LONG, Asked, chat, run
 from tests.workers.test_judging import score, values
 
@@ -67,64 +68,7 @@ def engine(shared: MlxEngine) -> MlxEngine:
     return shared
 
 
-def keeping(content: str = "hello", **params: Any) -> Generate:
-    return msgspec.structs.replace(chat(content, **params), prefix_cache=True)
-
-
-def cached(asked: Asked) -> int:
-    count = asked.usage.cache_read_tokens
-    return count if isinstance(count, int) else 0
-
-
 # ---------------------------------------------------------------- beginnings that are kept
-
-
-def test_a_prompt_that_was_read_before_is_not_read_again(engine: MlxEngine) -> None:
-    (alone,) = run(engine, chat(LONG))
-    first, second, third = (run(engine, keeping(LONG))[0] for _ in range(3))
-    assert first.text == second.text == third.text == alone.text
-    assert cached(first) == 0
-    assert cached(second) == cached(third) == second.prompt_tokens - 1
-
-
-def test_a_conversation_that_goes_on_is_read_from_where_it_ended(engine: MlxEngine) -> None:
-    (asked,) = run(engine, keeping(LONG))
-    turns = [
-        Message(role="user", content=LONG),
-        Message(role="assistant", content=asked.text),
-        Message(role="user", content="more"),
-    ]
-    (alone,) = run(engine, msgspec.structs.replace(chat(), messages=turns))
-    (after,) = run(engine, msgspec.structs.replace(keeping(), messages=turns))
-    assert cached(after) >= asked.prompt_tokens
-    assert after.text == alone.text
-
-
-def test_prompts_share_what_they_begin_with(engine: MlxEngine) -> None:
-    run(engine, keeping(LONG + "one"))
-    (alone,) = run(engine, chat(LONG + "two"))
-    (asked,) = run(engine, keeping(LONG + "two"))
-    assert len(LONG) < cached(asked) < asked.prompt_tokens
-    assert asked.text == alone.text
-
-
-def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: MlxEngine) -> None:
-    contents = ["s" * 400 + text for text in ("one", "two", "three")]
-    alone = [run(engine, chat(content))[0].text for content in contents]
-    asked = run(engine, *map(keeping, contents))
-    assert [each.text for each in asked] == alone
-    first, *others = map(cached, asked)
-    assert first == 0
-    assert min(others) >= PREFILL_CHUNK
-
-
-def test_what_is_unlike_does_not_wait_for_a_long_prompt(engine: MlxEngine) -> None:
-    long = Asked(engine, keeping("a" * 480, max_tokens=1))
-    short = Asked(engine, keeping("b", max_tokens=1))
-    while short.answer is None:
-        engine.step()
-    assert long.answer is None
-    run(engine)
 
 
 def test_what_is_kept_takes_no_more_memory_than_it_may(engine: MlxEngine) -> None:
@@ -142,45 +86,24 @@ def test_what_is_kept_takes_no_more_memory_than_it_may(engine: MlxEngine) -> Non
     assert mx.get_active_memory() <= before + SLACK_BYTES
 
 
-def test_a_request_may_want_nothing_of_others_and_leave_nothing(engine: MlxEngine) -> None:
-    run(engine, keeping(LONG))
-    assert cached(run(engine, chat(LONG))[0]) == 0
-    engine.reset()
-    run(engine, chat(LONG))
-    assert cached(run(engine, keeping(LONG))[0]) == 0
-
-
-def test_requests_of_one_beginning_run_together(engine: MlxEngine) -> None:
-    contents = [LONG + letter for letter in "abcd"] + ["short"]
-    alone = [run(engine, chat(content))[0].text for content in contents]
-    run(engine, keeping(LONG))
-    together = run(engine, *map(keeping, contents))
-    assert [asked.text for asked in together] == alone
-    assert all(cached(asked) > len(LONG) for asked in together[:4])
-
-
-def test_a_cancelled_prompt_leaves_what_was_read_of_it(engine: MlxEngine) -> None:
+def test_a_cancel_amid_a_chunk_keeps_the_chunk(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = Asked(engine, keeping("a" * 480))
+    batch = engine._generator._batch
+    read = batch.next
+
+    def cancel_amid() -> Any:
+        asked.job.cancel()
+        assert asked.answer == Failed(id=1, kind="cancelled", detail="")  # at once
+        return read()
+
+    monkeypatch.setattr(batch, "next", cancel_amid)
     engine.step()
-    asked.job.cancel()
+    monkeypatch.undo()
     assert not engine.step()
     (again,) = run(engine, keeping("a" * 480))
     assert cached(again) == PREFILL_CHUNK
-
-
-@pytest.mark.parametrize("steps", [1, 2, 6])
-def test_a_pause_changes_nothing_wherever_it_comes(engine: MlxEngine, steps: int) -> None:
-    request = chat("a" * 480, temperature=1.0, seed=5, ignore_eos=True)
-    (expected,) = run(engine, request)
-    asked = Asked(engine, request)
-    for _ in range(steps):
-        engine.step()
-    asked.job.pause()
-    assert not engine.step()
-    run(engine, chat("other"))
-    asked.job.resume()
-    run(engine)
-    assert asked.events == expected.events
 
 
 def test_a_seed_chooses_the_same_after_a_cut() -> None:
