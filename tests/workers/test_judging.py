@@ -74,6 +74,16 @@ def test_a_document_that_answers_the_query_fits(demo: Engine) -> None:
     assert max(wrong, trap, empty) < 0.1
 
 
+def test_documents_are_judged_alone_whatever_was_judged_before(demo: Engine) -> None:
+    documents = [RIGHT, WRONG, RIGHT + " It lies on the Seine.", "", RIGHT * 30, RIGHT]
+    together = values(demo, rank(*documents))
+    alone = []
+    for document in documents:
+        values(demo, rank("something else", query="Is it?"))
+        alone += values(demo, rank(document))
+    assert together == pytest.approx(alone, abs=1e-3)
+
+
 def test_the_probability_of_an_answer_is_that_of_its_tokens(engine: Engine) -> None:
     bias = {token(engine, letter): 1000.0 for letter in "x"}
     (said,) = run(engine, chat("hi", logprobs=10_000, logit_bias=bias, max_tokens=2))

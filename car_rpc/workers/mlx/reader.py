@@ -10,6 +10,7 @@ import numpy as np
 from car_rpc.workers.judge import MAX_PROMPT_TOKENS
 from car_rpc.workers.mlx.model import PREFILL_CHUNK
 from car_rpc.workers.mlx.native import mx
+from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -31,18 +32,30 @@ class MlxReader:
     def __init__(self, model: Model, context_length: int) -> None:
         self._model = model
         self.limit = min(context_length, MAX_PROMPT_TOKENS)
-        self._cache: list[Any] = []  # of the last prompt
+        self._prompt: Sequence[int] = []
+        self._cache: list[Any] = []  # of the prompt
 
     def read(self, job: Job, prompt: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
-        """Read a prompt, a chunk a step; returns the logits of what follows it."""
+        """Read a prompt, a chunk a step; returns the logits of what follows it.
+
+        What it begins with like the one before is known: documents are asked about one after the
+        other, with the same question.
+        """
         del job  # a chunk is short, and MLX has no way to end one early
-        self._cache = self._model.make_cache()
         # The last token alone: for each that is read with it, logits would be computed as well.
         before = prompt[:-1]
-        for start in range(0, len(before), PREFILL_CHUNK):
+        known = common(self._prompt, before) if self._model.plain_attention else 0
+        if known:
+            for layer in self._cache:
+                layer.trim(len(self._prompt) - known)
+        else:
+            self._cache = self._model.make_cache()
+        self._prompt = []
+        for start in range(known, len(before), PREFILL_CHUNK):
             self._model.logits(before[start : start + PREFILL_CHUNK], self._cache)
             mx.eval([layer.state for layer in self._cache])
             yield
+        self._prompt = prompt
         return self._logits(prompt[-1:], self._cache)[0]
 
     def read_on(
