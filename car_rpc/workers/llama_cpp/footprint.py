@@ -39,7 +39,8 @@ def footprint(model: Model, chunk: int) -> Footprint:
 
     Where all layers are of one kind it follows from what the file says. Otherwise which layer
     remembers how much is known to llama.cpp alone, so that two short sequences are read, and the
-    sizes of their states are compared.
+    sizes of their states are compared. That brings the weights into memory, for which otherwise the
+    first answer would wait.
 
     Args:
         model: The model.
