@@ -250,12 +250,13 @@ class Said:
     def __init__(self, name: str, words: Bytes = PLAIN, **fields: Any) -> None:
         from car_rpc.workers.constraint.plan import make_plan
 
-        request = Generate(id=1, messages=[], tools=TOOLS, **fields)
+        tools = fields.pop("tools", TOOLS)
+        request = Generate(id=1, messages=[], tools=tools, **fields)
         family = BY_NAME[name]
         plan = make_plan(request, family, words.vocabulary, "test")
         self.constraint = plan.constraint(in_reasoning=family.channels, so_far=None)
         self._words = words
-        self._segments = Answer(family=family, tools=TOOLS).segments
+        self._segments = Answer(family=family, tools=tools).segments
         self._events: list[Any] = []
         self.said = ""
 
@@ -328,6 +329,25 @@ def test_a_call_that_the_model_begins_is_bound_to_its_end(name: str) -> None:
 )
 def test_what_is_no_call_of_a_tool_stays_free(name: str, text: str) -> None:
     assert Said(name).say(text).constraint.allowed() is None
+
+
+def test_a_tool_that_a_model_cannot_name_hinders_no_answer() -> None:
+    tools = [tool("get-it", TRIP), *TOOLS]
+    text = Said("lfm2", tools=tools[:1], response_format=YES).go_on()
+    assert text.said == '"yes"'
+    free = Said("lfm2", tools=tools[:1]).say(BEGUN["lfm2"])
+    assert free.constraint.allowed() is None
+    bound = Said("lfm2", tools=tools, parallel_tool_calls=False).say(BEGUN["lfm2"]).go_on()
+    assert [called for called, _ in bound.calls] in (["trip"], ["trips"])
+
+
+def test_a_tool_whose_parameters_cannot_be_enforced_gets_any() -> None:
+    strange = tool("strange", {"type": "object", "properties": {"from": {}}})
+    bound = Said("lfm2", tools=[strange]).say(BEGUN["lfm2"]).say("[strange(")
+    assert bound.constraint.allowed() is not None
+    assert bound.say("a={'b': [1, None]})]<|tool_call_end|>").calls == [
+        ("strange", {"a": {"b": [1, None]}})
+    ]
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -453,17 +473,20 @@ OF_TYPE = {
 TYPED = {"type": "object", "properties": {type_: {"type": type_} for type_ in OF_TYPE}}
 
 
+as_json = functools.partial(json.dumps, ensure_ascii=False)  # as templates do
+
+
 def spelled(name: str, arguments: dict[str, Any]) -> str:
     """Arguments as the templates of a family write them."""
     if name == "qwen_coder":
         texts = {
-            key: json.dumps(value) if isinstance(value, list | dict) else str(value)
+            key: as_json(value) if isinstance(value, list | dict) else str(value)
             for key, value in arguments.items()
         }
         return "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts.items())
     if name == "glm":
         texts = {
-            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            key: value if isinstance(value, str) else as_json(value)
             for key, value in arguments.items()
         }
         return "".join(

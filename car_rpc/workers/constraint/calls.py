@@ -32,7 +32,7 @@ class Offer(NamedTuple):
 
     Attributes:
         grammar: The grammar of what follows the marker that opens calls, or of the whole answer
-            where none does; empty where there are no tools.
+            where none does; empty where no tool can be called.
         heads: What must have been said of a call before it is known to be one; one for each tool,
             or an empty one where the marker tells.
     """
@@ -66,9 +66,9 @@ def offered_calls(request: Generate, family: Family, vocabulary: GuideVocabulary
 
     Parameters that cannot be enforced may be any.
     """
-    if not request.tools:
-        return Offer()
     tools = _enforceable(request, family, vocabulary)
+    if not tools:
+        return Offer()
     form = family.form
     heads = [
         f"{form.begin}{form.before_name}{_spelled(tool, family)}{form.after_name}".encode()
@@ -83,11 +83,11 @@ def offered_calls(request: Generate, family: Family, vocabulary: GuideVocabulary
 def other_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> str:
     """The grammar of calls that an answer may be instead of a text in a form.
 
-    Empty where there are no tools, or where its channel tells a call from a text.
+    Empty where no tool can be called, or where its channel tells a call from a text.
     """
-    if not request.tools or family.channels:
+    tools = [] if family.channels else _enforceable(request, family, vocabulary)
+    if not tools:
         return ""
-    tools = _enforceable(request, family, vocabulary)
     opening = "" if family.bare else family.opening
     return _grammar(tools, family, vocabulary, opening, repeated=request.parallel_tool_calls)
 
@@ -95,9 +95,15 @@ def other_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) 
 def _enforceable(
     request: Generate, family: Family, vocabulary: GuideVocabulary
 ) -> list[dict[str, Any]]:
+    """The tools that may be called, with any parameters where theirs cannot be enforced.
+
+    One that the family cannot name is none of them: no call of it could be read.
+    """
+    ways = [(tool, {**tool, "parameters": _ANY_OBJECT}) for tool in _functions(request)]
     return [
-        {**tool, "parameters": _ANY_OBJECT} if _problem(tool, family, vocabulary) else tool
-        for tool in _functions(request)
+        enforceable[0]
+        for way in ways
+        if (enforceable := [tool for tool in way if not _problem(tool, family, vocabulary)])
     ]
 
 
