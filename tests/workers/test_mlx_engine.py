@@ -23,7 +23,7 @@ from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingPa
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_beginnings import cached, keeping
 from tests.workers.test_engines import LONG, Asked, chat, run
-from tests.workers.test_judging import score, values
+from tests.workers.test_judging import rank, score, values
 
 pytest.importorskip("mlx_lm")
 
@@ -229,6 +229,23 @@ def test_answers_are_judged_one_by_one_as_well_as_together(sliding: MlxEngine) -
     labels = ["a label", "another", "third"]
     together = values(sliding, score("x" * 60, *labels))
     assert together == [values(sliding, score("x" * 60, label))[0] for label in labels]
+
+
+def test_the_question_about_documents_is_read_once(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    logits = engine._model.logits
+
+    def note(tokens: Any, cache: Any) -> Any:
+        read.append(len(tokens))
+        return logits(tokens, cache)
+
+    monkeypatch.setattr(engine._model, "logits", note)
+    values(engine, rank("a" * 10))
+    first = sum(read)
+    values(engine, rank("b" * 10, "c" * 10))
+    assert sum(read) < 1.5 * first
 
 
 def test_quantized_weights_say_nearly_what_the_whole_ones_say(
