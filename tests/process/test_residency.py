@@ -77,11 +77,13 @@ async def test_warming_up_has_one_result_for_each_model_whatever_happens(tmp_pat
 
 
 @pytest.mark.llama
-async def test_a_rule_about_a_model_binds_warming_up_too(tmp_path: Path) -> None:
+async def test_a_rule_about_a_model_binds_loading_and_warming_up_too(tmp_path: Path) -> None:
     async with started(tmp_path) as car:
-        match = {"methods": ["models.*"], "models": [EMBED]}
-        rule = {"id": "no", "action": "deny", "match": match}
+        rule = {"id": "no", "action": "deny", "match": {"models": [EMBED]}}
         await car.call("policy.set", {"rules": [rule]})
+        with pytest.raises(RemoteError) as caught:
+            await car.load_model(EMBED)
+        assert caught.value.kind == "policy_denied"
         allowed, refused = await car.warm_up([CHAT, EMBED])
         assert allowed.loaded
         assert (refused.loaded, refused.kind) == (False, "policy_denied")
