@@ -280,8 +280,9 @@ def test_content_that_the_model_does_not_understand_is_refused_by_its_place(
 ) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, block]}]
     error = core.fail("generate", {"model": CHAT, "messages": messages})
-    assert error["data"]["kind"] == "invalid_request"
-    assert "does not support image input at messages[0].content[1]" in error["message"]
+    assert error["data"]["kind"] == "unsupported_mode"
+    assert "messages[0].content[1]" in error["message"]
+    assert "projector" in error["message"]
 
 
 # Embedding and tokens
