@@ -13,7 +13,8 @@ class ModelsPullParams(ModelParams, frozen=True, kw_only=True):
 
     Attributes:
         from_path: Import the weights from this file or folder of this machine instead of
-            downloading them. It is copied.
+            downloading them. It is copied, unless it is clearly another model's (``conflict``). Of
+            a model in several files it is the first, and the others lie beside it.
         progress_token: Asks for ``$/progress`` with this token.
     """
 

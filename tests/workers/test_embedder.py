@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from car_rpc.errors import CarError
-from car_rpc.wire.worker import Embed, Failed, Reply
+from car_rpc.wire.worker import Embed, Failed, FromWorker, Reply
 from car_rpc.workers.embedding import BATCH_TEXTS, BATCH_TOKENS, Embedder, batch_size
 from car_rpc.workers.job import Job
 
@@ -41,7 +41,7 @@ class Requests:
     def __init__(self) -> None:
         self.encoder = Encoder()
         self.embedder = Embedder(self.encoder)
-        self.answers: dict[int, Reply | Failed] = {}
+        self.answers: dict[int, FromWorker] = {}
 
     def add(self, request_id: int, *texts: str) -> Job:
         request = Embed(id=request_id, texts=list(texts))

@@ -8,7 +8,8 @@ export interface ModelsPullParams {
   model: string;
   /**
    * Import the weights from this file or folder of this machine instead of downloading them. It is
-   * copied.
+   * copied, unless it is clearly another model's (`conflict`). Of a model in several files it is
+   * the first, and the others lie beside it.
    */
   from_path?: string;
   /** Asks for `$/progress` with this token. */

@@ -5,7 +5,8 @@ public struct ModelsPullParams: Codable, Sendable, Hashable {
     /// Id or name of a model.
     public var model: String
     /// Import the weights from this file or folder of this machine instead of downloading them. It
-    /// is copied.
+    /// is copied, unless it is clearly another model's (`conflict`). Of a model in several files it
+    /// is the first, and the others lie beside it.
     public var fromPath: String?
     /// Asks for `$/progress` with this token.
     public var progressToken: Either<Int, String>?

@@ -13,7 +13,8 @@ data class ModelsPullParams(
     val model: String,
     /**
      * Import the weights from this file or folder of this machine instead of downloading them. It
-     * is copied.
+     * is copied, unless it is clearly another model's (`conflict`). Of a model in several files it
+     * is the first, and the others lie beside it.
      */
     @SerialName("from_path")
     val fromPath: String? = null,
