@@ -456,11 +456,9 @@ def test_names_may_be_odd(name: str, said: str) -> None:
 WORDS = st.text("ab1 \"'<>/{}[]:,\\\n\u00e9")
 NUMBERS = st.floats(-1e300, 1e300)
 KEYS = st.text("ab_", min_size=1)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | NUMBERS | WORDS,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2),
-    max_leaves=4,
-)
+FLAT = st.none() | st.booleans() | st.integers() | NUMBERS | WORDS
+DEEP = st.lists(FLAT, max_size=2) | st.dictionaries(KEYS, FLAT, max_size=2)
+VALUES = FLAT | DEEP | st.lists(DEEP, max_size=2) | st.dictionaries(KEYS, DEEP, max_size=2)
 OF_TYPE = {
     "string": WORDS,
     "integer": st.integers(),
