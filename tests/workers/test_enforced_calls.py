@@ -535,7 +535,7 @@ def test_what_the_schema_forbids_is_not(name: str, said: str) -> None:
 # --------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("name", ["qwen_coder", "gemma4", "lfm2", "harmony"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("parameter", "named"),
     [
@@ -544,7 +544,7 @@ def test_what_the_schema_forbids_is_not(name: str, said: str) -> None:
         ({"type": "object", "if": {}}, "if"),
         ({"type": "string", "format": "klingon"}, "klingon"),
         ({"type": "string", "pattern": "a(?=b)"}, "look-ahead"),
-        ({"$ref": "#/$defs/none"}, "/$defs/none"),
+        ({"$ref": "http://127.0.0.1:9/x"}, "127.0.0.1"),
     ],
 )
 def test_a_keyword_that_cannot_be_enforced_is_named_with_its_tool(
@@ -553,7 +553,9 @@ def test_a_keyword_that_cannot_be_enforced_is_named_with_its_tool(
     schema = {"type": "object", "properties": {"a": parameter}}
     with pytest.raises(CarError) as refusal:
         demanded(name, PLAIN, schema, called="strange")
-    assert (refusal.value.kind, refusal.value.data["path"]) == ("unsupported_mode", "$.tools")
+    path = "$.tools[0].function.parameters"
+    assert (refusal.value.kind, refusal.value.data["path"]) == ("unsupported_mode", path)
+    assert f"at `{path}`" in refusal.value.message
     assert named in refusal.value.message
     assert "the parameters of strange:" in refusal.value.message
 
@@ -572,7 +574,6 @@ def test_a_keyword_that_cannot_be_enforced_is_named_with_its_tool(
         ("qwen_coder", {"a": {"allOf": [{"type": "string"}, {"minLength": 2}]}}, '"allOf"'),
         ("gemma4", {"a": {"oneOf": [{"type": "string"}, {"minLength": 2}]}}, '"oneOf"'),
         ("gemma4", {"a": {"anyOf": [{}], "minLength": 2}}, '"anyOf"'),
-        ("qwen_coder", {"a": {"type": "strin"}}, "strin"),
     ],
 )  # fmt: skip
 def test_what_a_family_cannot_say_is_refused(name: str, properties: Any, named: str) -> None:
@@ -583,26 +584,29 @@ def test_what_a_family_cannot_say_is_refused(name: str, properties: Any, named: 
 
 
 def test_a_tool_that_a_model_cannot_name_is_refused() -> None:
-    with pytest.raises(CarError, match="its name"):
-        demanded("qwen_coder", PLAIN, {}, called="a tool")
+    for name in NAMES:
+        with pytest.raises(CarError, match="its name: 'a tool'") as refusal:
+            demanded(name, PLAIN, {}, called="a tool")
+        assert refusal.value.kind == "invalid_request"
+        assert refusal.value.data["path"] == "$.tools[0].function.name"
     with pytest.raises(CarError, match="'get-it' is no name in Python"):
         demanded("lfm2", PLAIN, {}, called="get-it")
     demanded("lfm2", PLAIN, {}, called="web.get_it")
     demanded("glm", PLAIN, {}, called="get-it")
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"harmony", "hermes"}))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "parameter",
     [
+        {"type": "objekt"},
+        {"$ref": "#/$defs/none"},
         {"type": "string", "pattern": "("},
         {"type": "string", "pattern": "[z-a]"},
         {"type": "string", "enum": [1]},
-        {"enum": ["a"], "pattern": "("},
         {"type": "array", "minItems": 3, "maxItems": 1},
         {"type": "string", "minLength": 3, "maxLength": 1},
         {"type": "integer", "minimum": 3, "maximum": 1},
-        {"$ref": "#/$defs/circle"},
         {"type": 5},
         {"anyOf": []},
         {"properties": 5},
@@ -611,10 +615,64 @@ def test_a_tool_that_a_model_cannot_name_is_refused() -> None:
 )
 def test_a_schema_of_no_value_is_refused(name: str, parameter: Any) -> None:
     schema = {"type": "object", "properties": {"a": parameter}, "required": ["a"],
+              "$defs": {}}  # fmt: skip
+    with pytest.raises(CarError) as refusal:
+        demanded(name, PLAIN, schema, called="strange")
+    assert refusal.value.kind == "invalid_request"
+    assert refusal.value.data["path"].startswith("$.tools[0].function.parameters")
+    assert "the parameters of strange are wrong: " in refusal.value.message
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"harmony", "hermes"}))
+@pytest.mark.parametrize("parameter", [{"enum": ["a"], "pattern": "("}, {"$ref": "#/$defs/circle"}])
+def test_families_without_json_see_more_that_is_wrong(name: str, parameter: Any) -> None:
+    schema = {"type": "object", "properties": {"a": parameter}, "required": ["a"],
               "$defs": {"circle": {"$ref": "#/$defs/circle"}}}  # fmt: skip
     with pytest.raises(CarError) as refusal:
         demanded(name, PLAIN, schema)
-    assert refusal.value.kind == "unsupported_mode"
+    assert refusal.value.kind == "invalid_request"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"properties": ["city"]}, ".properties"),
+        ({"properties": {"city": {"type": "objekt"}}}, ".properties.city.type"),
+        ({"properties": {"city": {"pattern": "["}}}, ".properties.city.pattern"),
+    ],
+)
+def test_where_a_schema_is_wrong_is_said_as_far_as_it_is_known(
+    name: str, schema: Any, place: str
+) -> None:
+    with pytest.raises(CarError) as refusal:
+        demanded(name, PLAIN, schema)
+    path = f"$.tools[0].function.parameters{place}"
+    assert (refusal.value.kind, refusal.value.data["path"]) == ("invalid_request", path)
+    assert refusal.value.message.endswith(f"mend the schema - at `{path}`")
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>'),
+        ("harmony", "<|channel|>commentary to=functions.f<|message|>%s"),
+    ],
+)
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": ["object", "array"]}, {"anyOf": [{"type": "object"}, {"type": "array"}]}],
+)
+def test_arguments_are_an_object_whatever_else_the_schema_allows(
+    name: str, call: str, schema: Any
+) -> None:
+    words = MARKED[name]
+    grammar = demanded(name, words, schema)
+    assert words.accepts(grammar, call % "{}")
+    assert not words.accepts(grammar, call % "[]")
+    with pytest.raises(CarError) as refusal:
+        demanded(name, words, {"anyOf": [{"type": "array"}, {"type": "null"}]})
+    assert refusal.value.kind == "invalid_request"
 
 
 def test_a_schema_that_refers_to_itself_is_enforced() -> None:

@@ -242,6 +242,8 @@ def test_an_answer_that_began_in_another_form_cannot_go_on(engine: Engine) -> No
         (json_schema(**{"x-guidance": {"lenient": True}, "not": {}}), "unsupported_mode", "not"),
         (RegexFormat(pattern="a(?=b)"), "unsupported_mode", "look-ahead"),
         (RegexFormat(pattern="("), "invalid_request", "unclosed group"),
+        (RegexFormat(pattern="["), "invalid_request", "unclosed character class"),
+        (RegexFormat(pattern=r"[^\s\S]"), "invalid_request", "no text has this form"),
         (GrammarFormat(syntax="lark", grammar="start: foo"), "invalid_request", "foo"),
         (GrammarFormat(syntax="gbnf", grammar="root ::= !!"), "invalid_request", "line 1"),
     ],
@@ -357,7 +359,7 @@ def test_parameters_that_cannot_be_enforced_are_refused_only_where_they_must_be(
     demanded, chosen = run(caller, calling(strange, must=["f"]), free)
     assert isinstance(demanded.answer, Failed)
     assert demanded.answer.kind == "unsupported_mode"
-    assert demanded.answer.data["path"] == "$.tools"
+    assert demanded.answer.data["path"] == "$.tools[0].function.parameters"
     assert '"not"' in demanded.answer.detail
     assert isinstance(chosen.answer, Reply)
 

@@ -18,6 +18,9 @@ from car_rpc.wire.worker import Generate, SamplingParams
 #: Engines that choose their tokens here: a form can be enforced, and likelihoods can be read.
 LANGUAGE_ENGINES = ("llama_cpp", "mlx")
 
+#: Types of JSON Schema that arguments cannot have; a type that is none is told of by the worker.
+_OTHER_TYPES = frozenset({"array", "boolean", "integer", "null", "number", "string"})
+
 _SEED_BITS = 64
 
 _TOKEN_ID = re.compile("[0-9]{1,9}")
@@ -35,7 +38,8 @@ def to_worker(
         request_id: Id of the frame.
 
     Raises:
-        CarError: ``unsupported_mode`` for what this backend cannot enforce.
+        CarError: ``unsupported_mode`` for what this backend cannot enforce, ``invalid_request``
+            for a tool that none could call.
     """
     _refuse(request, backend)
     form = request.response_format
@@ -96,7 +100,25 @@ def _tools(request: GenerateRequest) -> list[dict[str, Any]]:
     if request.tools is UNSET or request.params.tool_choice == "none":
         return []
     tools: list[dict[str, Any]] = msgspec.to_builtins(request.tools)
+    for index, tool in enumerate(tools):
+        _check_tool(tool["function"], f"$.tools[{index}].function")
     return tools
+
+
+def _check_tool(tool: dict[str, Any], place: str) -> None:
+    """What is wrong for every model is refused before one is loaded; the worker sees the rest."""
+    if not tool["name"]:
+        path = f"{place}.name"
+        raise CarError("invalid_request", f"a tool needs a name - at `{path}`", path=path)
+    declared = tool.get("parameters", {}).get("type", "object")
+    types: list[Any] = declared if isinstance(declared, list) else [declared]
+    if "object" not in types and _OTHER_TYPES.issuperset(map(str, types)):
+        path = f"{place}.parameters"
+        detail = (
+            f"the arguments of {tool['name']} are an object, whose members are its parameters;"
+            f' declare `"type": "object"` with `properties` - at `{path}`'
+        )
+        raise CarError("invalid_request", detail, path=path)
 
 
 def _must_call(request: GenerateRequest, tools: list[dict[str, Any]]) -> list[str]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from car_rpc.errors import unsupported_mode
-from car_rpc.workers.constraint.grammar import JSON_OPTIONS, json_grammar, one_line
+from car_rpc.errors import CarError, unsupported_mode
+from car_rpc.workers.constraint.grammar import (
+    JSON_OPTIONS,
+    is_unsupported,
+    json_grammar,
+    one_line,
+)
 from car_rpc.workers.constraint.languages import Gemma, Python
 from car_rpc.workers.constraint.lark import Rules, one_of
-from car_rpc.workers.constraint.schema import Schema, UnenforceableError
+from car_rpc.workers.constraint.schema import Schema, UnenforceableError, WrongSchemaError
 from car_rpc.workers.constraint.tagged import TaggedArguments
 from car_rpc.workers.constraint.values import Values
 from car_rpc.workers.text.calls.families import Literals, Tags
@@ -47,14 +52,16 @@ def demanded_calls(
     """The grammar of an answer that must be calls, of the tools that the request names.
 
     Raises:
-        CarError: ``unsupported_mode`` where a tool's parameters cannot be enforced.
+        CarError: ``unsupported_mode`` where a tool's parameters cannot be enforced,
+            ``invalid_request`` where they are wrong; ``path`` names them.
     """
-    tools = [tool for tool in _functions(request) if tool["name"] in request.must_call]
-    for tool in tools:
-        problem = _problem(tool, family, vocabulary)
-        if problem:
-            reason = f"the parameters of {tool['name']}: {problem}"
-            raise unsupported_mode("tool-choice", backend, reason).with_data(path="$.tools")
+    tools: list[dict[str, Any]] = []
+    for index, tool in enumerate(_functions(request)):
+        if tool["name"] in request.must_call:
+            problem = _problem(tool, family, vocabulary)
+            if problem is not None:
+                raise _refusal(tool["name"], f"$.tools[{index}].function", problem, backend)
+            tools.append(tool)
     if family.channels:
         return _in_channels(tools, vocabulary, thinks=request.params.thinking != "off")
     opening = "" if family.bare else family.opening
@@ -103,7 +110,7 @@ def _enforceable(
     return [
         enforceable[0]
         for way in ways
-        if (enforceable := [tool for tool in way if not _problem(tool, family, vocabulary)])
+        if (enforceable := [tool for tool in way if _problem(tool, family, vocabulary) is None])
     ]
 
 
@@ -111,19 +118,53 @@ def _functions(request: Generate) -> list[dict[str, Any]]:
     return [tool["function"] for tool in request.tools]
 
 
-def _problem(tool: dict[str, Any], family: Family, vocabulary: GuideVocabulary) -> str:
-    """Why calls of a tool cannot be enforced; empty where they can."""
+def _refusal(name: str, place: str, problem: UnenforceableError, backend: str) -> CarError:
+    """What is said of a tool that cannot be demanded."""
+    if not is_name(name):
+        path = f"{place}.name"
+        return CarError("invalid_request", f"{problem}: {name!r} - at `{path}`", path=path)
+    if isinstance(problem, WrongSchemaError):
+        path = f"{place}.parameters{problem.place}"
+        detail = f"the parameters of {name} are wrong: {problem}; mend the schema - at `{path}`"
+        return CarError("invalid_request", detail, path=path)
+    path = f"{place}.parameters"
+    reason = f"the parameters of {name}: {problem} - at `{path}`"
+    return unsupported_mode("tool-choice", backend, reason, path=path)
+
+
+def _problem(
+    tool: dict[str, Any], family: Family, vocabulary: GuideVocabulary
+) -> UnenforceableError | None:
+    """Why calls of a tool cannot be enforced; ``None`` where they can."""
     if not is_name(tool["name"]):
-        return "no model can say its name"
-    if family.form.arguments is None:
-        return one_line(vocabulary.check(json_grammar(_parameters(tool))))
+        return WrongSchemaError("no model can say its name")
     try:
-        grammar = _grammar([tool], family, vocabulary, "", repeated=False)
+        if family.form.arguments is None:
+            grammar = json_grammar(_json_parameters(tool))
+        else:
+            grammar = _grammar([tool], family, vocabulary, "", repeated=False)
     except UnenforceableError as error:
-        return str(error)
+        return error
     except RecursionError:
-        return "they nest too deeply"
-    return one_line(vocabulary.check(grammar))
+        return UnenforceableError("they nest too deeply")
+    said = one_line(vocabulary.check(grammar))
+    if not said or is_unsupported(said):
+        return UnenforceableError(said) if said else None
+    return WrongSchemaError(said, _wrong_place(_parameters(tool)))
+
+
+def _wrong_place(schema: dict[str, Any]) -> str:
+    """Where a schema is none; empty where that is unknown, as llguidance does not tell."""
+    try:
+        Schema(schema)
+    except WrongSchemaError as error:
+        return error.place
+    return ""
+
+
+def _json_parameters(tool: dict[str, Any]) -> dict[str, Any]:
+    """The schema of arguments in JSON, which are an object whatever else it says."""
+    return {**(tool.get("parameters") or {}), **_ANY_OBJECT}
 
 
 def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +221,7 @@ def _arguments(tool: dict[str, Any], family: Family, rules: Rules) -> str:
         case Literals(quote=quote):
             return Values(Schema(parameters), Gemma(quote), rules).arguments()
         case _:
-            return f"%json {json.dumps({**parameters, 'x-guidance': JSON_OPTIONS})}"
+            return f"%json {json.dumps({**_json_parameters(tool), 'x-guidance': JSON_OPTIONS})}"
 
 
 def _in_channels(
@@ -196,6 +237,6 @@ def _in_channels(
     for tool in tools:
         to, channel = rules.said(f" to=functions.{tool['name']}"), rules.said(CHANNEL)
         header = f'({to} {channel} "commentary" | {channel} "commentary" {to})'
-        arguments = json.dumps({**_parameters(tool), "x-guidance": JSON_OPTIONS})
+        arguments = json.dumps({**_json_parameters(tool), "x-guidance": JSON_OPTIONS})
         messages.append(f"{header} {kind} {rules.said(MESSAGE)} %json {arguments}")
     return rules.grammar(f"({rules.said(START)})? {one_of(messages)}")

@@ -23,7 +23,7 @@ _WHITE_SPACE = r"\x20|\n\x20{0,40}|\n\t{0,20}"
 JSON_OPTIONS: dict[str, Any] = {"whitespace_pattern": _WHITE_SPACE, "lenient": False}
 
 #: What llguidance says of a form that may be right, but not here.
-_UNSUPPORTED = ("Unimplemented keys", "Unknown format", "is not supported", "is not present")
+_UNSUPPORTED = ("Unimplemented keys", "Unknown format", "not supported", "is not present")
 
 
 def grammar_of(form: ResponseFormat, vocabulary: GuideVocabulary, backend: str) -> str:
@@ -48,11 +48,16 @@ def grammar_of(form: ResponseFormat, vocabulary: GuideVocabulary, backend: str) 
     problem = vocabulary.check(grammar)
     if not problem:
         return grammar
-    if any(reason in problem for reason in _UNSUPPORTED):
+    if is_unsupported(problem):
         kind = str(form.__struct_config__.tag).replace("_", "-")
         refusal = unsupported_mode(f"structured-output-{kind}", backend, one_line(problem))
         raise refusal.with_data(path=f"$.response_format.{field}")
     raise _wrong(one_line(problem), field)
+
+
+def is_unsupported(problem: str) -> bool:
+    """Whether a form may be right of which llguidance says this."""
+    return any(reason in problem for reason in _UNSUPPORTED)
 
 
 def json_grammar(schema: Any) -> str:

@@ -56,6 +56,19 @@ class UnenforceableError(ValueError):
     """A schema cannot be enforced; the text says why, with the keyword."""
 
 
+class WrongSchemaError(UnenforceableError):
+    """A schema is none, or one of no value.
+
+    Args:
+        problem: What is wrong.
+        place: Where in the schema, as a JSONPath from its root on; empty where that is unknown.
+    """
+
+    def __init__(self, problem: str, place: str = "") -> None:
+        super().__init__(problem)
+        self.place = place
+
+
 class Schema:
     """The schema of an object, and what its parts refer to.
 
@@ -63,7 +76,7 @@ class Schema:
         root: The schema.
 
     Raises:
-        UnenforceableError: It is no schema.
+        WrongSchemaError: It is no schema.
     """
 
     def __init__(self, root: dict[str, Any]) -> None:
@@ -71,7 +84,7 @@ class Schema:
         try:
             kind.check_schema(root)
         except SchemaError as error:
-            raise UnenforceableError(f"{error.message} - at `{error.json_path}`") from error
+            raise WrongSchemaError(error.message, error.json_path.removeprefix("$")) from error
         self.root = root
         # An empty registry: what a schema refers to is never fetched.
         self._validator: Any = kind(root, registry=Registry())
@@ -113,16 +126,18 @@ class Schema:
         """What it holds at a reference.
 
         Raises:
-            UnenforceableError: There is nothing, or nothing but another reference to it.
+            UnenforceableError: It is elsewhere; nothing is fetched.
+        WrongSchemaError: There is nothing, or nothing but another reference to it.
         """
         found = after = resolved(reference, self.root)
         for _ in range(_MOST_REFERENCES):
             if after is None:
-                raise UnenforceableError(f'what "$ref" names is not present: {reference}')
+                kind = WrongSchemaError if reference.startswith("#") else UnenforceableError
+                raise kind(f'what "$ref" names is not present: {reference}')
             if not isinstance(after, dict) or "$ref" not in after:
                 return found
             after = resolved(cast("dict[str, Any]", after)["$ref"], self.root)
-        raise UnenforceableError(f'"$ref" goes in circles: {reference}')
+        raise WrongSchemaError(f'"$ref" goes in circles: {reference}')
 
     def choices(self, schema: dict[str, Any]) -> list[Any] | None:
         """The schemas of which a value must have one; ``None`` where the schema says it itself.

@@ -19,6 +19,7 @@ from car_rpc.workers.constraint.schema import (
     NOTES,
     NUMERIC,
     UnenforceableError,
+    WrongSchemaError,
     members_of,
     others_of,
 )
@@ -111,7 +112,7 @@ class TaggedArguments:
 
     def _value(self, schema: Any) -> str:
         if schema is False:
-            raise UnenforceableError("a value is demanded where the schema allows none")
+            raise WrongSchemaError("a value is demanded where the schema allows none")
         types = self._schema.types(schema)
         if "string" not in types:
             return self._json(schema, mixed=bool(types & {"boolean", "null"}))
@@ -127,7 +128,7 @@ class TaggedArguments:
     def _leaves(self, schema: Any, depth: int = 0) -> list[dict[str, Any]]:
         """The schemas of which a value must have one."""
         if depth > _MOST_REFERENCES:
-            raise UnenforceableError('"$ref" goes in circles')
+            raise WrongSchemaError('"$ref" goes in circles')
         if schema is False:
             return []
         part: dict[str, Any] = {} if schema is True else schema

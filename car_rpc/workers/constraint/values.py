@@ -10,6 +10,7 @@ from car_rpc.workers.constraint.schema import (
     ENUMERATED,
     NUMERIC,
     UnenforceableError,
+    WrongSchemaError,
     members_of,
     others_of,
 )
@@ -65,7 +66,7 @@ class Values:
             UnenforceableError: It cannot be enforced.
         """
         if schema is False:
-            raise UnenforceableError("a value is demanded where the schema allows none")
+            raise WrongSchemaError("a value is demanded where the schema allows none")
         part: dict[str, Any] = {} if schema is True else schema
         choices = self._schema.choices(part)
         if "$ref" in part:
@@ -78,7 +79,7 @@ class Values:
         if "number" in types:
             types -= {"integer"}
         if not types:
-            raise UnenforceableError("a value is demanded where the schema allows none")
+            raise WrongSchemaError("a value is demanded where the schema allows none")
         return one_of([self._typed(each, part) for each in sorted(types)])
 
     def _named(self, reference: str, schema: Any) -> str:
@@ -89,7 +90,10 @@ class Values:
         return self._referred[reference]
 
     def _constants(self, part: dict[str, Any]) -> str:
-        spelled = [said for value in self._schema.values(part) if (said := self._said(value))]
+        values = self._schema.values(part)
+        if not values:
+            raise WrongSchemaError("no value of the enumeration has the rest of its schema")
+        spelled = [said for value in values if (said := self._said(value))]
         if not spelled:
             raise UnenforceableError("no value of the enumeration can be said")
         return one_of(spelled)
@@ -143,7 +147,7 @@ class Values:
         item = self._rules.rule(self._inner(part.get("items", True)))
         least, most = part.get("minItems", 0), part.get("maxItems")
         if most is not None and least > most:
-            raise UnenforceableError('"minItems" is more than "maxItems"')
+            raise WrongSchemaError('"minItems" is more than "maxItems"')
         if most == 0:
             return '"[]"'
         inner = item

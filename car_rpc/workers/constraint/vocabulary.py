@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: What llguidance says of a broken form must not hold what the model said.
 _LIMITS = LLParserLimits(verbose_errors=False)
 
+#: How llguidance calls that nothing may come next, not even the end.
+_NO_TEXT = "NoExtensionBias"
+
 #: Most line ends between the reasoning and the answer.
 _MAX_LINE_ENDS = 2
 
@@ -41,7 +44,12 @@ class GuideVocabulary:
 
     def check(self, grammar: str) -> str:
         """What is wrong with a grammar; empty when nothing is."""
-        return self._matcher(grammar).get_error()
+        matcher = self._matcher(grammar)
+        problem: str = matcher.get_error()
+        if problem:
+            return problem
+        matcher.compute_bitmask()  # what no text has is found only where the first token is sought
+        return "no text has this form" if _NO_TEXT in matcher.get_error() else ""
 
     def guide(self, *grammars: str) -> Guide:
         """A guide through a text that one of the grammars allows. They must be right."""

@@ -22,6 +22,10 @@ def refusal(backend: str = "llama_cpp", **request: Any) -> CarError:
     return caught.value
 
 
+def tool(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
 def test_what_the_client_did_not_set_keeps_the_local_default() -> None:
     made = frame()
     assert made.params == SamplingParams()
@@ -199,3 +203,27 @@ def test_whatever_is_accepted_fits_into_a_frame() -> None:
     )
     packed = msgspec.msgpack.encode(made)
     assert msgspec.msgpack.decode(packed, type=ToWorker) == made
+
+
+@pytest.mark.parametrize("choice", ["required", "auto", "f"])
+@pytest.mark.parametrize("type_", ["array", "string", ["array", "null"]])
+def test_a_tool_takes_an_object(choice: str, type_: Any) -> None:
+    tools = [tool("right"), tool("f", parameters={"type": type_})]
+    error = refusal(tools=tools, params={"tool_choice": choice})
+    path = "$.tools[1].function.parameters"
+    assert (error.kind, error.data["path"]) == ("invalid_request", path)
+    assert "the arguments of f are an object" in error.message
+    assert not frame(tools=tools, params={"tool_choice": "none"}).tools
+
+
+@pytest.mark.parametrize("parameters", [{}, {"type": "object"}, {"type": ["object", "null"]}])
+def test_a_tool_may_declare_little(parameters: dict[str, Any]) -> None:
+    tools = [tool("f", parameters=parameters), tool("g")]
+    assert frame(tools=tools, params={"tool_choice": "required"}).must_call == ["f", "g"]
+
+
+def test_a_tool_has_a_name() -> None:
+    error = refusal(tools=[tool("")])
+    path = "$.tools[0].function.name"
+    assert (error.kind, error.data["path"]) == ("invalid_request", path)
+    assert error.detail == f"a tool needs a name - at `{path}`"
