@@ -24,6 +24,7 @@ _DESCRIPTION = "One local AI engine for apps, spoken to in JSON-RPC 2.0 over std
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     root = argparse.ArgumentParser(prog="car-rpc", description=_DESCRIPTION)
+    root.set_defaults(allow_path=[])
     root.add_argument("--version", action="version", version=f"car-rpc {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="serve an app over stdin and stdout"))
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     call = commands.add_parser("call", help="call any method and print its result")
     call.add_argument("method")
     call.add_argument("params", nargs="?", default="{}", help="JSON object (default {})")
+    _add_allow_path(call)
     _add_state(call)
     commands.add_parser("schema", help="print the specification of this build as JSON")
     return root
@@ -123,14 +125,7 @@ def _add_serve(serve_parser: argparse.ArgumentParser) -> None:
     add = serve_parser.add_argument
     add("--framing", choices=("auto", "ndjson", "lsp"), default="auto", help="default: auto")
     _add_state(serve_parser)
-    add(
-        "--allow-path",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="message content may name files below DIR; may be repeated",
-    )
+    _add_allow_path(serve_parser)
     add("--parent-pid", type=_process_id, metavar="PID", help="end when this process ends")
     add(
         "--max-message-bytes",
@@ -177,6 +172,17 @@ def _add_cassette(serve_parser: argparse.ArgumentParser) -> None:
         choices=("fast", "timed"),
         default="fast",
         help="whether what is replayed takes as long as it took (default %(default)s)",
+    )
+
+
+def _add_allow_path(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-path",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="message content may name files below DIR; may be repeated",
     )
 
 

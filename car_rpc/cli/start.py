@@ -22,4 +22,6 @@ def start(options: argparse.Namespace) -> AbstractAsyncContextManager[CarClient]
         arguments += ["--models-dir", str(options.models_dir)]
     if options.config:
         arguments += ["--config", str(options.config)]
+    for path in options.allow_path:
+        arguments += ["--allow-path", str(path)]
     return CarClient.start(arguments=arguments, stderr=None)

@@ -24,6 +24,7 @@ from car_rpc.wire.content import (
     VideoBlock,
 )
 from car_rpc.wire.inference import GenerateRequest
+from car_rpc.wire.media import SENSES
 from car_rpc.wire.models import Capability, LocalSource, MlxSource, ModelSchema
 
 _PDF = "application/pdf"
@@ -86,7 +87,14 @@ def _without_projector(
     model: ModelSchema, source: LocalSource, kind: str, capability: Capability, path: str
 ) -> CarError:
     projector = source.mmproj_path
-    if isinstance(projector, str):
+    if kind not in ("image", "audio"):
+        reason = f"no model on this machine reads a {kind}; send images of it, or ask another model"
+    elif isinstance(projector, str) and not SENSES.isdisjoint(model.capabilities):
+        reason = (
+            f"the projector {projector} of {model.id} is not for {kind}; ask another model, or"
+            f" register this one with a projector that is, and with `{capability}`"
+        )
+    elif isinstance(projector, str):
         reason = f"{model.id} needs its projector {projector} and the capability `{capability}`"
     else:
         reason = f"{model.id} has no projector; register it with `mmproj_path` and `{capability}`"

@@ -56,11 +56,11 @@ async def inline(
 def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
     params = decode_object(raw)
     room = MAX_ATTACHED_BYTES
-    for block in _blocks(params):
+    for place, block in _blocks(params):
         source: dict[str, Any] = block.get("source") or {}
         if source.get("type") == "path":
-            path = _allowed(source["path"], roots)
-            data = _read(path, room)
+            path = _allowed(source["path"], roots, place)
+            data = _read(path, room, place)
             room -= len(data)
             media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             encoded = base64.b64encode(data).decode()
@@ -70,13 +70,18 @@ def _patched(raw: bytes, roots: Sequence[Path]) -> bytes:
     return msgspec.json.encode(params)
 
 
-def _blocks(params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from params.get("images") or ()
-    for message in params.get("messages") or ():
-        for block in _content(message):
-            yield block
+def _blocks(params: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All content blocks, each behind its JSONPath."""
+    yield from _numbered(params.get("images") or (), "$.images")
+    for message_place, message in _numbered(params.get("messages") or (), "$.messages"):
+        for place, block in _numbered(_content(message), f"{message_place}.content"):
+            yield place, block
             if block["type"] == "tool_result":
-                yield from _content(block)
+                yield from _numbered(_content(block), f"{place}.content")
+
+
+def _numbered(items: Sequence[dict[str, Any]], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((f"{place}[{index}]", item) for index, item in enumerate(items))
 
 
 def _content(holder: dict[str, Any]) -> list[dict[str, Any]]:
@@ -84,7 +89,7 @@ def _content(holder: dict[str, Any]) -> list[dict[str, Any]]:
     return content if isinstance(content, list) else []
 
 
-def _allowed(name: str, roots: Sequence[Path]) -> Path:
+def _allowed(name: str, roots: Sequence[Path], place: str) -> Path:
     # Resolving first is what makes `..` and symbolic links harmless.
     try:
         path = Path(name).resolve()
@@ -94,20 +99,27 @@ def _allowed(name: str, roots: Sequence[Path]) -> Path:
         raise CarError(
             "policy_denied",
             f"the file {name} is outside the allowed paths; start with --allow-path or name"
-            " its folder in `allowed_paths` of `initialize`",
+            f" its folder in `allowed_paths` of `initialize` - at `{place}`",
             path=name,
         )
     return path
 
 
-def _read(path: Path, room: int) -> bytes:
+def _read(path: Path, room: int, place: str) -> bytes:
     try:
         if not path.is_file():
-            raise CarError("io_error", f"cannot read {path}: it is no file", path=str(path))
+            why = "it is no file" if path.exists() else "it is not there"
+            raise _unreadable(path, why, place)
         if path.stat().st_size > room:
-            detail = f"the files of a request may have {MAX_ATTACHED_BYTES} bytes together"
-            raise CarError("invalid_params", f"{detail}; {path} is too much", path=str(path))
+            detail = (
+                f"the files of a request may have {MAX_ATTACHED_BYTES} bytes together;"
+                f" {path} is too much - at `{place}`"
+            )
+            raise CarError("invalid_params", detail, path=str(path))
         return path.read_bytes()
     except OSError as error:
-        detail = f"cannot read {path}: {error.strerror}"
-        raise CarError("io_error", detail, path=str(path)) from None
+        raise _unreadable(path, str(error.strerror), place) from None
+
+
+def _unreadable(path: Path, why: str, place: str) -> CarError:
+    return CarError("io_error", f"cannot read {path}: {why} - at `{place}`", path=str(path))

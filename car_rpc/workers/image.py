@@ -42,8 +42,12 @@ def read_image(content: bytes) -> Pixels:
     Raises:
         CarError: ``invalid_request`` when it is no image, damaged or too large.
     """
+    if not content:
+        raise _invalid("it is empty")
+    kind: str | None = None
     try:
         with Image.open(io.BytesIO(content), formats=_KINDS) as file:
+            kind = file.format
             _check_size(file)
             image = _plain(ImageOps.exif_transpose(file))
     except CarError:
@@ -52,9 +56,11 @@ def read_image(content: bytes) -> Pixels:
         # A decoder of untrusted bytes may raise anything; what it says of them is for whoever
         # sent them.
         reason = str(error) or type(error).__name__
+        if kind is not None:
+            raise _invalid(f"its {kind} is cut off or damaged ({reason}); send it whole") from error
         if "cannot identify" in reason:  # it names the buffer, which says nothing
-            reason = "it is none"
-        raise _invalid(f"{reason}; send PNG, JPEG, WebP, GIF or BMP") from error
+            reason = "its bytes are not of a kind that is read"
+        raise _invalid(f"{reason}; send a whole PNG, JPEG, WebP, GIF or BMP") from error
     return Pixels(image.width, image.height, image.tobytes())
 
 

@@ -115,6 +115,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor"], "doctor"),
         (["log", "--trace", "tr_1", "--limit", "3", "--json"], "log"),
         (["call", "models.list"], "call"),
+        (["call", "generate", "{}", "--allow-path", "pictures"], "call"),
         (["schema"], "schema"),
         ([], None),
     ],

@@ -124,6 +124,25 @@ def test_a_gguf_model_is_told_what_it_lacks() -> None:
         assert found.data["path"] == "$.messages[0].content[1]"
 
 
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        (AUDIO, "the projector /p.gguf of a/b:c is not for audio"),
+        (VIDEO | {"source": DATA}, "no model on this machine reads a video"),
+    ],
+)
+def test_a_gguf_model_that_only_sees_asks_for_nothing_that_would_not_help(
+    block: Any, says: str
+) -> None:
+    source = LocalSource(path="/m.gguf", mmproj_path="/p.gguf")
+    model = ModelSchema(id="a/b:c", source=source, capabilities=["generate", "vision"])
+    request = msgspec.convert({"messages": [turn(TEXT, block)]}, GenerateRequest)
+    found = unsupported(model, contents_of(request))
+    assert found is not None
+    assert (found.kind, found.data["path"]) == ("unsupported_mode", "$.messages[0].content[1]")
+    assert says in found.message
+
+
 @pytest.fixture
 def seeing(world: Any, play: Any) -> Any:
     """A registry whose first model is blind and whose second one sees."""

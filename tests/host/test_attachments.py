@@ -112,6 +112,23 @@ async def test_what_is_no_readable_file_is_an_io_error_and_never_blocks(root: Pa
         assert (failure.kind, failure.data["path"]) == ("io_error", str(root / name))
 
 
+async def test_a_file_that_fails_is_named_with_its_block(root: Path) -> None:
+    text = {"type": "text", "text": "x"}
+    for name, says in (
+        (root / "none.png", "it is not there"),
+        (root, "it is no file"),
+        (root.parent / "secret.png", "start with --allow-path"),
+    ):
+        nested = {"type": "tool_result", "tool_use_id": "t", "content": [image(name)]}
+        for block, place in (
+            (image(name), "$.messages[0].content[1]"),
+            (nested, "$.messages[0].content[1].content[0]"),
+        ):
+            with pytest.raises(CarError, match=says) as caught:
+                await inlined(root, messages=[{"role": "user", "content": [text, block]}])
+            assert caught.value.detail.endswith(f" - at `{place}`")
+
+
 async def test_files_that_are_too_large_together_are_refused(root: Path) -> None:
     for name in ("b", "c"):
         with (root / name).open("wb") as file:

@@ -54,6 +54,20 @@ def test_models_shows_what_is_here_and_the_catalog_when_it_is_asked_for(state: l
     assert len(full) > 50
 
 
+def test_call_may_allow_the_folder_of_a_file(state: list[str], tmp_path: Path) -> None:
+    notes = tmp_path / "pictures" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("hello")
+    block = {"type": "document", "source": {"type": "path", "path": str(notes)}}
+    asked = json.dumps({"messages": [{"role": "user", "content": [block]}]})
+    refused = run("call", "models.route", asked, *state)
+    assert refused.returncode == 1
+    assert "--allow-path" in refused.stderr
+    allowed = run("call", "models.route", asked, "--allow-path", str(notes.parent), *state)
+    assert allowed.returncode == 0, allowed.stderr
+    assert json.loads(allowed.stdout)["model_id"].startswith("me/")
+
+
 def test_models_explain_says_why_each_other_model_lost(state: list[str]) -> None:
     done = run("models", "explain", "Hello", *state)
     assert done.returncode == 0, done.stderr

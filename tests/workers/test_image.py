@@ -62,20 +62,34 @@ def test_every_way_to_store_colours_is_read(mode: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"hello",
         b"%PDF-1.7",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        file(Image.new("RGB", (90, 90)))[:80],
         file(Image.new("RGB", (9, 9)), "TIFF"),
     ],
 )
-def test_what_is_no_whole_image_is_refused(content: bytes) -> None:
+def test_what_is_no_image_is_refused(content: bytes) -> None:
     with pytest.raises(CarError) as caught:
         read_image(content)
     assert caught.value.kind == "invalid_request"
-    assert "send PNG, JPEG, WebP, GIF or BMP" in caught.value.detail
+    assert "send a whole PNG, JPEG, WebP, GIF or BMP" in caught.value.detail
     assert "BytesIO" not in caught.value.detail
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_a_file_that_is_cut_off_is_called_by_its_kind(kind: str) -> None:
+    noise = np.random.default_rng(5).integers(0, 255, (90, 90, 3), np.uint8)
+    content = file(Image.fromarray(noise), kind)
+    with pytest.raises(CarError) as caught:
+        read_image(content[: len(content) // 2])
+    assert caught.value.kind == "invalid_request"
+    assert f"its {kind} is cut off or damaged" in caught.value.detail
+    assert caught.value.detail.endswith("send it whole")
+
+
+def test_an_empty_file_is_called_empty() -> None:
+    with pytest.raises(CarError, match="it is empty"):
+        read_image(b"")
 
 
 def test_a_small_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

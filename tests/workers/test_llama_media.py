@@ -492,9 +492,9 @@ def test_what_a_projector_does_not_read_is_named(
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "it is none"),
-        (b"not an image", "it is none"),
-        (RED[:60], "truncated"),
+        (b"", "it is empty"),
+        (b"not an image", "its bytes are not of a kind that is read; send a whole PNG"),
+        (RED[:60], "its PNG is cut off or damaged"),
         (b"RIFF....WAVEfmt ", "the audio cannot be used"),
         (LOW[:2000], "it is cut off"),
     ],

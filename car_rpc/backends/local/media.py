@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -81,6 +82,21 @@ def _check(model: ModelSchema, content: Content, backend: str) -> None:
         raise _unread(kind, path, backend, "nothing is fetched; send it as `base64`")
     if len(content.source.data) > _MAX_LETTERS:
         raise _too_much(f"a file of more than {MAX_MEDIUM_BYTES} bytes", content)
+    _check_base64(content.source.data, f"$.{path}")
+
+
+def _check_base64(data: str, place: str) -> None:
+    """Refuse here what needs no model to be loaded for it."""
+    try:
+        problem = "" if base64.b64decode(data, validate=True) else "is empty"
+    except ValueError as error:
+        problem = f"is not base64 ({error})"
+    if problem:
+        detail = (
+            f"its `data` {problem}; send the bytes of the whole file, in base64 without line ends"
+            f" or a `data:` before it - at `{place}`"
+        )
+        raise CarError("invalid_request", detail, path=place)
 
 
 def _unread(kind: str, path: str, backend: str, reason: str) -> CarError:

@@ -154,7 +154,7 @@ def _content(block: MediaBlock) -> bytes:
     try:
         return base64.b64decode(source.data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise CarError("invalid_request", f"its data is no base64: {error}") from error
+        raise CarError("invalid_request", f"its `data` is not base64: {error}") from error
 
 
 def _start(entry: _Entry) -> None:

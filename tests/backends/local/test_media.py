@@ -121,6 +121,21 @@ def test_there_are_so_many_at_most() -> None:
     assert (error.kind, error.data["path"]) == ("invalid_request", f"$.images[{MAX_MEDIA}]")
 
 
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("AAA*", "is not base64"),
+        ("AAA", "is not base64"),
+        ("data:image/png;base64,AA==", "is not base64"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_no_base64_is_refused_before_a_model_is_loaded(data: str, problem: str) -> None:
+    error = refusal(messages=[user(TEXT, image(data))])
+    assert (error.kind, error.data["path"]) == ("invalid_request", "$.messages[0].content[1]")
+    assert f"its `data` {problem}" in error.message
+
+
 def test_each_has_so_many_bytes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_MAX_LETTERS", 8)
     assert frame(prompt="x", images=[image("A" * 8)]).places
