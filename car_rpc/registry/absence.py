@@ -40,7 +40,7 @@ def missing(source: ModelSource) -> str | None:
             return f"adapters[{index}]: {_why('adapter', Path(adapter.path), members)}"
     draft = draft_of(source)
     if draft is not None and not _is_there(draft, ()):
-        return f"speculation: {_why('model', Path(draft), ())}"
+        return f"speculation.path: {_why('model', Path(draft), ())}"
     return None
 
 

@@ -68,7 +68,7 @@ def test_a_draft_model_that_is_missing_is_named(tmp_path: Path) -> None:
     file, draft = tmp_path / "a.gguf", tmp_path / "draft.gguf"
     file.touch()
     source = LocalSource(path=str(file), speculation=DraftSpeculation(path=str(draft)))
-    assert why(source) == f"speculation: {draft} is not there"
+    assert why(source) == f"speculation.path: {draft} is not there"
     draft.touch()
     assert missing(source) is None
 

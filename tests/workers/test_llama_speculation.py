@@ -215,6 +215,16 @@ def test_a_draft_model_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(CarError) as caught:
         load(DEMO_MODEL, DraftSpeculation(path=str(tmp_path / "none.gguf")))
     assert caught.value.kind == "io_error"
+    assert caught.value.detail.startswith("speculation.path: cannot read")
+
+
+def test_a_draft_model_that_is_no_gguf_file_is_not_taken_for_the_model(tmp_path: Path) -> None:
+    (bad := tmp_path / "bad.gguf").write_bytes(b"<html>")
+    with pytest.raises(CarError) as caught:
+        load(DEMO_MODEL, DraftSpeculation(path=str(bad)))
+    assert caught.value.kind == "model_load_failed"
+    assert caught.value.detail.startswith(f"speculation.path: {bad} is not a GGUF file")
+    assert caught.value.extra == {"path": str(bad)}
 
 
 @pytest.mark.parametrize("kind", WRITERS)

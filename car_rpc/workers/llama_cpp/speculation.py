@@ -181,10 +181,17 @@ def speculator_for(
 
     Raises:
         CarError: A draft model cannot be read, does not fit or does not suit (``io_error``,
-            ``out_of_memory``, ``model_load_failed``).
+            ``out_of_memory``, ``model_load_failed``); it names the field.
     """
     if not isinstance(asked, DraftSpeculation):
         return Speculator(Lookup(context_length))
+    try:
+        return _draft_speculator(asked, model, vocab_size)
+    except CarError as error:  # or it reads as if the model itself were at fault
+        raise CarError(error.kind, f"speculation.path: {error.detail}", **error.extra) from error
+
+
+def _draft_speculator(asked: DraftSpeculation, model: Model, vocab_size: int) -> Speculator:
     draft = Model(asked.path, lambda _: None)
     check_vocabulary(model, draft, asked.path)
     try:
