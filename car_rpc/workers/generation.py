@@ -189,7 +189,7 @@ def context_overflow(
     return CarError(
         "context_overflow",
         f"{what} has {prompt_tokens} tokens and the context {context_length}, which leaves no"
-        " room; shorten it or load the model with a longer context",
+        " room; shorten it",
         prompt_tokens=prompt_tokens,
         context_length=context_length,
         **data,

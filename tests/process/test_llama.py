@@ -213,6 +213,22 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(core: Core) -> Non
     assert error["data"]["kind"] == "context_overflow"
     assert error["data"]["prompt_tokens"] > error["data"]["context_length"] > 0
     assert str(error["data"]["prompt_tokens"]) in error["message"]
+    assert error["message"].endswith("shorten it"), "it has all that it was trained on"
+
+
+def test_more_context_is_advised_where_the_model_knows_more(core: Core, model_path: Path) -> None:
+    less = core.register("t/tiny:less", local(model_path, context_length=96))
+    error = core.fail("generate", {"model": less, "prompt": "one two three " * 100})
+    assert error["data"]["context_length"] == 96
+    assert "register the model with a larger `context_length`: it was trained" in error["message"]
+
+
+def test_more_context_than_a_model_was_trained_on_is_told_in_the_log(
+    core: Core, model_path: Path
+) -> None:
+    more = core.register("t/tiny:more", local(model_path, context_length=1_000_000))
+    core.call("models.load", {"model": more})
+    assert "`context_length` of t/tiny:more asks for 1000000 tokens" in core.stderr()
 
 
 def test_an_answer_ends_with_its_context(core: Core, model_path: Path) -> None:

@@ -159,8 +159,7 @@ def test_the_last_free_token_is_used(engine: Engine) -> None:
     assert overflows.answer == Failed(
         id=1,
         kind="context_overflow",
-        detail="the prompt has 512 tokens and the context 512, which leaves no room; shorten it"
-        " or load the model with a longer context",
+        detail="the prompt has 512 tokens and the context 512, which leaves no room; shorten it",
         data={"prompt_tokens": 512, "context_length": 512},
     )
 

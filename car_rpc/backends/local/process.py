@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
+from car_rpc.backends.local.advice import advised
 from car_rpc.backends.local.stderr import leveled
 from car_rpc.engine.ports import HearLogprobs, unheard
 from car_rpc.errors import CarError
@@ -135,6 +136,7 @@ class WorkerProcess:
         self._logger = logging.getLogger(f"car_rpc.worker.{name}")
         self._calls: dict[int, _Call] = {}
         self._next_id = 1
+        self._loaded: Loaded | None = None
         #: Why it takes no more requests; set before it is killed, or when it died by itself.
         self._ending: CarError | None = None
         self._tasks = [
@@ -342,9 +344,10 @@ class WorkerProcess:
             case Rendered():
                 call.rendered()
             case Loaded():
+                self._loaded = frame
                 call.finish(Reply(id=0, result=frame))
             case _:
-                call.finish(frame)
+                call.finish(advised(frame, self._loaded))
 
     def _died(self, returncode: int) -> None:
         self._ending = self._ending or CarError(

@@ -359,7 +359,7 @@ def _key(engine: str, load: Load) -> bytes:
 async def _loaded(worker: WorkerProcess, load: Load, model: ModelSchema) -> Loaded:
     """Load a model. llama.cpp crashes at projectors that lack a part, at each try anew."""
     try:
-        return await worker.load(load)
+        loaded = await worker.load(load)
     except CarError as error:
         if error.kind != "worker_crashed" or not load.projector:
             raise
@@ -370,6 +370,20 @@ async def _loaded(worker: WorkerProcess, load: Load, model: ModelSchema) -> Load
             model=model.id,
             path=load.projector,
         ) from error
+    _warn_of_less_context(model.id, load, loaded)
+    return loaded
+
+
+def _warn_of_less_context(model_id: str, load: Load, loaded: Loaded) -> None:
+    asked, trained = load.context_length or 0, loaded.context_trained
+    if 0 < trained < asked:
+        _logger.warning(
+            "the `context_length` of %s asks for %d tokens, and it was trained on %d: it gets"
+            " those; register it with no more",
+            model_id,
+            asked,
+            trained,
+        )
 
 
 async def _written(write: Callable[..., None], *values: Any) -> None:

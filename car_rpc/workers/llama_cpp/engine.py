@@ -87,6 +87,7 @@ class LlamaEngine:
         others = [each.size_bytes for each in (projector, speculator) if each is not None]
         return Loaded(
             context_length=self._longest,
+            context_trained=model.context_train,
             model_bytes=model.size_bytes + sum(others),
             engine=version(),
         )

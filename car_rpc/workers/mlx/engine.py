@@ -75,7 +75,10 @@ class MlxEngine:
         reader = MlxReader(model, self._context_length)
         self._judge = Judge(reader, self._vocab, self._prompter, BACKEND)
         return Loaded(
-            context_length=self._context_length, model_bytes=model.size_bytes, engine=version()
+            context_length=self._context_length,
+            context_trained=folder.context_trained,
+            model_bytes=model.size_bytes,
+            engine=version(),
         )
 
     def start(self, job: Job) -> None:
