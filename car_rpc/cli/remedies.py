@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from msgspec import UNSET
 
 from car_rpc.cli.tables import is_listed
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 
 
 def remedies(models: Iterable[ModelSchema]) -> Iterator[str]:
@@ -18,19 +17,12 @@ def remedies(models: Iterable[ModelSchema]) -> Iterator[str]:
         if not is_listed(model):
             continue
         if model.weights_ready:
-            yield from _blind(model.id, source)
+            if model.reason is not UNSET:
+                yield f"{model.id}: {model.reason}"
+                yield "  put it there, or register the model again with its new `mmproj_path`"
         elif isinstance(source, LocalSource | MlxSource):
             yield f"{model.id}: {model.reason or 'its weights are not ready'}"
             yield f"  {_remedy(model.id, is_named=source.path is not UNSET)}"
-
-
-def _blind(model_id: str, source: ModelSource) -> Iterator[str]:
-    """What a model lacks that answers, and does not see or hear as it could."""
-    if isinstance(source, LocalSource) and isinstance(source.mmproj_path, str):
-        projector = Path(source.mmproj_path)
-        if not projector.is_file():
-            yield f"{model_id}: its projector {projector} is not there, so it reads text only"
-            yield "  put it there, or register the model again with its new `mmproj_path`"
 
 
 def _remedy(model_id: str, *, is_named: bool) -> str:

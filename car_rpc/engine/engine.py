@@ -50,6 +50,7 @@ from car_rpc.outcomes.signals import Conversations
 from car_rpc.policy.rules import Rules
 from car_rpc.registry.absence import missing
 from car_rpc.registry.catalog import shown
+from car_rpc.registry.projectors import blindness
 from car_rpc.registry.registry import Registry
 from car_rpc.registry.weights import downloads_weights
 from car_rpc.router.estimate import text_tokens
@@ -145,7 +146,7 @@ class Engine:
             model,
             available=available,
             weights_ready=weights_ready,
-            reason=UNSET if weights_ready else missing(model.source) or UNSET,
+            reason=(blindness if weights_ready else missing)(model.source) or UNSET,
             downloads_weights=downloads_weights(model.source),
         )
         return shown(now)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from car_rpc.wire.media import SENSES
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
+from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema, ModelSource
 
 
 def with_senses(model: ModelSchema) -> ModelSchema:
@@ -30,6 +30,15 @@ def with_senses(model: ModelSchema) -> ModelSchema:
             return model
     left = [each for each in model.capabilities if each not in SENSES]
     return msgspec.structs.replace(model, capabilities=left)
+
+
+def blindness(source: ModelSource) -> str | None:
+    """Why a model reads text only that could see or hear; ``None`` where it lacks no projector."""
+    if not isinstance(source, LocalSource) or not isinstance(source.mmproj_path, str):
+        return None
+    if Path(source.mmproj_path).is_file():
+        return None
+    return f"its projector {source.mmproj_path} is not there, so it reads text only"
 
 
 def projector_of(model: ModelSchema) -> str:

@@ -107,7 +107,8 @@ class ModelHealth(WireStruct, frozen=True, kw_only=True):
         is_local: Whether it runs on this machine, on a server on it included.
         available: Whether it could serve a request now.
         weights_ready: Whether its weights are there.
-        reason: Why they are not, with the file that is missing or what it lacks.
+        reason: Why they are not, with the file that is missing or what it lacks; of a model that
+            is ready and reads text only, that its projector is missing.
         breaker: Its circuit breaker: ``closed`` while it works, ``open`` while it is left alone
             because it kept failing, ``half_open`` when the next request will try it.
         retry_after_ms: How long it is still left alone, in milliseconds.

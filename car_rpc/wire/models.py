@@ -427,7 +427,8 @@ class ModelSchema(WireStruct, frozen=True, kw_only=True):
         available: Whether a request could be served now.
         weights_ready: Whether the weights are on this machine, adapters included (true where there
             are none).
-        reason: Why they are not, with the file that is missing or what it lacks.
+        reason: Why they are not, with the file that is missing or what it lacks; of a model that
+            is ready and reads text only, that its projector is missing.
         downloads_weights: Whether ``models.pull`` can download the weights.
         fit: Whether it fits this machine; told by ``models.search`` and ``models.upgrades``.
     """

@@ -129,6 +129,8 @@ def test_a_model_whose_projector_is_gone_reads_text_and_does_not_see(core: Core)
     listed = {each["id"]: each for each in core.call("models.list")["models"]}
     assert listed[BLIND]["capabilities"] == ["generate"]
     assert listed[BLIND]["available"]
+    assert listed[BLIND]["reason"].endswith("gone.gguf is not there, so it reads text only")
+    assert "reason" not in listed[SEEING]
     assert set(listed[SEEING]["capabilities"]) == set(ABILITIES)
     assert core.call("generate", {**asked("Hello!"), "model": BLIND})["model_used"] == BLIND
     error = core.fail("generate", {**asked("x", picture()), "model": BLIND})

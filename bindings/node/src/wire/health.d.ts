@@ -90,7 +90,10 @@ export interface ModelHealth {
    * failing, `half_open` when the next request will try it.
    */
   breaker: 'closed' | 'half_open' | 'open' | (string & {});
-  /** Why they are not, with the file that is missing or what it lacks. */
+  /**
+   * Why they are not, with the file that is missing or what it lacks; of a model that is ready and
+   * reads text only, that its projector is missing.
+   */
   reason?: string;
   /** How long it is still left alone, in milliseconds. */
   retry_after_ms?: number;

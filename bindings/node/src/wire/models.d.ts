@@ -311,7 +311,10 @@ export interface ModelSchema {
    * @defaultValue `false`
    */
   weights_ready?: boolean;
-  /** Why they are not, with the file that is missing or what it lacks. */
+  /**
+   * Why they are not, with the file that is missing or what it lacks; of a model that is ready and
+   * reads text only, that its projector is missing.
+   */
   reason?: string;
   /**
    * Whether `models.pull` can download the weights.

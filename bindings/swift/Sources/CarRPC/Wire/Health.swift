@@ -191,7 +191,8 @@ public struct ModelHealth: Codable, Sendable, Hashable {
     /// Its circuit breaker: `closed` while it works, `open` while it is left alone because it kept
     /// failing, `half_open` when the next request will try it.
     public var breaker: ModelHealthBreaker
-    /// Why they are not, with the file that is missing or what it lacks.
+    /// Why they are not, with the file that is missing or what it lacks; of a model that is ready
+    /// and reads text only, that its projector is missing.
     public var reason: String?
     /// How long it is still left alone, in milliseconds.
     public var retryAfterMs: Int?

@@ -535,7 +535,8 @@ public struct ModelSchema: Codable, Sendable, Hashable {
     /// Whether the weights are on this machine, adapters included (true where there are none).
     /// Default: `false`.
     public var weightsReady: Bool?
-    /// Why they are not, with the file that is missing or what it lacks.
+    /// Why they are not, with the file that is missing or what it lacks; of a model that is ready
+    /// and reads text only, that its projector is missing.
     public var reason: String?
     /// Whether `models.pull` can download the weights.
     /// Default: `false`.

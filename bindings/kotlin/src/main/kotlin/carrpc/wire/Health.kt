@@ -137,7 +137,10 @@ data class ModelHealth(
      * failing, `half_open` when the next request will try it.
      */
     val breaker: ModelHealthBreaker,
-    /** Why they are not, with the file that is missing or what it lacks. */
+    /**
+     * Why they are not, with the file that is missing or what it lacks; of a model that is ready
+     * and reads text only, that its projector is missing.
+     */
     val reason: String? = null,
     /** How long it is still left alone, in milliseconds. */
     @SerialName("retry_after_ms")

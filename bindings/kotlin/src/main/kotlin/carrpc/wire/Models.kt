@@ -419,7 +419,10 @@ data class ModelSchema(
      */
     @SerialName("weights_ready")
     val weightsReady: Boolean = false,
-    /** Why they are not, with the file that is missing or what it lacks. */
+    /**
+     * Why they are not, with the file that is missing or what it lacks; of a model that is ready
+     * and reads text only, that its projector is missing.
+     */
     val reason: String? = null,
     /**
      * Whether `models.pull` can download the weights.
