@@ -200,10 +200,11 @@ def two_models(world: Any) -> Any:
     return world
 
 
+@pytest.mark.parametrize("kind", ["unauthorized", "model_load_failed"])
 async def test_a_permanent_failure_goes_to_the_next_model_at_once(
-    two_models: Any, attempts: Any
+    two_models: Any, attempts: Any, kind: str
 ) -> None:
-    attempts([[CarError("unauthorized", "no key")], [TextDelta(text="ok")]])
+    attempts([[CarError(kind, "not now")], [TextDelta(text="ok")]])
 
     result = await two_models.generate()
 
