@@ -33,6 +33,11 @@ id = "embed-here"
 action = "require_local"
 match = {methods = ["embed"]}
 ```
+
+Two variables of the environment are for special cases and have no key: `CAR_BENCHMARK_PRIORS_PATH`
+names a file of benchmark scores, besides `benchmark_priors.json` in the models directory and in the
+folder above it, and goes before both; `CAR_RPC_THREAD_IO`, set to any value, has standard input and
+output read and written by threads where the system could poll them (for tests of that way).
 """
 
 
