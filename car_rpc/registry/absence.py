@@ -68,7 +68,10 @@ def _why(what: Literal["model", "adapter"], path: Path, members: tuple[str, ...]
 
 def _lack(what: str, path: Path, members: tuple[str, ...]) -> str | None:
     if not path.parent.exists():
-        return f"{path} is not there, and its folder is not either; is its disk connected?"
+        # Disks that come and go do so outside of people's home folders.
+        home = os.path.expanduser("~")  # noqa: PTH111 - raises nothing where there is none
+        question = "" if path.is_relative_to(home) else "; is its disk connected?"
+        return f"{path} is not there, and its folder is not either{question}"
     if not path.exists():
         return f"{path} is not there"
     if not members and not path.is_file():

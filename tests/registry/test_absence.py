@@ -26,6 +26,15 @@ def test_it_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
     assert "an MLX model is a folder" in why(MlxSource(path=str(file)))
 
 
+def test_a_folder_at_home_that_was_never_made_is_on_no_other_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    path = tmp_path / "models" / "m.gguf"
+    assert why(LocalSource(path=str(path))).endswith("its folder is not either")
+
+
 def test_a_file_that_may_not_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
