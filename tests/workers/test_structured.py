@@ -241,6 +241,7 @@ def test_an_answer_that_began_in_another_form_cannot_go_on(engine: Engine) -> No
         (json_schema(type="strin"), "invalid_request", "strin"),
         (json_schema(**{"x-guidance": {"lenient": True}, "not": {}}), "unsupported_mode", "not"),
         (RegexFormat(pattern="a(?=b)"), "unsupported_mode", "look-ahead"),
+        (RegexFormat(pattern=r"a\bb"), "unsupported_mode", "lookarounds not supported"),
         (RegexFormat(pattern="("), "invalid_request", "unclosed group"),
         (RegexFormat(pattern="["), "invalid_request", "unclosed character class"),
         (RegexFormat(pattern=r"[^\s\S]"), "invalid_request", "no text has this form"),
