@@ -17,6 +17,7 @@ from car_rpc.engine.checkpoint import Checkpoint
 from car_rpc.engine.generation import failure_of
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.host import accounts, attachments, audio, health, log_handlers, policies, weights
+from car_rpc.host.greeting import installed_backends
 from car_rpc.host.progress import heartbeats
 from car_rpc.host.replay import replay_run
 from car_rpc.host.routing_store import check_config
@@ -176,7 +177,8 @@ async def models_search(
 ) -> ModelsSearchResult:
     """The models that match, and which of all suits this machine."""
     models, machine = await _judged(services)
-    best = recommended(models, machine)
+    engines = [name for name, each in installed_backends().items() if each["available"]]
+    best = recommended(models, machine, engines)
     return ModelsSearchResult(
         models=search(models, params),
         templates=search_templates(curated().templates, params),

@@ -19,7 +19,8 @@ where the graphics processor shares it, two thirds, which is about what Metal le
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET
@@ -172,12 +173,20 @@ class Fitting:
         return answer
 
 
-def recommended(models: Iterable[ModelSchema], machine: Machine) -> ModelSchema | None:
+def recommended(
+    models: Iterable[ModelSchema], machine: Machine, engines: Collection[str] = ()
+) -> ModelSchema | None:
     """The model to chat with on this machine, or ``None`` when none fits.
 
     It is the largest of those meant for it (:data:`DEFAULT_TAG`) that leaves two fifths of the
     usable memory free, and without a graphics processor also answers at a bearable speed; else the
-    smallest that fits at all. On Apple's chips it is taken in MLX's format.
+    smallest that fits at all. On Apple's chips it is taken in MLX's format, and elsewhere in
+    llama.cpp's; in the other one where only its engine is installed.
+
+    Args:
+        models: All models.
+        machine: The machine.
+        engines: What is installed of ``local`` and ``mlx``; without any it does not matter.
     """
     models = list(models)
     ladder = sorted(
@@ -195,9 +204,10 @@ def recommended(models: Iterable[ModelSchema], machine: Machine) -> ModelSchema 
         and (machine.accelerators or _active(model) <= MAX_PARAMETERS_ON_CPU)
     ]
     chosen = comfortable[-1] if comfortable else ladder[0]
-    if any(accelerator.kind == "metal" for accelerator in machine.accelerators):
-        chosen = equivalent(chosen, "mlx", models) or chosen
-    return chosen
+    has_metal = any(accelerator.kind == "metal" for accelerator in machine.accelerators)
+    formats: list[Literal["local", "mlx"]] = ["mlx", "local"] if has_metal else ["local", "mlx"]
+    runs = next((each for each in formats if each in engines), formats[0])
+    return equivalent(chosen, runs, models) or chosen
 
 
 def _active(model: ModelSchema) -> float:

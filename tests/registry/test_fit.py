@@ -135,6 +135,17 @@ def test_each_machine_has_its_model(given: Machine, model_id: str | None) -> Non
     assert (found.id if found else None) == model_id
 
 
+@pytest.mark.parametrize("engines", [["mlx"], ["local"], ["local", "mlx"], []], ids=str)
+def test_a_model_is_recommended_that_an_installed_engine_runs(engines: list[str]) -> None:
+    plain = recommended(curated().models, machine(16, "cuda"), engines)
+    apples = recommended(curated().models, machine(16, "metal"), engines)
+    assert plain is not None
+    assert apples is not None
+    form = {"local": "q4_k_m", "mlx": "mlx-4bit"}
+    assert plain.id == f"qwen/qwen3-8b:{form['mlx' if engines == ['mlx'] else 'local']}"
+    assert apples.id == f"qwen/qwen3-8b:{form['local' if engines == ['local'] else 'mlx']}"
+
+
 def test_a_tight_machine_gets_the_smallest_model_that_fits() -> None:
     models = [
         local(f"a/{gib}:1", cost=Cost(ram_bytes=gib * GIB), tags=["default"]) for gib in (3, 5, 7)
