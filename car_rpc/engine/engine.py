@@ -141,12 +141,13 @@ class Engine:
 
     def described(self, model: ModelSchema) -> ModelSchema:
         """The model with what is true of it now, and without secrets."""
-        available, weights_ready = self.backend_of(model).availability(model)
+        available, weights_ready, reason = self.backend_of(model).availability(model)
+        lack = (blindness if weights_ready else missing)(model.source)
         now = msgspec.structs.replace(
             model,
             available=available,
             weights_ready=weights_ready,
-            reason=(blindness if weights_ready else missing)(model.source) or UNSET,
+            reason=reason or lack or UNSET,
             downloads_weights=downloads_weights(model.source),
         )
         return shown(now)

@@ -111,10 +111,17 @@ class Outcomes(Protocol):
 
 
 class Availability(NamedTuple):
-    """Whether a model could serve a request now, and whether its weights are here."""
+    """Whether a model could serve a request now.
+
+    Attributes:
+        available: Whether it could.
+        weights_ready: Whether its weights are here.
+        reason: Why it could not, where only its backend knows.
+    """
 
     available: bool
     weights_ready: bool
+    reason: str = ""
 
 
 HearLogprobs: TypeAlias = Callable[[list[TokenLogprob]], None]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from car_rpc.backends.local.failures import FailedLoads
 from car_rpc.backends.local.process import WorkerProcess
 from car_rpc.backends.local.sampling import LANGUAGE_ENGINES, to_worker
 from car_rpc.backends.local.workers import Unloaded, Workers
@@ -71,6 +72,7 @@ class LocalBackend:
         self._engine = engine
         self._module = module
         self._workers = workers
+        self._failures = FailedLoads()
 
     @cached_property
     def installed(self) -> bool:
@@ -81,6 +83,8 @@ class LocalBackend:
         """Whether the library and the weights are on this machine, and go together."""
         if missing(model.source) is not None:
             return _ABSENT
+        if reason := self._failures.reason(model):
+            return Availability(available=False, weights_ready=True, reason=reason)
         served = self._engine not in LANGUAGE_ENGINES or not _MEDIA.issuperset(model.capabilities)
         return _PRESENT if served and self.installed else _UNSERVED
 
@@ -197,8 +201,14 @@ class LocalBackend:
                 model=model.id,
             )
         load = _load_frame(model)
-        async with self._workers.lease(self._engine, model, load, keep_alive_ms) as worker:
-            yield worker
+        try:
+            async with self._workers.lease(self._engine, model, load, keep_alive_ms) as worker:
+                self._failures.forget(model)
+                yield worker
+        except CarError as error:
+            if error.kind == "model_load_failed":
+                self._failures.note(model, load, error)
+            raise
 
 
 def _load_frame(model: ModelSchema) -> Load:

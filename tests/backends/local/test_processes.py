@@ -155,6 +155,17 @@ async def test_a_load_that_fails_fails_whoever_waits_and_is_tried_again(
     assert sink.entries == []
 
 
+async def test_a_model_that_did_not_load_is_left_out_until_it_is_registered_anew(
+    workers: Any,
+) -> None:
+    broken = scripted_model("a/broken:1", [{}])
+    assert workers.availability(broken).available
+    error = await failure(workers, broken)
+    assert workers.availability(broken) == (False, True, error.detail)
+    mended = scripted_model("a/broken:1", [{"echo": True}])
+    assert workers.availability(mended).available
+
+
 async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(
     workers: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,10 +259,10 @@ async def test_a_model_without_a_readable_file_is_not_available(
     (tmp_path / "folder").mkdir()
     source = LocalSource(path=str(tmp_path / name))
     model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
-    assert workers.availability(model) == (False, False)
+    assert workers.availability(model)[:2] == (False, False)
     (tmp_path / "real.gguf").touch()
     real = msgspec.structs.replace(model, source=LocalSource(path=str(tmp_path / "real.gguf")))
-    assert workers.availability(real) == (True, True)
+    assert workers.availability(real)[:2] == (True, True)
 
 
 @pytest.mark.parametrize("engine", ["llama_cpp", "mlx"])
@@ -263,14 +274,14 @@ def test_an_engine_for_language_models_does_not_offer_to_hear_or_speak(
     hears = ModelSchema(id="a/b:c", source=source, capabilities=["speech_to_text"])
     talks = msgspec.structs.replace(hears, capabilities=["generate", "speech_to_text"])
     backend = local(engine, None, sink)
-    assert backend.availability(hears) == (False, True)
-    assert backend.availability(talks) == (True, True)
+    assert backend.availability(hears)[:2] == (False, True)
+    assert backend.availability(talks)[:2] == (True, True)
 
 
 async def test_a_model_whose_weights_are_not_here_says_what_to_download(workers: Any) -> None:
     source = LocalSource(hf_repo="a/b-GGUF", hf_filename="b.gguf")
     model = ModelSchema(id="a/b:c", source=source, capabilities=["generate"])
-    assert workers.availability(model) == (False, False)
+    assert workers.availability(model)[:2] == (False, False)
     error = await failure(workers, model)
     assert error.kind == "model_load_failed"
     assert "b.gguf of the hub's repository a/b-GGUF" in error.message
