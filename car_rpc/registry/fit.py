@@ -206,8 +206,8 @@ def recommended(
     chosen = comfortable[-1] if comfortable else ladder[0]
     has_metal = any(accelerator.kind == "metal" for accelerator in machine.accelerators)
     formats: list[Literal["local", "mlx"]] = ["mlx", "local"] if has_metal else ["local", "mlx"]
-    runs = next((each for each in formats if each in engines), formats[0])
-    return equivalent(chosen, runs, models) or chosen
+    installed: list[Literal["local", "mlx"]] = [each for each in formats if each in engines]
+    return equivalent(chosen, (installed or formats)[0], models) or chosen
 
 
 def _active(model: ModelSchema) -> float:

@@ -110,8 +110,8 @@ def _check_tool(tool: dict[str, Any], place: str) -> None:
     if not tool["name"]:
         path = f"{place}.name"
         raise CarError("invalid_request", f"a tool needs a name - at `{path}`", path=path)
-    declared = tool.get("parameters", {}).get("type", "object")
-    types: list[Any] = declared if isinstance(declared, list) else [declared]
+    declared: object = tool.get("parameters", {}).get("type", "object")
+    types = cast("list[object]", declared) if isinstance(declared, list) else [declared]
     if "object" not in types and _OTHER_TYPES.issuperset(map(str, types)):
         path = f"{place}.parameters"
         detail = (
