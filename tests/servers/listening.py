@@ -15,7 +15,6 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str, None]:
     """Listen on a free port of the loopback interface; gives the URL."""
     tasks: set[asyncio.Task[None]] = set()
-    writers: set[asyncio.StreamWriter] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -24,10 +23,8 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncGen
                 await serve(reader, writer)
         finally:
             await close(writer)
-            writers.discard(writer)
 
     def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
         task = asyncio.create_task(handle(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -45,8 +42,6 @@ async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncGen
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for writer in writers:  # their tasks ended before they had begun
-            await close(writer)
         await server.wait_closed()
 
 
