@@ -529,8 +529,13 @@ def test_a_file_that_is_no_good_is_named_and_can_be_mended(
     assert error["data"]["model"] == model
     assert str(path) in error["message"]
     assert "Traceback" not in error["message"]
+    told = core.call("models.get", {"model": model})["model"]
+    assert not told["available"], "nobody who names no model gets it"
+    assert str(path) in told["reason"]
     if case in {"missing", "truncated"}:
         shutil.copy(model_path, path)
+        mended = core.call("models.get", {"model": model})["model"]
+        assert (mended["available"], "reason" in mended) == (True, False)
         assert generate(core, model=model, max_tokens=1)["model_used"] == model
     core.call("models.unregister", {"model": model})
 

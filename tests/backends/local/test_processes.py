@@ -22,7 +22,7 @@ from car_rpc.testing import MemorySink, scripted_call, scripted_model
 from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Stop, TextDelta
 from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
-from car_rpc.wire.worker import Tokenize
+from car_rpc.wire.worker import Load, Tokenize
 from tests.backends.conftest import local
 
 pytestmark = pytest.mark.process
@@ -164,6 +164,14 @@ async def test_a_model_that_did_not_load_is_left_out_until_it_is_registered_anew
     assert workers.availability(broken) == (False, True, error.detail)
     mended = scripted_model("a/broken:1", [{"echo": True}])
     assert workers.availability(mended).available
+
+
+async def test_a_model_that_loads_after_all_is_no_longer_left_out(workers: Any) -> None:
+    # As when a library that its worker needs was installed meanwhile.
+    workers._failures.note(ECHO, Load(), CarError("model_load_failed", "not yet"))
+    assert not workers.availability(ECHO).available
+    assert len(await played(workers, ECHO, prompt="a")) == 2
+    assert workers.availability(ECHO).available
 
 
 async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(
