@@ -28,13 +28,17 @@ class Database:
         path: The file. The event log has opened it before, which makes it private and sets its
             journal mode.
         schema: Statements that create the store's tables where they are not there yet.
+        flushes: Whether a transaction is on the disk when it ends. That takes milliseconds, in
+            which nobody else writes, the event log included; without it a loss of power may take
+            the last transactions, and the death of the process none.
 
     Raises:
         CarError: ``io_error`` when the database cannot be used.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, *, flushes: bool = True) -> None:
         self._path = path
+        self._flushes = flushes
         with self._errors():
             # Made in a thread at start-up, then used by the event loop alone.
             self._reader = sqlite3.connect(
@@ -82,7 +86,10 @@ class Database:
         self._reader.close()
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        if not self._flushes:
+            connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -96,7 +96,7 @@ class OutcomeStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, _SCHEMA)
+        self._database = Database(path, _SCHEMA, flushes=False)
 
     def changed_profiles(self, since: int) -> tuple[list[ModelProfile], int]:
         """Profiles that were written after a revision, and the last revision that there is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.outcomes.priors import LoadedPrior
@@ -20,14 +21,18 @@ from car_rpc.wire.outcomes import (
     ScoreboardRow,
 )
 
+#: How long an attempt that has ended waits for others, in seconds. Meanwhile its request is
+#: answered: the event log, which waits for the same database, goes first.
+GATHER_S = 0.05
+
 logger = logging.getLogger(__name__)
 
 
 class Tracker:
     """Profiles and receipts. Belongs to one event loop, which it never holds up.
 
-    Attempts that end while others are written share the next transaction. A process that is
-    killed loses those that ended within the last milliseconds, and none of them in part.
+    Attempts that end within :data:`GATHER_S` share a transaction. A process that is killed loses
+    those that ended within the last tenth of a second, and none of them in part.
 
     Args:
         store: The rows.
@@ -46,6 +51,7 @@ class Tracker:
         self._waiting: list[AttemptEnd] = []
         self._signs: list[Sign] = []
         self._writing: asyncio.Task[None] | None = None
+        self._is_wanted = asyncio.Event()
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         """Learn from an attempt, soon. Neither waits nor fails.
@@ -177,11 +183,13 @@ class Tracker:
     async def close(self, timeout_s: float) -> None:
         """Write what waits, for so long at most, and close the database."""
         if self._writing is not None:
+            self._is_wanted.set()
             await asyncio.wait([self._writing], timeout=timeout_s)
         self._store.close()
 
     async def _written(self) -> None:
         while self._writing is not None:
+            self._is_wanted.set()
             await asyncio.shield(self._writing)
 
     def _write_soon(self) -> None:
@@ -191,6 +199,8 @@ class Tracker:
     async def _write(self) -> None:
         try:
             while self._waiting or self._signs:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_wanted.wait(), GATHER_S)
                 ends, self._waiting = self._waiting, []
                 signs, self._signs = self._signs, []
                 try:
@@ -202,6 +212,7 @@ class Tracker:
                     logger.warning("the outcomes of %d attempts are lost: %s", len(ends), error)
         finally:
             self._writing = None
+            self._is_wanted.clear()
 
     def _first(self, model_id: str) -> ModelProfile:
         prior = self.priors.get(model_id)

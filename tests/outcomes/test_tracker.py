@@ -13,6 +13,7 @@ import pytest
 
 from car_rpc.errors import CarError
 from car_rpc.outcomes import store as store_module
+from car_rpc.outcomes import tracker as tracker_module
 from car_rpc.outcomes.priors import BenchmarkPrior, LoadedPrior
 from car_rpc.outcomes.profiles import AttemptEnd
 from car_rpc.outcomes.signals import Sign
@@ -122,6 +123,28 @@ async def test_many_attempts_that_end_at_once_are_all_counted(opened: Open) -> N
             await asyncio.sleep(0)
     await asyncio.gather(first.up_to_date(), second.up_to_date())
     assert first.profiles()["a"].total_calls == 400
+
+
+async def test_attempts_that_end_one_after_the_other_share_a_transaction_until_somebody_asks(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "GATHER_S", 3600.0)
+    batches: list[int] = []
+    record = OutcomeStore.record
+
+    def recorded(store: OutcomeStore, ends: list[AttemptEnd], *more: Any) -> None:
+        batches.append(len(ends))
+        record(store, ends, *more)
+
+    monkeypatch.setattr(OutcomeStore, "record", recorded)
+    tracker = opened()
+    for _ in range(2):
+        for number in range(3):
+            tracker.attempt_ended(ended(f"tr_{number}"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+        await tracker.up_to_date()
+    assert batches == [3, 3]
 
 
 async def test_refusals_and_cancels_leave_no_trace(opened: Open) -> None:

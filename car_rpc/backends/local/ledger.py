@@ -33,7 +33,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, exists: Callable[[int], bool]) -> None:
-        self._database = Database(path, _SCHEMA)
+        self._database = Database(path, _SCHEMA, flushes=False)
         self._exists = exists
 
     def put(self, worker_pid: int, model_id: str, memory_bytes: int) -> None:

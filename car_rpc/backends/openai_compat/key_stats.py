@@ -43,7 +43,7 @@ class KeyStatsStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, _SCHEMA)
+        self._database = Database(path, _SCHEMA, flushes=False)
 
     def add(self, counts: Mapping[KeyId, Counts]) -> None:
         """Add to the counts. May wait for other processes: not for the event loop."""
