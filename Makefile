@@ -144,7 +144,7 @@ $(STAMPS)/locked: requirements/llama.lock tools/setup/lockfile.py | $(STAMPS)/bu
 	$(LOCKED) $@.txt
 	@touch $@
 
-$(STAMPS)/llama: requirements/llama.lock tools/setup/build_llama.sh | $(STAMPS)/locked
+$(STAMPS)/llama: requirements/llama.lock tools/setup/build_llama.sh tools/setup/amx_tiles.h | $(STAMPS)/locked
 	wheel=$$(tools/setup/build_llama.sh $(PY)) && \
 	  $(PIP) --no-deps --no-index --force-reinstall "$$wheel"
 	@touch $@

@@ -7,7 +7,7 @@
 # PYTHON is an interpreter that has requirements/build.lock installed. With --print-dir nothing is
 # built: only the folder of the cache is printed where the wheel is, or would be.
 #
-#   CMAKE_ARGS                  settings for llama.cpp (default: -DGGML_NATIVE=ON, without AMX)
+#   CMAKE_ARGS                  settings for llama.cpp (default: for the CPU at hand)
 #   CMAKE_BUILD_PARALLEL_LEVEL  compilers at a time (default: one per core)
 #   XDG_CACHE_HOME              where caches live (default: ~/.cache)
 set -euo pipefail
@@ -30,24 +30,23 @@ cpu_flags() {
   fi
 }
 
-# Without AMX: GCC 12 takes 8 of the 64 bytes that _tile_loadconfig reads for all of them, leaves
-# out what would set the others, and llama.cpp crashes at the first prompt.
-settings=-DGGML_NATIVE=ON
-if [[ $(cpu_flags) == *amx_int8* ]]; then
-  settings+=" -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"
-fi
+# The header mends an instruction for processors with AMX, and is found where CPATH says.
+settings="-DGGML_NATIVE=ON -DCMAKE_CXX_FLAGS=--include=amx_tiles.h"
+export CPATH="$here${CPATH:+:$CPATH}"
 export CMAKE_ARGS=${CMAKE_ARGS:-$settings}
 
 key=$(
-  "$python" - "$version" "$CMAKE_ARGS" "$(cpu_flags)" <<'PY'
+  "$python" - "$version" "$CMAKE_ARGS" "$(cpu_flags)" "$here/amx_tiles.h" <<'PY'
 import hashlib
 import platform
 import sys
+from pathlib import Path
 
-version, cmake_args, cpu_flags = sys.argv[1:]
+version, cmake_args, cpu_flags, header = sys.argv[1:]
 tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 features = " ".join(sorted(cpu_flags.split()))
-digest = hashlib.sha256(f"{cmake_args}\n{features}".encode()).hexdigest()[:16]
+settings = f"{cmake_args}\n{features}\n{Path(header).read_text(encoding='utf-8')}"
+digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
 print(f"llama-cpp-python-{version}-{tag}-{sys.platform}-{platform.machine()}-{digest}")
 PY
 )
