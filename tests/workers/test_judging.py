@@ -91,7 +91,8 @@ def test_the_probability_of_an_answer_is_that_of_its_tokens(engine: Engine) -> N
     end = {each.token: each.logprob for each in second.top_logprobs}["<|im_end|>"]
     nothing = {each.token: each.logprob for each in first.top_logprobs}["<|im_end|>"]
     found = values(engine, score("hi", "x", ""))
-    assert found == pytest.approx([first.logprob + end, nothing], abs=1e-3)
+    # Flash attention adds up in half precision where it computes a single token.
+    assert found == pytest.approx([first.logprob + end, nothing], abs=1e-2)
 
 
 def test_all_answers_together_are_at_most_certain_in_any_order(engine: Engine) -> None:

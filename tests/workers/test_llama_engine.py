@@ -27,8 +27,8 @@ def test_cancelling_ends_a_batch_in_the_middle(engine: LlamaEngine) -> None:
     (expected,) = run(engine, chat())
     asked = Asked(engine, chat("a" * 480))
     asked.job.cancel()
-    generator = engine._generator
-    assert generator is not None
+    assert engine._generators is not None
+    generator = engine._generators.long
     generator._admit()
     generator._read_prompt()
     assert not generator._active
@@ -39,8 +39,8 @@ def test_cancelling_ends_a_batch_in_the_middle(engine: LlamaEngine) -> None:
 def test_a_batch_is_computed_by_as_many_threads_as_there_is_room_for(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engine._generator is not None
-    context = engine._generator._context
+    assert engine._generators is not None
+    context = engine._generators.long._context
     (expected,) = run(engine, chat("a" * 300))
     for count in (2, 1):
         monkeypatch.setattr(context._threads, "count", lambda count=count: count)

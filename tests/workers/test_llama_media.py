@@ -606,8 +606,8 @@ def test_cancelling_ends_an_image_in_the_middle(
     finish(engine, asked)
     while engine.step():
         pass
-    assert engine._generator is not None
-    assert not engine._generator._active
+    assert engine._generators is not None
+    assert not engine._generators.long._active
     assert failure(asked).kind == "cancelled"
     monkeypatch.undo()
     (again,) = run(engine, look("x", RED, "y", cache=True))

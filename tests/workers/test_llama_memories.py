@@ -200,7 +200,7 @@ def turns(number: int, *texts: str, **params: Any) -> Generate:
 def test_answers_without_the_cache_are_those_of_a_bare_loop(
     engine: LlamaEngine, witness: Witness, bare: BareLoop, company: int
 ) -> None:
-    texts = ["word " * 250, "other", "a longer one " * 60, "b" * 900][: 1 + company]
+    texts = ["word " * 250, "other " * 50, "a longer one " * 60, "b" * 900][: 1 + company]
     requests = [
         msgspec.structs.replace(chat(text, max_tokens=60, ignore_eos=True), id=number)
         for number, text in enumerate(texts)
@@ -235,7 +235,7 @@ def test_a_conversation_goes_on_from_where_it_was(
 def test_conversations_at_once_do_not_disturb_each_other(
     engine: LlamaEngine, witness: Witness, bare: BareLoop, plain: dict[int, float]
 ) -> None:
-    texts = ["a" * 600, "b" * 300, "c" * 40, "a" * 580 + "d" * 90]
+    texts = ["a" * 600, "b" * 300, "c" * 200, "a" * 580 + "d" * 90]
     asked = [turns(i, text, max_tokens=90, logit_bias=plain) for i, text in enumerate(texts)]
     answers = [each.text for each in run(engine, *asked)]
     more = [

@@ -67,8 +67,8 @@ def cached(asked: Asked) -> int:
 
 
 def generator_of(engine: LlamaEngine) -> Generator:
-    assert engine._generator is not None
-    return engine._generator
+    assert engine._generators is not None
+    return engine._generators.long
 
 
 class Tokens:

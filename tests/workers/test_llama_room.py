@@ -14,6 +14,7 @@ pytest.importorskip("llama_cpp")
 
 from benchmarks.local.bare import FLASH_OFF, BareLoop
 from car_rpc.workers import slots
+from car_rpc.workers.llama_cpp import generators
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
 from tests.workers.test_llama_prefix import Tokens, cached, generator_of, shared
@@ -32,6 +33,7 @@ def path(model_file: Callable[..., Path]) -> Path:
 @pytest.fixture
 def engine(path: Path, monkeypatch: pytest.MonkeyPatch) -> LlamaEngine:
     monkeypatch.setattr(slots, "DEFAULT_CONTEXT_LENGTH", ROOM)
+    monkeypatch.setattr(generators, "SHORT_ROOM", 0)  # short ones need room as well
     engine = LlamaEngine()
     loaded = engine.load(Load(path=str(path)), lambda _: None)
     assert loaded.context_length == TRAINED

@@ -72,9 +72,9 @@ def draft_always(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def speculator(engine: LlamaEngine) -> Speculator:
-    assert engine._generator is not None
-    assert engine._generator.speculator is not None
-    return engine._generator.speculator
+    assert engine._generators is not None
+    assert engine._generators.long.speculator is not None
+    return engine._generators.long.speculator
 
 
 def drafted(asked: Asked) -> int:

@@ -67,12 +67,18 @@ _WHOLE, _PART = 0, 1
 _ABORTED = 2
 
 
+def leaves_out_flash_attention() -> bool:
+    """Whether contexts do without flash attention unless they ask for it."""
+    return not lib.llama_supports_gpu_offload()
+
+
 class Context:
     """A context with one batch to fill.
 
     On a processor flash attention is left out: with it a token behind 3,000 others takes three
     times as long, and its numbers depend on the threads and on what else is in the batch. Who only
-    reads whole texts asks for it: that takes half the time with it.
+    reads whole texts asks for it, as that takes half the time with it, and so does who answers
+    short requests (:mod:`~car_rpc.workers.llama_cpp.generators`).
     Layers with a sliding window remember no more than that, which for Gemma 3 is a third of what
     all of it would take; checkpoints make up for it (:mod:`~car_rpc.workers.llama_cpp.sequences`).
 
@@ -91,7 +97,7 @@ class Context:
             "n_batch": capacity,
             "n_ubatch": capacity,
             "swa_full": False,
-            "flash_attn_type": FLASH_AUTO if lib.llama_supports_gpu_offload() else _FLASH_OFF,
+            "flash_attn_type": _FLASH_OFF if leaves_out_flash_attention() else FLASH_AUTO,
         }
         for name, value in {**defaults, **settings}.items():
             setattr(self._params, name, value)

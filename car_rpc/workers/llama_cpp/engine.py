@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.wire.media import media_of
@@ -22,10 +22,11 @@ from car_rpc.workers.chat.prompter import Prompter
 from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.judge import Judge
-from car_rpc.workers.llama_cpp.context import Context
+from car_rpc.workers.llama_cpp.context import FLASH_AUTO, Context, leaves_out_flash_attention
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
 from car_rpc.workers.llama_cpp.footprint import footprint
 from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
+from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version
 from car_rpc.workers.llama_cpp.projector import Projector, unread
@@ -50,7 +51,7 @@ class LlamaEngine:
     _embedder: Embedder
     _judge: Judge
     _prompter: Prompter | None = None
-    _generator: Generator | None = None
+    _generators: Generators | None = None
     _preparation: Preparation | None = None
     _media: MediaReader | None = None
     _context_length: int
@@ -69,7 +70,7 @@ class LlamaEngine:
         if model.generates:
             batch_tokens = PREFILL_CHUNK if projector is None else projector.batch_tokens
             try:
-                self._generator = self._make_generator(model, load, batch_tokens)
+                self._generators = self._make_generators(model, load, batch_tokens)
             except MemoryError as error:
                 raise out_of_memory(load.path) from error
             self._prompter = Prompter(self._vocab, model.chat_template, BACKEND)
@@ -83,7 +84,7 @@ class LlamaEngine:
         read = (model, self._vocab, self._context_length)
         head = LlamaHead(*read) if ranks else None
         self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
-        speculator = None if self._generator is None else self._generator.speculator
+        speculator = None if self._generators is None else self._generators.long.speculator
         others = [each.size_bytes for each in (projector, speculator) if each is not None]
         return Loaded(
             context_length=self._longest,
@@ -116,15 +117,15 @@ class LlamaEngine:
             self._media.step()
         if self._preparation is not None:
             self._preparation.step()
-        generates = self._generator is not None and self._generator.step()
+        generates = self._generators is not None and self._generators.step()
         embeds = self._embedder.step()
         judges = self._judging.step()
         return generates or embeds or judges
 
     def reset(self) -> None:
         """Forget all work."""
-        if self._generator is not None:
-            self._generator.reset()
+        if self._generators is not None:
+            self._generators.reset()
         if self._preparation is not None:
             self._preparation.reset()
         if self._media is not None:
@@ -133,9 +134,9 @@ class LlamaEngine:
         self._judging.reset()
 
     def _start_generation(self, job: Job, request: Generate) -> None:
-        if self._generator is None or self._prompter is None or self._preparation is None:
+        if self._generators is None or self._prompter is None or self._preparation is None:
             raise unsupported_mode("generate", BACKEND, "this model only embeds")
-        add, prepare = self._generator.add, self._preparation.add
+        add, prepare = self._generators.add, self._preparation.add
 
         def start(prompt: Prompt) -> None:
             generation = LlamaGeneration(job, request, prompt, self._vocab, self._longest)
@@ -155,12 +156,13 @@ class LlamaEngine:
     @property
     def _longest(self) -> int:
         """Tokens of context that one request may use at most."""
-        return self._context_length if self._generator is None else self._generator.longest
+        generators = self._generators
+        return self._context_length if generators is None else generators.long.longest
 
-    def _make_generator(self, model: Model, load: Load, batch_tokens: int) -> Generator:
+    def _make_generators(self, model: Model, load: Load, batch_tokens: int) -> Generators:
         speculation = load.speculation
 
-        def make_context(slots: int, room: int) -> Context:
+        def make_context(slots: int, room: int, **settings: Any) -> Context:
             return Context(
                 model,
                 batch_tokens,
@@ -171,6 +173,7 @@ class LlamaEngine:
                 # A slot's room is its own: no long answer starves the others, and what others
                 # hold does not slow one down.
                 kv_unified=False,
+                **settings,
             )
 
         slot_bytes = footprint(model, batch_tokens).of
@@ -181,7 +184,18 @@ class LlamaEngine:
         if speculation is not None:
             make_speculator = partial(speculator_for, speculation, model, self._vocab.size, most)
         slots = slot_count(slot_bytes(room))
-        return Generator(make_context, slots, room, most, slot_bytes, make_speculator)
+        long = Generator(make_context, slots, room, most, slot_bytes, make_speculator)
+        make_short = partial(
+            Generator,
+            partial(make_context, flash_attn_type=FLASH_AUTO),
+            slots,
+            SHORT_ROOM,
+            SHORT_ROOM,
+            slot_bytes,
+        )
+        # Recurrent layers attend to nothing, and guesses are made for one context.
+        pays = leaves_out_flash_attention() and not model.recurs and speculation is None
+        return Generators(long, make_short if pays else None)
 
 
 def make_engine() -> LlamaEngine:

@@ -1,0 +1,183 @@
+"""Short requests are answered in a context of their own, beside a bare loop that is made alike."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from car_rpc.wire.speculation import LookupSpeculation
+from car_rpc.wire.worker import Failed, Generate, Load, Reply
+from tests.workers.test_engines import Asked, chat, finish, run
+
+pytest.importorskip("llama_cpp")
+
+from benchmarks.local.bare import FLASH_ON, BareLoop
+from car_rpc.workers.llama_cpp.context import Context
+from car_rpc.workers.llama_cpp.engine import LlamaEngine
+from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, LlamaGeneration
+from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
+from car_rpc.workers.llama_cpp.sampler import Sampler
+from tests.workers.memories import WRITERS, write_window_model
+from tests.workers.test_llama_prefix import cached, load, shared
+
+pytestmark = pytest.mark.llama
+
+#: How much a logit changes where a batch holds tokens of several sequences: other routines
+#: multiply it then.
+SAME = 0.01
+
+
+@pytest.fixture(scope="module", params=["attention", "window"])
+def path(
+    request: pytest.FixtureRequest,
+    model_file: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    if request.param == "attention":
+        return model_file(context=1024)
+    return write_window_model(tmp_path_factory.mktemp("window") / "model.gguf")
+
+
+@pytest.fixture
+def engine(path: Path) -> LlamaEngine:
+    return load(path, 1024)
+
+
+@pytest.fixture(scope="module")
+def bare(path: Path) -> BareLoop:
+    return BareLoop(
+        path, threads=1, context=SHORT_ROOM, chunk=PREFILL_CHUNK, flash_attn_type=FLASH_ON
+    )
+
+
+def contexts(engine: LlamaEngine) -> Generators:
+    assert engine._generators is not None
+    return engine._generators
+
+
+def numbered(number: int, content: str, **params: Any) -> Generate:
+    return msgspec.structs.replace(chat(content, ignore_eos=True, **params), id=number)
+
+
+def prompt_of(engine: LlamaEngine, request: Generate) -> list[int]:
+    assert engine._prompter is not None
+    return engine._prompter.prompt(request).tokens
+
+
+@pytest.mark.parametrize("company", [0, 3])
+def test_short_answers_are_those_of_a_bare_loop(
+    engine: LlamaEngine, bare: BareLoop, monkeypatch: pytest.MonkeyPatch, company: int
+) -> None:
+    answers: dict[int, list[int]] = {}
+    logits: dict[int, list[Any]] = {}
+    seen: dict[Sampler, Any] = {}
+    sample, accept = Sampler.sample, LlamaGeneration.accept
+
+    def note_logits(sampler: Sampler, context: Context, index: int, allowed: Any) -> int:
+        seen[sampler] = context.logits(index, sampler._vocab_size).copy()
+        return sample(sampler, context, index, allowed)
+
+    def note_token(generation: LlamaGeneration, token: int) -> bool:
+        answers.setdefault(generation.job.id, []).append(token)
+        logits.setdefault(generation.job.id, []).append(seen[generation.sampler])
+        return accept(generation, token)
+
+    monkeypatch.setattr(Sampler, "sample", note_logits)
+    monkeypatch.setattr(LlamaGeneration, "accept", note_token)
+    texts = ["word " * 20, "other", "a longer one " * 10, "b" * 90][: 1 + company]
+    requests = [numbered(number, text, max_tokens=60) for number, text in enumerate(texts)]
+    run(engine, *requests)
+    assert contexts(engine).short is not None
+    for request in requests:
+        prompt, answer = prompt_of(engine, request), answers[request.id]
+        assert answer == bare.generate(prompt, len(answer))
+        bare.clear()
+        expected = [bare.read(prompt).copy()]
+        for index, token in enumerate(answer[:-1]):
+            (row,) = bare.step([(token, len(prompt) + index, 0)])
+            expected.append(row.copy())
+        for ours, theirs in zip(logits[request.id], expected, strict=True):
+            assert np.abs(ours - theirs).max() <= (SAME if company else 0.0)
+
+
+def test_prompt_and_answer_together_decide_what_is_short(engine: LlamaEngine) -> None:
+    room = SHORT_ROOM - len(prompt_of(engine, chat()))
+    run(engine, chat(max_tokens=room + 1))
+    assert contexts(engine).short is None
+    (asked,) = run(engine, chat(max_tokens=room, ignore_eos=True))
+    assert contexts(engine).short is not None
+    assert asked.usage.completion_tokens == room
+
+
+def test_what_was_asked_before_does_not_change_a_short_answer(engine: LlamaEngine) -> None:
+    (first,) = run(engine, chat("Tell me."))
+    run(engine, chat("a" * 500), chat("b" * 100, max_tokens=400))
+    (again,) = run(engine, chat("Tell me."))
+    assert again.events == first.events
+
+
+def test_short_and_long_answers_are_given_at_once(engine: LlamaEngine) -> None:
+    requests = [
+        numbered(1, "a" * 600, max_tokens=80),
+        numbered(2, "short", max_tokens=5),
+        numbered(3, "b" * 300, max_tokens=3),
+    ]
+    alone = [run(engine, request)[0].text for request in requests]
+    long, short, middle = asked = [Asked(engine, request) for request in requests]
+    while short.answer is None:
+        engine.step()
+    assert long.answer is None
+    finish(engine, *asked)
+    assert [each.text for each in (long, short, middle)] == alone
+
+
+def test_short_prompts_are_remembered_among_themselves(engine: LlamaEngine) -> None:
+    run(engine, shared("Remember this.", max_tokens=4))
+    (again,) = run(engine, shared("Remember this.", max_tokens=4))
+    assert cached(again) == again.prompt_tokens - 1
+    (long,) = run(engine, shared("Remember this.", max_tokens=400))
+    assert cached(long) == 0
+
+
+def test_without_memory_for_a_second_context_short_requests_use_the_first(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(contexts(engine), "_make_short", fail)
+    asked = run(engine, chat(), chat("other"))
+    assert all(isinstance(each.answer, Reply) for each in asked)
+    assert contexts(engine).short is None
+
+
+def test_a_cancelled_short_request_leaves_its_slot(engine: LlamaEngine) -> None:
+    asked = Asked(engine, chat(max_tokens=100))
+    engine.step()
+    asked.job.cancel()
+    engine.step()
+    assert asked.answer == Failed(id=1, kind="cancelled", detail="")
+    short = contexts(engine).short
+    assert short is not None
+    assert not short._active
+
+
+def test_a_reset_forgets_short_requests_too(engine: LlamaEngine) -> None:
+    Asked(engine, chat(max_tokens=100))
+    engine.step()
+    engine.reset()
+    assert not engine.step()
+
+
+def test_models_that_do_not_gain_have_one_context(
+    path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    guessing = LlamaEngine()
+    guessing.load(Load(path=str(path), speculation=LookupSpeculation()), lambda _: None)
+    recurrent = load(WRITERS["recurrent"](tmp_path_factory.mktemp("one") / "model.gguf"), 1024)
+    for engine in (guessing, recurrent):
+        run(engine, chat())
+        assert contexts(engine).short is None
