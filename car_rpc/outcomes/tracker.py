@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from car_rpc.errors import CarError, invalid_params
 from car_rpc.outcomes.priors import LoadedPrior
-from car_rpc.outcomes.profiles import AttemptEnd, counts, quality_of, taken_over
+from car_rpc.outcomes.profiles import AttemptEnd, counts, observed, quality_of, taken_over
 from car_rpc.outcomes.signals import Sign
 from car_rpc.outcomes.store import OutcomeStore
 from car_rpc.wire.outcomes import (
@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 class Tracker:
     """Profiles and receipts. Belongs to one event loop, which it never holds up.
 
-    Attempts that end within :data:`GATHER_S` share a transaction. A process that is killed loses
-    those that ended within the last tenth of a second, and none of them in part.
+    What an attempt teaches counts here at once. Attempts that end within :data:`GATHER_S` share the
+    transaction that tells the others. A process that is killed loses those that ended within the
+    last tenth of a second, and none of them in part.
 
     Args:
         store: The rows.
@@ -54,13 +55,15 @@ class Tracker:
         self._is_wanted = asyncio.Event()
 
     def attempt_ended(self, end: AttemptEnd) -> None:
-        """Learn from an attempt, soon. Neither waits nor fails.
+        """Learn from an attempt. Neither waits nor fails.
 
         What says nothing of the model (:func:`car_rpc.outcomes.profiles.counts`), such as a
         cancel or a refusal, counts neither way.
         """
         if not counts(end):
             return
+        known = self._profiles.get(end.model_id) or ModelProfile(model_id=end.model_id)
+        self._profiles[end.model_id] = observed(known, end, self._now())
         self._waiting.append(end)
         self._write_soon()
 
