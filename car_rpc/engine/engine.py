@@ -302,19 +302,23 @@ class Engine:
         return await self.traced(origin, work)
 
     async def recorded(self, origin: Origin, work: Callable[[], Awaitable[T]]) -> T:
-        """Run work with its request and its completion in the event log.
+        """Run work behind its request and before its completion in the event log.
 
         Raises:
             CarError: What the work raised, with the trace added.
         """
-        return await self.traced(origin, lambda _: work())
+
+        async def once_written(recorder: Recorder) -> T:
+            await recorder.written()
+            return await work()
+
+        return await self.traced(origin, once_written)
 
     async def traced(self, origin: Origin, work: Callable[[Recorder], Awaitable[T]]) -> T:
-        """As :meth:`recorded`, for work that says which model it takes."""
+        """As :meth:`recorded`, for work that has more to say before the log is to hold it all."""
         recorder = self._recorder()
         started = self.clock.now_ms()
         recorder.request(**request_data(origin))
-        await recorder.written()
         try:
             with self._under_way(origin, recorder):
                 result = await work(recorder)

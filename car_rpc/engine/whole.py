@@ -53,9 +53,12 @@ class Whole:
     async def first(self, candidates: Sequence[ModelSchema], ask: Ask[T]) -> T:
         """The answer of the first of at least one candidates that gives one.
 
+        None is asked before the log holds the request and how it was routed.
+
         Raises:
-            CarError: How the last one failed that was asked at all.
+            CarError: How the last one failed that was asked at all; ``io_error`` of the log.
         """
+        await self._recorder.written()
         failure: CarError | None = None
         for position, model in enumerate(candidates):
             is_last = position == len(candidates) - 1

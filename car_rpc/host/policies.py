@@ -79,6 +79,7 @@ def gate(
         return None
 
     async def admit(recorder: Recorder) -> None:
+        await recorder.written()
         for model in models:
             await guard(recorder).admit(model)
 

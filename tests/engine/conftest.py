@@ -74,6 +74,7 @@ class Backend:
 
     async def embed(self, model: ModelSchema, texts: Sequence[str]) -> EmbeddingBatch:
         self.embedded = list(texts)
+        self.story_at_call = self.sink.committed_types
         return EmbeddingBatch(bytes(8 * len(texts)), 2, len(texts))
 
     async def transcribe(self, model: ModelSchema, recording: Recording) -> Transcript:

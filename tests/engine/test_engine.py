@@ -16,6 +16,7 @@ async def test_an_embedding_is_logged_from_request_to_completion(world: Any) -> 
     assert (result.model_used, result.dimensions) == ("test/two:a", 2)
     assert result.usage.prompt_tokens == 2
     assert world.backend.embedded == ["a", "b"]
+    assert world.backend.story_at_call == ["request", "route"]
     request, route, attempt, usage, completion = world.sink.entries
     assert (attempt.type, attempt.attempt, attempt.data) == ("attempt", 1, {"model": "test/two:a"})
     assert usage.data == {"prompt_tokens": 2, "completion_tokens": 0}
