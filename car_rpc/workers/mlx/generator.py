@@ -247,9 +247,8 @@ class Generator:
         return cut(read, most) if self._model.plain_attention else Prefix()
 
     def _finish(self, uid: int) -> None:
-        job = self._running[uid].job
+        self._running[uid].job.reply()  # before what waits for the step under way
         self._leave(uid)
-        job.reply()
 
     def _leave(self, uid: int) -> Prefix:
         """Take a generation out of the batch; returns what was read of it."""
