@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets
+from car_rpc.eventlog.shapes import KNOWN, NONE, Secrets, hinting
 from car_rpc.wire.base import decode_object
 
 JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
@@ -95,7 +95,7 @@ def redact_json(text: bytes, secrets: Secrets = KNOWN, search: Search = "all") -
         return text
     if search == "names":
         secrets = NONE
-    if _is_dense(text) and not _may_hold_secrets(text.lower(), secrets):
+    if _is_dense(text) and not _may_hold_secrets(hinting(text), secrets):
         _check(text.decode())
         return text
     value: JsonObject = decode_object(text)
@@ -131,22 +131,22 @@ def _is_dense(text: bytes) -> bool:
     return text.count(b",") - text.count(b", ") >= len(text) // _DENSE_BYTES
 
 
-def _may_hold_secrets(lowered: bytes, secrets: Secrets) -> bool:
-    """Whether anything of an encoded object, in lower case, looks like a secret or its name."""
+def _may_hold_secrets(hints: bytes, secrets: Secrets) -> bool:
+    """Whether anything of an encoded object looks like a secret or its name."""
     return (
-        _ESCAPE in lowered
-        or secrets.may_be_in(lowered)
-        or any(_has_name(lowered, hint) for hint in _NAME_HINTS)
+        _ESCAPE in hints
+        or secrets.may_be_in(hints)
+        or any(_has_name(hints, ending) for ending in _NAME_HINTS)
     )
 
 
-def _has_name(lowered: bytes, ending: bytes) -> bool:
+def _has_name(hints: bytes, ending: bytes) -> bool:
     """Whether the name of a member ends so; a text that does is none."""
-    at = lowered.find(ending)
+    at = hints.find(ending)
     while at >= 0:
-        if _COLON.match(lowered, at + len(ending)):
+        if _COLON.match(hints, at + len(ending)):
             return True
-        at = lowered.find(ending, at + 1)
+        at = hints.find(ending, at + 1)
     return False
 
 

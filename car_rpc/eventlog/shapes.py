@@ -16,6 +16,8 @@ PATTERN_CHARS = 128
 #: What stands for a match of a configured pattern.
 _PATTERN_REPLACEMENT = "[redacted:pattern]"
 
+_LOWER = bytes(range(256)).lower()
+
 # Up to this length one search for any beginning is faster than one for each.
 _SHORT_CHARS = 256
 
@@ -208,6 +210,14 @@ _ENDING_BACKWARDS = re.compile(_endings())
 _LONGEST_OPENING = max(len(shape.opening) for shape in _SHAPES)
 
 
+def hinting(text: bytes) -> bytes:
+    """What of an encoded text hints are looked for in: all but digits, in lower case.
+
+    What stands together in a text does so in this. Vectors, the longest results, are digits.
+    """
+    return text.translate(_LOWER, b"0123456789")
+
+
 class Secrets:
     """All that is looked for in a text.
 
@@ -220,15 +230,15 @@ class Secrets:
         self._shapes = _SHAPES if shapes else ()
         self._patterns = patterns
         self._marks = ("", *{shape.mark for shape in self._shapes if shape.mark})
-        self._hints = tuple({shape.hint.lower().encode() for shape in self._shapes})
+        self._hints = tuple({hinting(shape.hint.encode()) for shape in self._shapes})
         #: How much of the text before the end of what was searched is to be kept.
         self.context_chars = PATTERN_CHARS if patterns else CONTEXT_CHARS
         #: Whether a text shows where a secret begins in it, also before all of it is there.
         self.tell_beginnings = not patterns
 
-    def may_be_in(self, lowered: bytes) -> bool:
-        """Whether an encoded text without escapes, in lower case, can hold any."""
-        return bool(self._patterns) or any(hint in lowered for hint in self._hints)
+    def may_be_in(self, hints: bytes) -> bool:
+        """Whether an encoded text without escapes can hold any, by what :func:`hinting` leaves."""
+        return bool(self._patterns) or any(hint in hints for hint in self._hints)
 
     def replace(self, text: str) -> str:
         """The text with a replacement for every secret."""

@@ -188,6 +188,21 @@ def test_a_secret_in_a_long_text_and_a_name_beside_it_are_found(secret, kind):
     }
 
 
+@pytest.mark.parametrize(("secret", "kind"), SHAPES)
+def test_a_secret_and_a_name_beside_vectors_are_found(secret, kind):
+    rows = ",".join(["-0.0123456789,1e-7,42"] * 1000)
+    text = f'{{"vectors":[{rows}],"model":{json.dumps(secret)},"api_key":7}}'
+    redacted = json.loads(redact_json(text.encode()))
+    assert redacted["vectors"] == json.loads(text)["vectors"]
+    assert (redacted["model"], redacted["api_key"]) == (f"[redacted:{kind}]", "***")
+
+
+def test_vectors_without_a_secret_are_not_even_made(monkeypatch):
+    row = b'{"embeddings":[[%b]],"model":"m"}' % b",".join([b"0.25"] * 1000)
+    monkeypatch.setattr("car_rpc.eventlog.redact.decode_object", None)
+    assert redact_json(row) is row
+
+
 @pytest.mark.parametrize("name", ['"Token"', '"api-key" ', '"headers"\n\t ', '"passwor\\u0064"'])
 def test_a_name_is_found_however_it_is_written(name):
     rows = ",".join(['{"text":"the token","key":"a"}'] * 100)
