@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import logging
 import signal
-import struct
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from car_rpc.backends.local.advice import advised
+from car_rpc.backends.local.child import Child
 from car_rpc.backends.local.stderr import leveled
 from car_rpc.engine.ports import HearLogprobs, unheard
 from car_rpc.errors import CarError
@@ -52,10 +51,6 @@ CANCEL_TIMEOUT_S = 10.0
 #: How long a worker that closed its pipe may take to end, in seconds.
 EXIT_TIMEOUT_S = 1.0
 
-#: Longest line of a worker's standard error that is kept, in bytes.
-MAX_STDERR_LINE_BYTES = 8 * 1024
-
-_LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(FromWorker).decode
 
@@ -121,16 +116,15 @@ class WorkerProcess:
     """A running worker with one model in it. Create it with :meth:`start`.
 
     Args:
-        process: The child, with pipes on all three standard streams.
         name: Name for the log.
         control: What the operating system does for workers.
     """
 
-    def __init__(self, process: Process, name: str, control: ProcessControl) -> None:
+    def __init__(self, name: str, control: ProcessControl) -> None:
         #: Called once when the process dies without having been told to stop.
         self.on_death: Callable[[CarError], None] | None = None
         self._stopping = False
-        self._process = process
+        self._child = Child(self)
         self._name = name
         self._control = control
         self._logger = logging.getLogger(f"car_rpc.worker.{name}")
@@ -139,10 +133,7 @@ class WorkerProcess:
         self._loaded: Loaded | None = None
         #: Why it takes no more requests; set before it is killed, or when it died by itself.
         self._ending: CarError | None = None
-        self._tasks = [
-            asyncio.create_task(self._read_frames()),
-            asyncio.create_task(self._read_stderr()),
-        ]
+        self._end_timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(cls, engine: str, name: str, control: ProcessControl) -> WorkerProcess:
@@ -151,23 +142,19 @@ class WorkerProcess:
         Raises:
             CarError: ``device_error`` when the process cannot be started.
         """
+        # -P: no module of the current directory, whatever it is
+        return await cls.run([sys.executable, "-P", "-m", "car_rpc.workers", engine], name, control)
+
+    @classmethod
+    async def run(cls, command: list[str], name: str, control: ProcessControl) -> WorkerProcess:
+        """Start a program that is a worker; see :meth:`start`."""
+        worker = cls(name, control)
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # no module of the current directory, whatever it is
-                "-m",
-                "car_rpc.workers",
-                engine,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                limit=MAX_STDERR_LINE_BYTES,
-                **control.spawn_options(),
-            )
+            await worker._child.start(command, control.spawn_options())
         except OSError as error:
             raise CarError("device_error", f"cannot start a worker process: {error}") from error
-        control.lower_priority(process.pid)
-        return cls(process, name, control)
+        control.lower_priority(worker.pid)
+        return worker
 
     @property
     def alive(self) -> bool:
@@ -177,7 +164,7 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         """Process id of the worker."""
-        return self._process.pid
+        return self._child.pid
 
     async def load(self, load: Load) -> Loaded:
         """Load the model; the first thing to do with a worker.
@@ -251,8 +238,7 @@ class WorkerProcess:
         """End the process and everything it started; returns when it is gone."""
         self._stopping = True
         self._kill(CarError("worker_crashed", f"the process of {self._name} was stopped"))
-        await self._process.wait()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._child.gone()
 
     def _begin(
         self,
@@ -296,31 +282,46 @@ class WorkerProcess:
 
     def _kill(self, reason: CarError) -> None:
         self._ending = self._ending or reason
-        if self._process.returncode is None:
-            self._control.kill_tree(self._process.pid)
+        if self._child.running:
+            self._control.kill_tree(self._child.pid)
 
     def _send(self, body: bytes) -> None:
-        stdin = self._process.stdin
-        if stdin is not None and self._ending is None:
-            # A dead worker is noticed by the reader; what is written to it is void.
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                stdin.write(_LENGTH.pack(len(body)) + body)
+        if self._ending is None:
+            self._child.send(body)
 
-    async def _read_frames(self) -> None:
-        stdout = _opened(self._process.stdout)
-        try:
-            while True:
-                self._accept(_decode(await stdout.readexactly(await _frame_length(stdout))))
-        except asyncio.IncompleteReadError:
-            pass
-        except Exception as error:  # noqa: BLE001 - whatever it sent, its requests must end
-            self._kill(CarError("worker_crashed", f"{self._name} sent a bad frame: {error}"))
-        try:
-            async with asyncio.timeout(EXIT_TIMEOUT_S):
-                await self._process.wait()
-        except TimeoutError:
-            self._kill(CarError("worker_crashed", f"{self._name} closed its pipe and lived on"))
-        self._died(await self._process.wait())
+    # What its child tells.
+
+    def hear(self, frame: bytes) -> None:
+        """It sent this."""
+        self._accept(_decode(frame))
+
+    def silent(self, problem: Exception | None) -> None:
+        """It sends nothing more, and so must end."""
+        if problem is not None:
+            self._kill(CarError("worker_crashed", f"{self._name} sent a bad frame: {problem}"))
+        loop = asyncio.get_running_loop()
+        self._end_timer = loop.call_later(EXIT_TIMEOUT_S, self._lived_on)
+
+    def wrote(self, line: str) -> None:
+        """It wrote this to its standard error."""
+        self._logger.log(*leveled(line))
+
+    def ended(self, returncode: int) -> None:
+        """It has ended."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._ending = self._ending or CarError(
+            "worker_crashed",
+            f"the process of {self._name} ended {_how(returncode)};"
+            " the next request starts a fresh one",
+        )
+        for call in self._calls.values():
+            call.finish(self._ending)
+        if self.on_death is not None and not self._stopping:
+            self.on_death(self._ending)
+
+    def _lived_on(self) -> None:
+        self._kill(CarError("worker_crashed", f"{self._name} closed its pipe and lived on"))
 
     def _accept(self, frame: FromWorker) -> None:
         if isinstance(frame, LoadProgress):
@@ -349,30 +350,6 @@ class WorkerProcess:
             case _:
                 call.finish(advised(frame, self._loaded))
 
-    def _died(self, returncode: int) -> None:
-        self._ending = self._ending or CarError(
-            "worker_crashed",
-            f"the process of {self._name} ended {_how(returncode)};"
-            " the next request starts a fresh one",
-        )
-        for call in self._calls.values():
-            call.finish(self._ending)
-        if self.on_death is not None and not self._stopping:
-            self.on_death(self._ending)
-
-    async def _read_stderr(self) -> None:
-        stderr = _opened(self._process.stderr)
-        while True:
-            try:
-                line = await stderr.readuntil(b"\n")
-            except asyncio.IncompleteReadError as error:
-                line = error.partial
-                if not line:
-                    break
-            except asyncio.LimitOverrunError as error:
-                line = await stderr.readexactly(error.consumed)
-            self._logger.log(*leveled(line.decode(errors="replace").rstrip()))
-
 
 def _result(answer: Answer | None) -> Any:
     match answer:
@@ -387,19 +364,6 @@ def _result(answer: Answer | None) -> Any:
                 raise CarError("inference_failed", answer.detail) from None
         case None:
             raise CarError("cancelled")
-
-
-async def _frame_length(stdout: asyncio.StreamReader) -> int:
-    (length,) = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
-    if length > MAX_WORKER_FRAME_BYTES:
-        raise ValueError(f"{length} bytes are too many")
-    return int(length)
-
-
-def _opened(pipe: asyncio.StreamReader | None) -> asyncio.StreamReader:
-    if pipe is None:
-        raise CarError("internal", "a worker was started without its pipes")
-    return pipe
 
 
 def _how(returncode: int) -> str:

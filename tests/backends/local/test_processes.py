@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -372,22 +371,14 @@ async def test_a_worker_that_speaks_no_more_but_lives_on_is_killed_and_its_reque
     monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(process, "EXIT_TIMEOUT_S", 0.05)
-    layer = os_layer()
-    child = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-c", script],
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        **layer.spawn_options(),
-    )
-    worker = WorkerProcess(child, "odd", layer)
+    worker = await WorkerProcess.run([sys.executable, "-c", script], "odd", os_layer())
     try:
         async with asyncio.timeout(30):
             with pytest.raises(CarError) as caught:
                 await worker.request(lambda frame_id: Tokenize(id=frame_id, text="x"))
             assert caught.value.kind == "worker_crashed"
             assert not worker.alive
-            assert await child.wait() == -signal.SIGKILL
+            assert not exists(worker.pid)
             with pytest.raises(CarError):
                 await worker.request(lambda frame_id: Tokenize(id=frame_id, text="x"))
     finally:
