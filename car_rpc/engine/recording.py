@@ -14,7 +14,7 @@ from car_rpc.wire.events import Attempt, StreamEvent
 
 #: How long a delta may wait for others before it goes to the log, in seconds. Together with
 #: the log's own group commit it must stay below the 100 ms that the protocol promises.
-DELTA_WAIT_S = 0.04
+DELTA_WAIT_S = 0.07
 
 #: Most events of one row of the log.
 MAX_EVENTS_PER_ROW = 128
