@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import anyio.abc
 import msgspec
-from anyio.streams.memory import MemoryObjectSendStream
 
 from car_rpc.client.errors import ProcessEnded, RemoteError
+from car_rpc.client.inbox import Inbox
 from car_rpc.protocol.calls import Pending
 from car_rpc.protocol.framing import Splitter
 from car_rpc.protocol.limits import MAX_DEPTH
@@ -30,7 +30,7 @@ from car_rpc.wire.log import EventlogEventParams
 T = TypeVar("T")
 
 #: Where the events of a request go, of the kind that its method has.
-Events: TypeAlias = MemoryObjectSendStream[Any]
+Events: TypeAlias = Inbox[Any]
 
 #: Largest message that the client accepts from the core, in bytes.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -56,6 +56,8 @@ LOG_TAIL_BYTES = 4096
 LOG_TIMEOUT_S = 0.5
 
 _encode = msgspec.json.encode
+_decode_event = msgspec.json.Decoder(GenerateEventParams).decode
+_decode_logged = msgspec.json.Decoder(EventlogEventParams).decode
 
 
 class Waiting:
@@ -81,7 +83,7 @@ class Waiting:
     def _finish(self) -> None:
         self.done.set()
         if self.events is not None:
-            self.events.close()
+            self.events.end()
 
     async def wait(self) -> bytes:
         """The result as JSON.
@@ -249,9 +251,9 @@ class ClientConnection:
                     self._streams.pop(waiting.request_id, None)
                     waiting.answer(message)
             case Notification(method="generate.event"):
-                await self._deliver(msgspec.json.decode(message.params, type=GenerateEventParams))
+                await self._deliver(_decode_event(message.params))
             case Notification(method="eventlog.event"):
-                await self._deliver(msgspec.json.decode(message.params, type=EventlogEventParams))
+                await self._deliver(_decode_logged(message.params))
             case Notification():
                 self._on_notification(message)
             case Request():
@@ -262,11 +264,7 @@ class ClientConnection:
     async def _deliver(self, params: GenerateEventParams | EventlogEventParams) -> None:
         waiting = self._streams.get(params.request_id)
         if waiting is not None and waiting.events is not None:
-            try:
-                await waiting.events.send(params.event)
-            except anyio.BrokenResourceError:  # nobody reads this stream any more
-                waiting.events.close()
-                waiting.events = None
+            await waiting.events.put(params.event)
 
 
 def _piped(stream: T | None) -> T:

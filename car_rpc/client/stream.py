@@ -7,9 +7,9 @@ from typing import Any, Generic, Self, TypeVar
 
 import anyio
 import msgspec
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from car_rpc.client.connection import ClientConnection, Waiting
+from car_rpc.client.inbox import Inbox
 from car_rpc.wire.base import RequestId
 from car_rpc.wire.events import StreamEvent
 from car_rpc.wire.inference import InferenceResult
@@ -31,11 +31,11 @@ class _Stream(Generic[E]):
         self._method = method
         self._params = params
         self._answer: Waiting | None = None
-        self._events: MemoryObjectReceiveStream[E] | None = None
+        self._events: Inbox[E] | None = None
 
     async def __aenter__(self) -> Self:
-        send, self._events = anyio.create_memory_object_stream[E](STREAM_BUFFER_EVENTS)
-        self._answer = await self._connection.begin(self._method, self._params, send)
+        self._events = Inbox(STREAM_BUFFER_EVENTS)
+        self._answer = await self._connection.begin(self._method, self._params, self._events)
         return self
 
     async def __aexit__(
@@ -54,7 +54,7 @@ class _Stream(Generic[E]):
 
     async def __anext__(self) -> E:
         try:
-            return await self._opened()[1].receive()
+            return await self._opened()[1].take()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
@@ -63,7 +63,7 @@ class _Stream(Generic[E]):
         """JSON-RPC id of the request."""
         return self._opened()[0].request_id
 
-    def _opened(self) -> tuple[Waiting, MemoryObjectReceiveStream[E]]:
+    def _opened(self) -> tuple[Waiting, Inbox[E]]:
         if self._answer is None or self._events is None:
             raise RuntimeError("use the stream in `async with`")
         return self._answer, self._events
