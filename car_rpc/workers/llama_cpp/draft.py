@@ -48,7 +48,7 @@ class DraftModel:
 
     def __init__(self, model: Model, vocab_size: int) -> None:
         room = min(WINDOW, model.context_train or WINDOW)
-        self._context = Context(model, READ, n_ctx=room, n_seq_max=1, n_outputs_max=1)
+        self._context = Context(model, READ, n_ctx=room, n_seq_max=1, outputs=1)
         self._room = self._context.room - LENGTHS[-1]
         self._own_size: int = lib.llama_vocab_n_tokens(model.vocab)
         self._vocab_size = vocab_size

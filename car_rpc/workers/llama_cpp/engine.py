@@ -169,7 +169,7 @@ class LlamaEngine:
                 n_ctx=room * slots,
                 n_seq_max=slots,
                 # The default reserves logits for a whole batch.
-                n_outputs_max=slots if speculation is None else max(slots, MAX_ROWS),
+                outputs=slots if speculation is None else max(slots, MAX_ROWS),
                 # A slot's room is its own: no long answer starves the others, and what others
                 # hold does not slow one down.
                 kv_unified=False,

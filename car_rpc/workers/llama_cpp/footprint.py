@@ -51,7 +51,7 @@ def footprint(model: Model, chunk: int) -> Footprint:
     """
     if not (model.recurs or model.window):
         return Footprint(0, model.kv_bytes_per_token(), 0, 0)
-    sizes = {"n_ctx": 2 * _WINDOW_STEP, "n_seq_max": 2, "n_outputs_max": 2}
+    sizes = {"n_ctx": 2 * _WINDOW_STEP, "n_seq_max": 2, "outputs": 2}
     context = Context(model, chunk, **sizes, kv_unified=False)
     try:
         context.decode([Row(0, 0, 0, False), Row(0, 0, 1, False), Row(0, 1, 1, True)])

@@ -102,7 +102,7 @@ class LlamaReader:
             PREFILL_CHUNK,
             n_ctx=self.limit,
             n_seq_max=1,
-            n_outputs_max=MAX_ANSWER_TOKENS,
+            outputs=MAX_ANSWER_TOKENS,
         )
 
 
