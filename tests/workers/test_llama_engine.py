@@ -1,17 +1,20 @@
 """What only the llama.cpp engine does, inside this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from car_rpc.wire.worker import Failed, Load
+from car_rpc.workers.job import Job
 from tests.workers.test_engines import Asked, chat, run
 
 pytest.importorskip("llama_cpp")
 
+from car_rpc.workers.llama_cpp.context import Context, Row
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.native import lib
+from tests.workers.test_llama_prefix import shared
 
 pytestmark = pytest.mark.llama
 
@@ -48,3 +51,23 @@ def test_a_batch_is_computed_by_as_many_threads_as_there_is_room_for(
         assert lib.llama_n_threads(context.handle) == count
         assert lib.llama_n_threads_batch(context.handle) == count
         assert asked.events == expected.events
+
+
+def test_answers_are_computed_in_the_order_of_their_sequences(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[int]] = []
+    decode = Context.decode
+
+    def note(context: Context, rows: Sequence[Row], owner: Job | None = None) -> None:
+        orders.append([row.sequence for row in rows])
+        decode(context, rows, owner)
+
+    engine.reset()
+    prompts = ["a", "b", "c"]
+    for prompt in prompts:  # each is remembered in a sequence of its own
+        run(engine, shared(prompt))
+    monkeypatch.setattr(Context, "decode", note)
+    run(engine, *(shared(prompt, max_tokens=8) for prompt in reversed(prompts)))
+    assert [0, 1, 2] in orders
+    assert all(order == sorted(order) for order in orders)

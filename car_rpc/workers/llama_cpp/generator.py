@@ -309,7 +309,10 @@ class Generator:
         return False
 
     def _advance_running(self) -> None:
-        running = [each for each in self._active.values() if each.job.running.is_set()]
+        # llama.cpp reads the weights once for sequences whose numbers follow upon each other, and
+        # once more wherever they do not (llama_batch_allocr::split_equal).
+        in_order = sorted(self._active.items())
+        running = [each for _, each in in_order if each.job.running.is_set()]
         begun = [each for each in running if each.pending]
         if self.speculator is not None and begun == running and len(begun) == 1:
             self._advance_alone(begun[0], self.speculator)
