@@ -288,8 +288,8 @@ class Sequences:
         return sequence
 
     def _vacated(self, free: list[Sequence]) -> Sequence:
-        """An empty sequence; what the least recently used one holds is saved if there is none."""
-        sequence = min(free, key=lambda each: (bool(each.tokens), each.used))
+        """The first empty sequence; else what the least recently used one holds is saved."""
+        sequence = min(free, key=lambda each: each.used if each.tokens else 0)
         if sequence.tokens:
             self._save(sequence)
             self.forget(sequence)
