@@ -33,7 +33,7 @@ def test_cancelling_ends_a_batch_in_the_middle(engine: LlamaEngine) -> None:
     assert engine._generators is not None
     generator = engine._generators.long
     generator._admit()
-    generator._read_prompt()
+    generator._read_prompts()
     assert not generator._active
     assert asked.answer == Failed(id=1, kind="cancelled", detail="")
     assert run(engine, chat())[0].events == expected.events

@@ -129,8 +129,9 @@ class Generator:
     """Shares one context between generations, first come, first served.
 
     A step evaluates one token of each running answer together, then one chunk of the shortest
-    unread prompt alone. Where there is one answer and nothing else to do, what it may go on with
-    is evaluated as well. A chunk's size never depends on what else runs: the numbers that a
+    unread prompt alone, and of others what is no longer than a chunk with it, so that answers that
+    begin at once go on together. Where there is one answer and nothing else to do, what it may go
+    on with is evaluated as well. A chunk's size never depends on what else runs: the numbers that a
     model computes depend on it, so a request gets the same answer on a busy machine.
 
     Args:
@@ -189,7 +190,7 @@ class Generator:
             self._grow()
             self._admit()
         self._advance_running()
-        self._read_prompt()
+        self._read_prompts()
         next_can_start = self._sequences.any_free and not self._waits_for_memory
         runs = any(generation.job.running.is_set() for generation in self._active.values())
         return (bool(self._waiting) and next_can_start) or runs
@@ -330,23 +331,34 @@ class Generator:
             self._sequences.repair(generation.sequence)
         speculator.learn(generation, ended=not generation.sequence.busy)
 
-    def _read_prompt(self) -> None:
+    def _read_prompts(self) -> None:
+        """Read no more than a chunk: running answers wait for it."""
+        room = PREFILL_CHUNK
+        while (read := self._read_prompt(room)) and read < room:
+            room -= read
+
+    def _read_prompt(self, room: int) -> int:
+        """Read some of a prompt, all that is left where others were read before it.
+
+        Returns:
+            How many tokens these were; 0 when there is no prompt that fits into the room.
+        """
         unread = [
             (generation.unread, number)
             for number, generation in self._active.items()
             if generation.unread and generation.job.running.is_set()
         ]
-        if not unread:
-            return
         # The shortest first: a short request answers soon even behind a long one.
-        count, number = min(unread)
+        count, number = min(unread, default=(0, 0))
+        if not count or (count > room and room < PREFILL_CHUNK):
+            return 0
         generation = self._active[number]
         self._sequences.checkpoint(generation.sequence)
         start = len(generation.sequence.tokens)
         chunk, medium = generation.next_chunk()
         if medium is not None:
             self._read_medium(generation, medium)
-            return
+            return medium.size
         last = len(chunk) - 1 if len(chunk) == count else None
         self._evaluate(
             [
@@ -355,6 +367,7 @@ class Generator:
             ],
             generation.job,
         )
+        return len(chunk)
 
     def _read_medium(self, generation: LlamaGeneration, medium: Medium) -> None:
         number = generation.sequence.number
