@@ -22,6 +22,7 @@ from benchmarks.local.contenders import (
     Contender,
     Setting,
     car,
+    fresh_prompt,
     player,
     players,
 )
@@ -34,6 +35,9 @@ PLOT = "speed.svg"
 
 #: Tokens of context for a request to each model.
 CONTEXTS = {REAL: 1024, SMALL: 8192}
+
+#: The same where a prompt is long.
+DEEP_CONTEXT = 4096
 
 TEXT = """# How fast local models run
 
@@ -49,7 +53,9 @@ The models have random weights: the first rows and those with other processes us
 Qwen3-0.6B with 4 bits, the others {small}. All use {threads} threads, and answer greedily.
 *car-rpc* is what an app gets: the whole process, asked by the Python client over pipes. The *bare
 loop* is `llama_decode` and an argmax, with llama.cpp's defaults and chunks of 256 tokens, measured
-in its own process; the second one leaves out flash attention, as car-rpc does on a CPU.
+in its own process; the second one leaves out flash attention, as car-rpc does on a CPU but for
+requests of up to 256 tokens. *Behind 3,072* is an answer to a prompt of so many tokens that was
+read before.
 llama-cpp-python is its `create_completion`; llama-server is its engine from the package xllamacpp.
 *With n busy* is beside n processes that compute all the time, *in a form* an object with one text.
 Where n streams are asked at once, reading their prompts counts; *first to end / last* is 1 where
@@ -103,7 +109,25 @@ async def run(options: argparse.Namespace) -> list[report.Round]:
                     figures.setdefault(title, {}).update(measured)
                     print(f"{number + 1}/{len(rounds)} {shape.name} {title}", file=sys.stderr)
                 figures[OURS] |= await of_ours(ours, shape)
+    if not options.quick:
+        await behind_a_long_prompt(rounds, options.tokens)
     return rounds
+
+
+async def behind_a_long_prompt(rounds: list[report.Round], tokens: int) -> None:
+    """Measure ours and the bare loops where they have read much, which is read once."""
+    setting = Setting(model_file(REAL), DEEP_CONTEXT, os.cpu_count() or 1)
+    async with AsyncExitStack() as stack:
+        contenders: dict[str, Contender] = {OURS: await stack.enter_async_context(car(setting))}
+        for title, command in players(own=True).items():
+            contenders[title] = await stack.enter_async_context(player(command, setting))
+        prompt = fresh_prompt(measure.DEEP)
+        for contender in contenders.values():
+            await contender.ask([prompt], 2)
+        for number, figures in enumerate(rounds):
+            for title, contender in contenders.items():
+                figures[title] |= await measure.deep(contender, prompt, tokens)
+                print(f"{number + 1}/{len(rounds)} behind a long prompt {title}", file=sys.stderr)
 
 
 async def of_all(

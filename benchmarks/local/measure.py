@@ -24,6 +24,9 @@ SHORT, LONG = 40, 2000
 #: The prompt that others wait behind, in tokens.
 BEHIND = 4096
 
+#: The prompt that tokens are generated behind, in tokens of the model with the real shape.
+DEEP = 3072
+
 #: Cancels in one round.
 CANCELS = 20
 
@@ -32,6 +35,13 @@ async def decode(contender: Contender, tokens: int, *, in_form: bool = False) ->
     """Tokens in a second of one answer, its first left out."""
     (timing,) = await contender.ask([fresh_prompt(SHORT)], tokens, in_form=in_form)
     return (tokens - 1) / (timing.whole_s - timing.first_s)
+
+
+async def deep(contender: Contender, prompt: str, tokens: int) -> Figures:
+    """Tokens in a second of an answer to a long prompt that is known, its first left out."""
+    (timing,) = await contender.ask([prompt], tokens)
+    rate = (tokens - 1) / (timing.whole_s - timing.first_s)
+    return {f"{tokens} tokens behind {DEEP:,}, tokens/s": rate}
 
 
 async def streams(contender: Contender, count: int, tokens: int) -> Figures:
