@@ -46,16 +46,16 @@ class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
         return BatchKVCache.make_mask(self, *args, **options)
 
     @classmethod
-    def merge(cls, caches: Sequence[Any]) -> Rows:
+    def merge(cls, caches: Sequence[Any]) -> Any:
         """Make one cache of those of several sequences, which stay as they are.
 
         Nothing is copied of a sequence alone: its arrays are full, so that what is read next is
         written to larger ones.
         """
         if len(caches) > 1 or caches[0].empty():
-            merged: Rows = super().merge(caches)
-            return merged
-        rows = cls([0])
+            library: Any = super()
+            return library.merge(caches)
+        rows: Any = cls([0])
         rows.keys, rows.values = caches[0].keys_and_values()
         rows._idx = caches[0].offset
         return rows

@@ -31,7 +31,7 @@ def test_a_frame_that_is_too_long_is_refused_before_it_comes(
     frames = Frames()
     assert [*frames.split(struct.pack(">I", 3) + b"abc")] == [b"abc"]
     with pytest.raises(ValueError, match="4 bytes"):
-        [*frames.split(struct.pack(">I", 4))]
+        list(frames.split(struct.pack(">I", 4)))
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line)), st.data())
