@@ -14,7 +14,7 @@ import psutil
 from benchmarks.local.contenders import Car, Contender, Timing, fresh_prompt
 from car_rpc.client import GenerateStream
 from car_rpc.wire.events import TextDelta
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 
 #: Name of a figure to its value.
 Figures = dict[str, float]

@@ -24,7 +24,8 @@ pytest.importorskip("llama_cpp")
 
 from car_rpc.workers.chat.prompter import Prompt
 from car_rpc.workers.llama_cpp.context import DecodeError, Row
-from car_rpc.workers.llama_cpp.generator import Generator, LlamaGeneration
+from car_rpc.workers.llama_cpp.generation import LlamaGeneration
+from car_rpc.workers.llama_cpp.generator import Generator
 from car_rpc.workers.llama_cpp.speculation import MAX_ROWS, Speculator
 from car_rpc.workers.speculation.lookup import Lookup
 from car_rpc.workers.speculation.pace import LENGTHS, MAX_LOSS, SHARE

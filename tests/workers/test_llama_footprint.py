@@ -11,7 +11,7 @@ pytest.importorskip("llama_cpp")
 from car_rpc.workers.llama_cpp import native
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.footprint import footprint
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.model import Model
 from tests.workers.memories import WRITERS
 

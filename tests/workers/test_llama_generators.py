@@ -17,7 +17,7 @@ pytest.importorskip("llama_cpp")
 from benchmarks.local.bare import FLASH_ON, BareLoop
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, LlamaGeneration
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
 from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from tests.workers.memories import WRITERS, write_window_model

@@ -26,7 +26,7 @@ from tests.workers.test_engines import Asked, chat, finish, run
 pytest.importorskip("llama_cpp")
 
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import lib, load_mtmd
 from car_rpc.workers.llama_cpp.projector import WHOLE_IMAGE, Medium
 from tests.workers.memories import WRITERS

@@ -19,7 +19,7 @@ from benchmarks.local.bare import FLASH_OFF, BareLoop
 from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, LlamaGeneration
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import STRIDE, TAIL
 from car_rpc.workers.prefix import common

@@ -16,7 +16,8 @@ pytest.importorskip("llama_cpp")
 
 from benchmarks.local.bare import FLASH_OFF, BareLoop
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generator import Generator
 
 pytestmark = pytest.mark.llama
 
@@ -76,7 +77,7 @@ class Tokens:
 
     def __init__(self, engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.by_request: dict[int, list[int]] = {}
-        from car_rpc.workers.llama_cpp.generator import LlamaGeneration
+        from car_rpc.workers.llama_cpp.generation import LlamaGeneration
 
         accept = LlamaGeneration.accept
 

@@ -16,7 +16,7 @@ from benchmarks.local.bare import FLASH_OFF, BareLoop
 from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp import generators
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from tests.workers.test_llama_prefix import Tokens, cached, generator_of, shared
 
 pytestmark = pytest.mark.llama

@@ -25,7 +25,8 @@ from car_rpc.workers.judge import Judge
 from car_rpc.workers.llama_cpp.context import FLASH_AUTO, Context, leaves_out_flash_attention
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, LlamaEncoder, pooling_type
 from car_rpc.workers.llama_cpp.footprint import footprint
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK, Generator, LlamaGeneration
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
+from car_rpc.workers.llama_cpp.generator import Generator
 from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
 from car_rpc.workers.llama_cpp.model import Model, out_of_memory
 from car_rpc.workers.llama_cpp.native import BACKEND, version

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from car_rpc.workers.llama_cpp.generator import Generator, LlamaGeneration
+    from car_rpc.workers.llama_cpp.generation import LlamaGeneration
+    from car_rpc.workers.llama_cpp.generator import Generator
 
 #: Tokens of prompt and answer together up to which flash attention is the faster one on a
 #: processor. Without it llama.cpp looks at a multiple of so many places, however few are taken

@@ -16,7 +16,7 @@ from car_rpc.workers.judge import (
 )
 from car_rpc.workers.llama_cpp.context import FLASH_AUTO, Context, DecodeError, Row
 from car_rpc.workers.llama_cpp.encoder import POOLING_RANK, rows_of
-from car_rpc.workers.llama_cpp.generator import PREFILL_CHUNK
+from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.prefix import common
 
 if TYPE_CHECKING:
