@@ -71,3 +71,24 @@ def test_answers_are_computed_in_the_order_of_their_sequences(
     run(engine, *(shared(prompt, max_tokens=8) for prompt in reversed(prompts)))
     assert [0, 1, 2] in orders
     assert all(order == sorted(order) for order in orders)
+
+
+@pytest.mark.parametrize(("length", "read_at_once"), [(60, 3), (200, 1)])
+def test_prompts_are_read_in_one_step_as_long_as_they_are_no_more_than_a_chunk(
+    engine: LlamaEngine, length: int, read_at_once: int
+) -> None:
+    engine.reset()
+    asked = [Asked(engine, chat(letter * length, max_tokens=300)) for letter in "abc"]
+    engine.step()
+    assert sum(bool(each.events) for each in asked) == read_at_once
+    engine.reset()
+
+
+def test_what_is_computed_begins_where_a_line_of_the_cache_does(engine: LlamaEngine) -> None:
+    run(engine, chat())
+    generators = engine._generators
+    assert generators is not None
+    assert generators.short is not None
+    for generator in (generators.long, generators.short):
+        outputs = generator._context._params.n_outputs_max
+        assert outputs * 4 % 64 == 0  # a list of 32-bit numbers comes before
