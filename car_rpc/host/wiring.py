@@ -134,7 +134,7 @@ class App:
         openai_compat = OpenAICompatBackend(
             configuration.http.timeouts(), key_stats=KeyStatsStore(database)
         )
-        self._ledger = Ledger(database, control.exists)
+        self._ledger = Ledger(database, control.exists, control.memory_bytes)
         workers = Workers(
             control, self.log, SystemClock(), configuration.models, self._usable_bytes, self._ledger
         )

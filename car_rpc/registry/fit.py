@@ -4,7 +4,8 @@ What a local model needs is estimated, from above where it is uncertain::
 
     memory = weights + caches + process
     weights = size of the files, or parameters x bits of a weight / 8 while they are not here
-    caches  = max(1 GiB, bytes per token x tokens of context), for models that generate
+    caches  = max(1 GiB, bytes per token x tokens of context), for models that generate; those
+              of llama.cpp have 256 tokens more (``car_rpc.workers.llama_cpp.generators``)
     process = 512 MiB
 
 The caches are what the workers give them (``car_rpc.workers.llama_cpp.engine``): room for one
@@ -31,6 +32,8 @@ from car_rpc.wire.search import Machine
 
 #: Tokens of context that a worker makes room for where nobody asks.
 CONTEXT_TOKENS = 8192
+#: Those of the context that short requests share, for each that runs at once.
+SHORT_CONTEXT_TOKENS = 256
 CACHES_BYTES = 1024**3
 PROCESS_BYTES = 512 * 1024**2
 
@@ -121,7 +124,11 @@ def memory_bytes(model: ModelSchema) -> int | None:
     tokens = asked if isinstance(asked, int) else CONTEXT_TOKENS
     tokens = min(tokens, model.context_length or tokens)
     per_token = 0 if cost.kv_bytes_per_token is UNSET else cost.kv_bytes_per_token
-    caches = max(per_token * tokens, CACHES_BYTES if "generate" in model.capabilities else 0)
+    least = 0
+    if "generate" in model.capabilities:
+        least = CACHES_BYTES
+        tokens += SHORT_CONTEXT_TOKENS if isinstance(model.source, LocalSource) else 0
+    caches = max(per_token * tokens, least)
     return weights + caches + PROCESS_BYTES
 
 

@@ -76,8 +76,12 @@ def slots_of(slot_bytes: int, most: int) -> int:
     return min(most, free_memory() // 2 // max(slot_bytes, 1))
 
 
-def slot_count(slot_bytes: int) -> int:
+def slot_count(slot_bytes: int, beside: int = 0) -> int:
     """How many answers run at once, when each needs a cache of so many bytes.
+
+    Args:
+        slot_bytes: What the cache of each takes.
+        beside: What each takes besides, where there is the memory for it.
 
     Raises:
         MemoryError: The machine has not even the memory for one. The system might promise it
@@ -86,7 +90,7 @@ def slot_count(slot_bytes: int) -> int:
     if slot_bytes > physical_memory():
         raise MemoryError
     budget = min(KV_BUDGET_BYTES, free_memory() // 2)
-    return max(1, min(MAX_SLOTS, budget // max(slot_bytes, 1)))
+    return max(1, min(MAX_SLOTS, budget // max(slot_bytes + beside, 1)))
 
 
 def saved_budget() -> int:

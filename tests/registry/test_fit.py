@@ -8,6 +8,7 @@ from car_rpc.registry.curated import curated
 from car_rpc.registry.fit import (
     CACHES_BYTES,
     PROCESS_BYTES,
+    SHORT_CONTEXT_TOKENS,
     Fitting,
     fits,
     memory_bytes,
@@ -17,7 +18,7 @@ from car_rpc.registry.fit import (
     with_fit,
 )
 from car_rpc.testing import scripted_model
-from car_rpc.wire.models import Cost, DelegatedSource, Fit, LocalSource, ModelSchema
+from car_rpc.wire.models import Cost, DelegatedSource, Fit, LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.search import Accelerator, Machine
 
 GIB = 1024**3
@@ -73,10 +74,14 @@ def test_memory_is_that_of_weights_caches_and_process() -> None:
     small = Cost(size_bytes=GIB, kv_bytes_per_token=1000)
     assert memory_bytes(local(cost=small)) == GIB + CACHES_BYTES + PROCESS_BYTES
     large = Cost(size_bytes=GIB, kv_bytes_per_token=1024**2)
-    assert memory_bytes(local(cost=large)) == GIB + 8 * GIB + PROCESS_BYTES
-    assert memory_bytes(local(cost=large, context_length=2048)) == 3 * GIB + PROCESS_BYTES
+    short = SHORT_CONTEXT_TOKENS * 1024**2
+    assert memory_bytes(local(cost=large)) == GIB + 8 * GIB + short + PROCESS_BYTES
+    trained = local(cost=large, context_length=2048)
+    assert memory_bytes(trained) == 3 * GIB + short + PROCESS_BYTES
     asked = LocalSource(path="/b.gguf", context_length=4096)
-    assert memory_bytes(local(cost=large, source=asked)) == 5 * GIB + PROCESS_BYTES
+    assert memory_bytes(local(cost=large, source=asked)) == 5 * GIB + short + PROCESS_BYTES
+    mlx = MlxSource(path="/b")
+    assert memory_bytes(local(cost=large, source=mlx)) == GIB + 8 * GIB + PROCESS_BYTES
     embeds = local(cost=Cost(size_bytes=GIB), capabilities=["embed"])
     assert memory_bytes(embeds) == GIB + PROCESS_BYTES
     assert memory_bytes(local(cost=Cost(size_bytes=GIB, ram_bytes=5))) == 5

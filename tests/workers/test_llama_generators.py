@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from car_rpc.registry import fit
 from car_rpc.wire.speculation import LookupSpeculation
 from car_rpc.wire.worker import Failed, Generate, Load, Reply
 from tests.workers.test_engines import Asked, chat, finish, run
@@ -15,11 +16,14 @@ from tests.workers.test_engines import Asked, chat, finish, run
 pytest.importorskip("llama_cpp")
 
 from benchmarks.local.bare import FLASH_ON, BareLoop
+from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
 from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
+from car_rpc.workers.llama_cpp.native import lib
 from car_rpc.workers.llama_cpp.sampler import Sampler
+from car_rpc.workers.slots import MAX_SLOTS
 from tests.workers.memories import WRITERS, write_window_model
 from tests.workers.test_llama_prefix import cached, load, shared
 
@@ -145,13 +149,65 @@ def test_short_prompts_are_remembered_among_themselves(engine: LlamaEngine) -> N
 def test_without_memory_for_a_second_context_short_requests_use_the_first(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> Any:
-        raise MemoryError
-
-    monkeypatch.setattr(contexts(engine), "_make_short", fail)
+    """Also later, when there is some: an answer does not depend on when it is asked for."""
+    slot = contexts(engine).long._slot_bytes(SHORT_ROOM)
+    monkeypatch.setattr(slots, "free_memory", lambda: 2 * MAX_SLOTS * slot - 1)
     asked = run(engine, chat(), chat("other"))
+    monkeypatch.undo()
+    asked += run(engine, chat())
     assert all(isinstance(each.answer, Reply) for each in asked)
     assert contexts(engine).short is None
+
+
+def test_a_second_context_that_cannot_be_made_fails_no_request(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lib, "llama_init_from_model", lambda _model, _params: None)
+    (asked,) = run(engine, chat())
+    assert isinstance(asked.answer, Reply)
+    assert contexts(engine).short is None
+
+
+def test_a_model_that_fits_only_without_a_second_context_is_loaded_and_answers(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 0
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    engine = load(path, 1024)
+    assert contexts(engine).long._slots == 1
+    long = contexts(engine).long
+    free = 2 * long._slot_bytes(SHORT_ROOM) - 1
+    (asked,) = run(engine, chat())
+    assert isinstance(asked.answer, Reply)
+    assert contexts(engine).short is None
+
+
+def test_the_second_context_counts_where_it_is_said_how_many_run_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot_bytes = contexts(load(path, 1024)).long._slot_bytes
+    free = 4 * (slot_bytes(1024) + slot_bytes(SHORT_ROOM))
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    assert contexts(load(path, 1024)).long._slots == 2
+    free -= 2
+    assert contexts(load(path, 1024)).long._slots == 1
+
+
+def test_what_is_estimated_before_a_model_is_loaded_counts_the_same_context() -> None:
+    assert fit.SHORT_CONTEXT_TOKENS == SHORT_ROOM
+    assert fit.CONTEXT_TOKENS == slots.DEFAULT_CONTEXT_LENGTH
+    assert fit.CACHES_BYTES == slots.KV_BUDGET_BYTES
+
+
+def test_both_contexts_together_keep_no_more_in_the_memory_of_the_host(
+    engine: LlamaEngine,
+) -> None:
+    run(engine, chat())
+    both = contexts(engine)
+    assert both.short is not None
+    kept = [each._sequences._max_bytes for each in (both.short, both.long)]
+    assert sum(kept) == slots.saved_budget()
+    assert 0 < kept[0] < kept[1]
 
 
 def test_a_cancelled_short_request_leaves_its_slot(engine: LlamaEngine) -> None:

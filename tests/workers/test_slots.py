@@ -43,8 +43,11 @@ def test_slots_are_given_up_to_save_memory(
 def test_slots_are_given_up_where_others_use_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "free_memory", lambda: 2**30)
     assert slot_count(2**28) == 2
+    assert slot_count(2**27) == 4
+    assert slot_count(2**27, beside=1) == 3
     monkeypatch.setattr(slots, "free_memory", lambda: 0)
     assert slot_count(2**28) == 1
+    assert slot_count(2**28, beside=physical_memory()) == 1, "it can be done without"
 
 
 @pytest.mark.parametrize(

@@ -27,14 +27,18 @@ class Ledger:
     Args:
         path: The database file.
         exists: Whether there is a process of a number.
+        measure: Memory that a process takes now; ``None`` where that is not known.
 
     Raises:
         CarError: ``io_error`` when the database cannot be used; so do all methods.
     """
 
-    def __init__(self, path: Path, exists: Callable[[int], bool]) -> None:
+    def __init__(
+        self, path: Path, exists: Callable[[int], bool], measure: Callable[[int], int | None]
+    ) -> None:
         self._database = Database(path, _SCHEMA, flushes=False)
         self._exists = exists
+        self._measure = measure
 
     def put(self, worker_pid: int, model_id: str, memory_bytes: int) -> None:
         """A model is loaded. May wait for other processes: not for the event loop."""
@@ -52,9 +56,9 @@ class Ledger:
             connection.execute("DELETE FROM loaded_models WHERE worker_pid = ?", (worker_pid,))
 
     def elsewhere_bytes(self) -> int:
-        """Memory that the models of other live processes take."""
+        """Memory that the models of other live processes take; they grow while they work."""
         return sum(
-            size
+            max(size, self._measure(worker) or 0)
             for worker, core, size in self._rows()
             if core != os.getpid() and self._lives(worker, core)
         )

@@ -35,7 +35,13 @@ from car_rpc.workers.llama_cpp.reader import LlamaHead, LlamaReader
 from car_rpc.workers.llama_cpp.speculation import MAX_ROWS, speculator_for
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
-from car_rpc.workers.slots import context_length, fitting_context, slot_count
+from car_rpc.workers.slots import (
+    context_length,
+    fitting_context,
+    saved_budget,
+    slot_count,
+    slots_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +49,9 @@ if TYPE_CHECKING:
     from car_rpc.workers.chat.prompter import Prompt
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.media import MediaReader
+
+#: Of the host's memory for prompts that had to make room, short ones get one part in so many.
+_SHORT_PART = 8
 
 
 class LlamaEngine:
@@ -184,18 +193,21 @@ class LlamaEngine:
         make_speculator = None
         if speculation is not None:
             make_speculator = partial(speculator_for, speculation, model, self._vocab.size, most)
-        slots = slot_count(slot_bytes(room))
-        long = Generator(make_context, slots, room, most, slot_bytes, make_speculator)
-        make_short = partial(
-            Generator,
-            partial(make_context, flash_attn_type=FLASH_AUTO),
-            slots,
-            SHORT_ROOM,
-            SHORT_ROOM,
-            slot_bytes,
-        )
         # Recurrent layers attend to nothing, and guesses are made for one context.
         pays = leaves_out_flash_attention() and not model.recurs and speculation is None
+        short_bytes = slot_bytes(SHORT_ROOM) if pays else 0
+        slots = slot_count(slot_bytes(room), short_bytes)
+        saved_short = saved_budget() // _SHORT_PART if pays else 0
+        saved_long = saved_budget() - saved_short
+        long = Generator(make_context, slots, room, most, slot_bytes, saved_long, make_speculator)
+
+        def make_short() -> Generator:
+            # The system might promise memory that it does not have.
+            if slots_of(short_bytes, slots) < slots:
+                raise MemoryError
+            make = partial(make_context, flash_attn_type=FLASH_AUTO)
+            return Generator(make, slots, SHORT_ROOM, SHORT_ROOM, slot_bytes, saved_short)
+
         return Generators(long, make_short if pays else None)
 
 

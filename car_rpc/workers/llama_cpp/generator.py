@@ -11,7 +11,7 @@ from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.prefix import common
-from car_rpc.workers.slots import longest_context, more_slots, saved_budget, slots_of
+from car_rpc.workers.slots import longest_context, more_slots, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ class Generator:
         room: Tokens that each may use to begin with.
         most: Tokens that one may use at most, where the memory suffices.
         slot_bytes: What the cache for one with so much room takes.
+        saved_bytes: Most of the host's memory for what is kept of prompts that had to make room.
         make_speculator: Makes what guesses how an answer goes on; ``None`` for no guesses. It is
             not called for a model that cannot forget what was wrong.
 
@@ -53,6 +54,7 @@ class Generator:
         room: int,
         most: int,
         slot_bytes: Callable[[int], int],
+        saved_bytes: int,
         make_speculator: Callable[[], Speculator] | None = None,
     ) -> None:
         self._make_context = make_context
@@ -63,7 +65,7 @@ class Generator:
         self._most = most
         self._may_grow = True
         self._waits_for_memory = False  # the first in the queue, until others have ended
-        self._sequences = Sequences(self._context, slots, saved_budget())
+        self._sequences = Sequences(self._context, slots, saved_bytes)
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
         self.speculator: Speculator | None = None

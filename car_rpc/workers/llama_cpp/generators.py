@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from car_rpc.workers.llama_cpp.native import log_debug
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -57,4 +59,5 @@ class Generators:
                 self.short = self._make_short()
             except MemoryError:
                 self._make_short = None
+                log_debug("short requests are answered like others, as memory is short")
         return self.short or self.long

@@ -281,7 +281,8 @@ async def test_a_process_that_keeps_dying_is_left_alone_until_time_has_passed(
 
 async def test_what_other_processes_have_loaded_takes_of_the_budget(tmp_path: Path) -> None:
     layer = os_layer()
-    ledger = Ledger(tmp_path / "car.db", layer.exists)
+    measured: dict[int, int] = {}
+    ledger = Ledger(tmp_path / "car.db", layer.exists, measured.get)
     world = World(ledger)
     await world.use(C)
     with ledger._database.transaction() as connection:
@@ -290,7 +291,11 @@ async def test_what_other_processes_have_loaded_takes_of_the_budget(tmp_path: Pa
             "INSERT INTO loaded_models VALUES (?, ?, 'a/x:1', 80), (?, ?, 'a/y:1', 500)",
             (os.getppid(), os.getppid(), 2**30, 2**30),
         )
-    assert ledger.elsewhere_bytes() == 80
+    assert ledger.elsewhere_bytes() == 80, "as was said when it was loaded"
+    measured[os.getppid()] = 85
+    assert ledger.elsewhere_bytes() == 85, "it has grown"
+    measured[os.getppid()] = 75
+    assert ledger.elsewhere_bytes() == 80, "not all of it is in memory yet"
     with pytest.raises(CarError) as caught:
         await world.use(A)
     assert caught.value.kind == "out_of_memory"
