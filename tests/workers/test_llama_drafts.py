@@ -184,7 +184,7 @@ def generator_of(machine: Machine, drafter: Any = None, *, eager: bool = False) 
 
     context: Any = machine
     return Generator(
-        lambda slots, room: context, 2, ROOM, ROOM, lambda room: room, make if drafter else None
+        lambda slots, room: context, 2, ROOM, ROOM, lambda room: room, 0, make if drafter else None
     )
 
 
