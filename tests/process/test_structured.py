@@ -218,3 +218,23 @@ def test_a_call_that_must_be_made_is_made(
 def test_a_call_of_no_tool_cannot_be_demanded(fail: Callable[..., Any]) -> None:
     refusal = fail(tools=[TIME], params={"tool_choice": "get_weather"})
     assert (refusal["kind"], refusal["path"]) == ("invalid_request", "$.params.tool_choice")
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_tool_that_cannot_be_held_to_its_schema_is_refused_before_anything_is_said(
+    ask: Callable[..., Any], fail: Callable[..., Any], choice: str
+) -> None:
+    def strange(**schema: Any) -> dict[str, Any]:
+        parameters = {"type": "object", "properties": {"a": schema}}
+        return {"type": "function", "function": {"name": "strange", "parameters": parameters}}
+
+    params = {"tool_choice": choice}
+    unknown = fail(tools=[TIME, strange(type="array", uniqueItems=True)], params=params)
+    place = "$.tools[1].function.parameters"
+    assert (unknown["kind"], unknown["path"]) == ("unsupported_mode", place)
+    wrong = fail(tools=[TIME, strange(type="objekt")], params=params)
+    place += ".properties.a.type"
+    assert (wrong["kind"], wrong["path"]) == ("invalid_request", place)
+    ignored = {"tool_choice": "none", "max_tokens": 2}
+    answer = ask("Hello!", tools=[strange(type="objekt")], params=ignored)
+    assert answer["stop_reason"] in ("max_tokens", "thinking_truncated")

@@ -32,7 +32,7 @@ def demanded(name: str, words: Any = VOCABULARY, **fields: Any) -> str:
     from car_rpc.workers.constraint.calls import demanded_calls
 
     request = Generate(id=1, messages=[], tools=[WEATHER], must_call=["get_weather"], **fields)
-    return demanded_calls(request, BY_NAME[name], words, "test")
+    return demanded_calls(request, BY_NAME[name], words)
 
 
 #: All but gpt-oss, whose answer ends with its first call.

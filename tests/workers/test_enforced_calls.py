@@ -78,8 +78,17 @@ def tool(name: str, parameters: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
+def offered(name: str, *tools: dict[str, Any], must_call: Sequence[str] = ()) -> None:
+    """Look at tools that a model may call."""
+    from car_rpc.workers.constraint.tools import check_tools
+
+    request = Generate(id=1, messages=[], tools=list(tools), must_call=list(must_call))
+    check_tools(request, BY_NAME[name], "test")
+
+
 def demanded(name: str, words: Bytes, parameters: Any, called: str = "f") -> str:
     from car_rpc.workers.constraint.calls import demanded_calls
+    from car_rpc.workers.constraint.tools import check_tools
 
     request = Generate(
         id=1,
@@ -88,7 +97,8 @@ def demanded(name: str, words: Bytes, parameters: Any, called: str = "f") -> str
         tools=[tool(called, parameters)],
         must_call=[called],
     )
-    return demanded_calls(request, BY_NAME[name], words.vocabulary, "test")
+    check_tools(request, BY_NAME[name], "test")
+    return demanded_calls(request, BY_NAME[name], words.vocabulary)
 
 
 def walk(words: Bytes, grammar: str, seed: int) -> str | None:
@@ -331,25 +341,6 @@ def test_what_is_no_call_of_a_tool_stays_free(name: str, text: str) -> None:
     assert Said(name).say(text).constraint.allowed() is None
 
 
-def test_a_tool_that_a_model_cannot_name_hinders_no_answer() -> None:
-    tools = [tool("get-it", TRIP), *TOOLS]
-    text = Said("lfm2", tools=tools[:1], response_format=YES).go_on()
-    assert text.said == '"yes"'
-    free = Said("lfm2", tools=tools[:1]).say(BEGUN["lfm2"])
-    assert free.constraint.allowed() is None
-    bound = Said("lfm2", tools=tools, parallel_tool_calls=False).say(BEGUN["lfm2"]).go_on()
-    assert [called for called, _ in bound.calls] in (["trip"], ["trips"])
-
-
-def test_a_tool_whose_parameters_cannot_be_enforced_gets_any() -> None:
-    strange = tool("strange", {"type": "object", "properties": {"from": {}}})
-    bound = Said("lfm2", tools=[strange]).say(BEGUN["lfm2"]).say("[strange(")
-    assert bound.constraint.allowed() is not None
-    assert bound.say("a={'b': [1, None]})]<|tool_call_end|>").calls == [
-        ("strange", {"a": {"b": [1, None]}})
-    ]
-
-
 @pytest.mark.parametrize("marked", [False, True])
 def test_in_channels_a_call_is_demanded_behind_any_reasoning(marked: bool) -> None:
     words = MARKED["harmony"] if marked else PLAIN
@@ -581,6 +572,45 @@ def test_what_a_family_cannot_say_is_refused(name: str, properties: Any, named: 
         demanded(name, PLAIN, {"type": "object", "properties": properties})
     assert refusal.value.kind == "unsupported_mode"
     assert named in refusal.value.message
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("parameters", "kind"),
+    [
+        ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, "unsupported_mode"),
+        ({"properties": {"a": {"type": "objekt"}}, "required": ["a"]}, "invalid_request"),
+    ],
+)
+def test_a_tool_that_may_be_called_is_refused_as_one_that_must(
+    name: str, parameters: Any, kind: str
+) -> None:
+    strange = tool("strange", parameters)
+    with pytest.raises(CarError) as chosen:
+        offered(name, *TOOLS, strange)
+    with pytest.raises(CarError) as must:
+        offered(name, *TOOLS, strange, must_call=["strange"])
+    assert (chosen.value.kind, chosen.value.detail, chosen.value.extra) == (
+        kind,
+        must.value.detail,
+        must.value.extra,
+    )
+    assert chosen.value.data["path"].startswith("$.tools[2].function.parameters")
+    offered(name, *TOOLS, strange, must_call=["trip"])
+
+
+@pytest.mark.parametrize("description", ["", "x" * 2**17])
+def test_what_is_known_of_a_tool_is_known_of_that_one_alone(description: str) -> None:
+    """Also where it is too long to be remembered."""
+    right, wrong = (
+        {**tool("f", {"properties": {"from": schema}, "description": description})}
+        for schema in ({"type": "string"}, {"not": {}})
+    )
+    for _ in range(2):
+        offered("hermes", right)
+        for name, each in (("hermes", wrong), ("lfm2", right)):
+            with pytest.raises(CarError, match="the parameters of f:"):
+                offered(name, each)
 
 
 def test_a_tool_that_a_model_cannot_name_is_refused() -> None:

@@ -14,7 +14,7 @@ import pytest
 from car_rpc.workers.runtime import Engine
 from car_rpc.workers.text.calls.families import FAMILIES
 from tests.workers.conftest import DEMO_FOLDER, DEMO_MODEL, Kind, Load
-from tests.workers.test_engines import Asked, finish, run, token
+from tests.workers.test_engines import finish, run, token
 from tests.workers.test_structured import (
     CLOCK,
     PARAMETERS,
@@ -22,6 +22,7 @@ from tests.workers.test_structured import (
     WEATHER,
     calling,
     calls_of,
+    prepared,
 )
 
 MARKS = {family.name: family.marks for family in FAMILIES}
@@ -110,8 +111,7 @@ def test_a_call_between_tags_that_the_model_begins_is_right(
 ) -> None:
     engine = load(model(f"{TOOL_TEMPLATE}{{#{' '.join(MARKS['qwen_coder'])}#}}"))
     bias = {token(engine, "<tool_call>"): 1000.0}
-    asked = Asked(engine, calling(WEATHER, logit_bias=bias, parallel_tool_calls=False))
-    asked.woken.wait()  # what calls must be like is known
+    asked = prepared(engine, calling(WEATHER, logit_bias=bias, parallel_tool_calls=False))
     finish(engine, asked)
     ((called, arguments),) = calls_of(asked)
     assert (called, asked.reason) == ("weather", "tool_use")

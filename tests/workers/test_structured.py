@@ -296,6 +296,16 @@ def calling(*tools: dict[str, Any], must: Sequence[str] = (), **fields: Any) -> 
 PARAMS = SamplingParams.__struct_fields__
 
 
+def prepared(engine: Any, request: Generate) -> Asked:
+    """A request that offers tools, as soon as it is known what calls of them must be like."""
+    asked = Asked(engine, request)
+    asked.woken.wait()  # the tools are right
+    asked.woken.clear()
+    engine._preparation.step()
+    asked.woken.wait()
+    return asked
+
+
 def calls_of(asked: Asked) -> list[tuple[str, Any]]:
     """The calls that are whole."""
     names = {event.index: event.name for event in asked.events if isinstance(event, ToolCallStart)}
@@ -329,8 +339,7 @@ def test_one_call_may_be_all_and_of_one_tool(caller: Engine) -> None:
 
 def test_a_call_that_the_model_chose_to_make_is_right(caller: Engine) -> None:
     bias = {token(caller, "<tool_call>"): 1000.0}
-    asked = Asked(caller, calling(WEATHER, logit_bias=bias, parallel_tool_calls=False))
-    asked.woken.wait()  # what calls must be like is known
+    asked = prepared(caller, calling(WEATHER, logit_bias=bias, parallel_tool_calls=False))
     finish(caller, asked)
     ((name, arguments),) = calls_of(asked)
     assert (name, asked.reason) == ("weather", "tool_use")
@@ -351,18 +360,28 @@ def test_an_answer_in_a_form_may_be_a_call_instead(caller: Engine) -> None:
     assert (call.text, validity(call), len(calls_of(call))) == ("", msgspec.UNSET, 1)
 
 
-def test_parameters_that_cannot_be_enforced_are_refused_only_where_they_must_be(
-    caller: Engine,
+@pytest.mark.parametrize("must", [["f"], []])
+@pytest.mark.parametrize("form", [None, PHONE])
+def test_parameters_that_cannot_be_enforced_are_refused_before_anything_is_said(
+    caller: Engine, must: list[str], form: ResponseFormat | None
 ) -> None:
     strange = tool("f", a={"not": {"type": "string"}})
-    bias = {token(caller, "<tool_call>"): 1000.0}
-    free = calling(strange, logit_bias=bias, parallel_tool_calls=False)
-    demanded, chosen = run(caller, calling(strange, must=["f"]), free)
-    assert isinstance(demanded.answer, Failed)
-    assert demanded.answer.kind == "unsupported_mode"
-    assert demanded.answer.data["path"] == "$.tools[0].function.parameters"
-    assert '"not"' in demanded.answer.detail
-    assert isinstance(chosen.answer, Reply)
+    wrong = tool("f", a={"type": "objekt"})
+    refused, bad, right = run(
+        caller,
+        calling(WEATHER, strange, must=must, response_format=form),
+        calling(WEATHER, wrong, must=must, response_format=form),
+        calling(WEATHER),
+    )
+    assert isinstance(refused.answer, Failed)
+    assert refused.answer.kind == "unsupported_mode"
+    assert refused.answer.data["path"] == "$.tools[1].function.parameters"
+    assert '"not"' in refused.answer.detail
+    assert isinstance(bad.answer, Failed)
+    assert bad.answer.kind == "invalid_request"
+    assert bad.answer.data["path"] == "$.tools[1].function.parameters.properties.a.type"
+    assert refused.events == bad.events == []
+    assert isinstance(right.answer, Reply)
 
 
 def test_a_model_that_cannot_be_made_to_call_says_so(

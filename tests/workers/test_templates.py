@@ -199,7 +199,7 @@ def demanded_of(said: str, family: Family, words: Any) -> str:
         id=1, messages=[], tools=[RICH], must_call=["get_weather"], parallel_tool_calls=False
     )
     guides = guides_of(words, family.markers)
-    guide = guides.guide(demanded_calls(request, family, guides, "test"))
+    guide = guides.guide(demanded_calls(request, family, guides))
     taken: list[int] = []
     for token in words.tokenize(said, special=True):
         if guide.complete:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from car_rpc.errors import CarError, unsupported_mode
-from car_rpc.workers.constraint.grammar import (
-    JSON_OPTIONS,
-    is_unsupported,
-    json_grammar,
-    one_line,
-)
+from car_rpc.workers.constraint.grammar import JSON_OPTIONS
 from car_rpc.workers.constraint.languages import Gemma, Python
 from car_rpc.workers.constraint.lark import Rules, one_of
-from car_rpc.workers.constraint.schema import Schema, UnenforceableError, WrongSchemaError
+from car_rpc.workers.constraint.schema import Schema
 from car_rpc.workers.constraint.tagged import TaggedArguments
 from car_rpc.workers.constraint.values import Values
 from car_rpc.workers.text.calls.families import Literals, Tags
 from car_rpc.workers.text.calls.harmony import CHANNEL, MESSAGE, START
-from car_rpc.workers.text.calls.writer import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +21,7 @@ if TYPE_CHECKING:
     from car_rpc.workers.constraint.vocabulary import GuideVocabulary
     from car_rpc.workers.text.calls.families import Family
 
-#: What any tool takes whose own parameters cannot be enforced.
+#: What arguments are, whatever else is said of them.
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -46,34 +39,17 @@ class Offer(NamedTuple):
     heads: Sequence[bytes] = ()
 
 
-def demanded_calls(
-    request: Generate, family: Family, vocabulary: GuideVocabulary, backend: str
-) -> str:
-    """The grammar of an answer that must be calls, of the tools that the request names.
-
-    Raises:
-        CarError: ``unsupported_mode`` where a tool's parameters cannot be enforced,
-            ``invalid_request`` where they are wrong; ``path`` names them.
-    """
-    tools: list[dict[str, Any]] = []
-    for index, tool in enumerate(_functions(request)):
-        if tool["name"] in request.must_call:
-            problem = _problem(tool, family, vocabulary)
-            if problem is not None:
-                raise _refusal(tool["name"], f"$.tools[{index}].function", problem, backend)
-            tools.append(tool)
+def demanded_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> str:
+    """The grammar of an answer that must be calls, of the tools that the request names."""
+    tools = _functions(request)
     if family.channels:
         return _in_channels(tools, vocabulary, thinks=request.params.thinking != "off")
-    opening = "" if family.bare else family.opening
-    return _grammar(tools, family, vocabulary, opening, repeated=request.parallel_tool_calls)
+    return _calls(request, family, vocabulary, tools)
 
 
 def offered_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> Offer:
-    """The calls that the model may choose to make, once it has begun one.
-
-    Parameters that cannot be enforced may be any.
-    """
-    tools = _enforceable(request, family, vocabulary)
+    """The calls that the model may choose to make, once it has begun one."""
+    tools = _functions(request)
     if not tools:
         return Offer()
     form = family.form
@@ -83,92 +59,32 @@ def offered_calls(request: Generate, family: Family, vocabulary: GuideVocabulary
     ]
     # Without an end of all calls, each has a marker of its own.
     repeated = request.parallel_tool_calls and bool(form.closing or family.bare)
-    grammar = _grammar(tools, family, vocabulary, "", repeated=repeated)
+    grammar = grammar_of_calls(tools, family, vocabulary, "", repeated=repeated)
     return Offer(grammar, heads if family.bare else [b""])
 
 
 def other_calls(request: Generate, family: Family, vocabulary: GuideVocabulary) -> str:
     """The grammar of calls that an answer may be instead of a text in a form.
 
-    Empty where no tool can be called, or where its channel tells a call from a text.
+    Empty where no tool is offered, or where its channel tells a call from a text.
     """
-    tools = [] if family.channels else _enforceable(request, family, vocabulary)
-    if not tools:
-        return ""
-    opening = "" if family.bare else family.opening
-    return _grammar(tools, family, vocabulary, opening, repeated=request.parallel_tool_calls)
+    tools = [] if family.channels else _functions(request)
+    return _calls(request, family, vocabulary, tools) if tools else ""
 
 
-def _enforceable(
-    request: Generate, family: Family, vocabulary: GuideVocabulary
-) -> list[dict[str, Any]]:
-    """The tools that may be called, with any parameters where theirs cannot be enforced.
-
-    One that the family cannot name is none of them: no call of it could be read.
-    """
-    ways = [(tool, {**tool, "parameters": _ANY_OBJECT}) for tool in _functions(request)]
-    return [
-        enforceable[0]
-        for way in ways
-        if (enforceable := [tool for tool in way if _problem(tool, family, vocabulary) is None])
-    ]
+def offered(function: dict[str, Any], request: Generate) -> bool:
+    """Whether an answer may call a function of the request's tools."""
+    return not request.must_call or function["name"] in request.must_call
 
 
-def _functions(request: Generate) -> list[dict[str, Any]]:
-    return [tool["function"] for tool in request.tools]
-
-
-def _refusal(name: str, place: str, problem: UnenforceableError, backend: str) -> CarError:
-    """What is said of a tool that cannot be demanded."""
-    if not is_name(name):
-        path = f"{place}.name"
-        return CarError("invalid_request", f"{problem}: {name!r} - at `{path}`", path=path)
-    if isinstance(problem, WrongSchemaError):
-        path = f"{place}.parameters{problem.place}"
-        detail = f"the parameters of {name} are wrong: {problem}; mend the schema - at `{path}`"
-        return CarError("invalid_request", detail, path=path)
-    path = f"{place}.parameters"
-    reason = f"the parameters of {name}: {problem} - at `{path}`"
-    return unsupported_mode("tool-choice", backend, reason, path=path)
-
-
-def _problem(
-    tool: dict[str, Any], family: Family, vocabulary: GuideVocabulary
-) -> UnenforceableError | None:
-    """Why calls of a tool cannot be enforced; ``None`` where they can."""
-    if not is_name(tool["name"]):
-        return WrongSchemaError("no model can say its name")
-    try:
-        if family.form.arguments is None:
-            grammar = json_grammar(_json_parameters(tool))
-        else:
-            grammar = _grammar([tool], family, vocabulary, "", repeated=False)
-    except UnenforceableError as error:
-        return error
-    except RecursionError:
-        return UnenforceableError("they nest too deeply")
-    said = one_line(vocabulary.check(grammar))
-    if not said or is_unsupported(said):
-        return UnenforceableError(said) if said else None
-    return WrongSchemaError(said, _wrong_place(_parameters(tool)))
-
-
-def _wrong_place(schema: dict[str, Any]) -> str:
-    """Where a schema is none; empty where that is unknown, as llguidance does not tell."""
-    try:
-        Schema(schema)
-    except WrongSchemaError as error:
-        return error.place
-    return ""
-
-
-def _json_parameters(tool: dict[str, Any]) -> dict[str, Any]:
+def json_parameters(function: dict[str, Any]) -> dict[str, Any]:
     """The schema of arguments in JSON, which are an object whatever else it says."""
-    return {**(tool.get("parameters") or {}), **_ANY_OBJECT}
+    return {**(function.get("parameters") or {}), **_ANY_OBJECT}
 
 
-def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = tool.get("parameters") or {}
+def parameters_of(function: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a function's arguments; they are an object also where it says nothing."""
+    schema: dict[str, Any] = function.get("parameters") or {}
     return (
         schema
         if {"type", "$ref", "anyOf", "oneOf", "allOf"} & schema.keys()
@@ -176,7 +92,25 @@ def _parameters(tool: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _grammar(
+def _functions(request: Generate) -> list[dict[str, Any]]:
+    functions = [tool["function"] for tool in request.tools]
+    return [function for function in functions if offered(function, request)]
+
+
+def _calls(
+    request: Generate,
+    family: Family,
+    vocabulary: GuideVocabulary,
+    tools: Sequence[dict[str, Any]],
+) -> str:
+    """The grammar of calls from their marker on."""
+    opening = "" if family.bare else family.opening
+    return grammar_of_calls(
+        tools, family, vocabulary, opening, repeated=request.parallel_tool_calls
+    )
+
+
+def grammar_of_calls(
     tools: Sequence[dict[str, Any]],
     family: Family,
     vocabulary: GuideVocabulary,
@@ -184,6 +118,18 @@ def _grammar(
     *,
     repeated: bool,
 ) -> str:
+    """The grammar of calls.
+
+    Args:
+        tools: The functions, of which one is called.
+        family: How the model writes.
+        vocabulary: Its vocabulary.
+        opening: What stands before all calls.
+        repeated: Whether more calls may follow the first.
+
+    Raises:
+        UnenforceableError: The arguments of one cannot be enforced.
+    """
     form, rules = family.form, Rules(vocabulary)
     calls = [
         f"{rules.said(form.before_name + _spelled(tool, family) + form.after_name)}"
@@ -210,7 +156,7 @@ def _arguments(tool: dict[str, Any], family: Family, rules: Rules) -> str:
     Raises:
         UnenforceableError: They cannot be enforced.
     """
-    parameters = _parameters(tool)
+    parameters = parameters_of(tool)
     match family.form.arguments:
         case Tags() as tags:
             return TaggedArguments(Schema(parameters), tags, rules).arguments()
@@ -221,7 +167,7 @@ def _arguments(tool: dict[str, Any], family: Family, rules: Rules) -> str:
         case Literals(quote=quote):
             return Values(Schema(parameters), Gemma(quote), rules).arguments()
         case _:
-            return f"%json {json.dumps({**_json_parameters(tool), 'x-guidance': JSON_OPTIONS})}"
+            return f"%json {json.dumps({**json_parameters(tool), 'x-guidance': JSON_OPTIONS})}"
 
 
 def _in_channels(
@@ -237,6 +183,6 @@ def _in_channels(
     for tool in tools:
         to, channel = rules.said(f" to=functions.{tool['name']}"), rules.said(CHANNEL)
         header = f'({to} {channel} "commentary" | {channel} "commentary" {to})'
-        arguments = json.dumps({**_json_parameters(tool), "x-guidance": JSON_OPTIONS})
+        arguments = json.dumps({**json_parameters(tool), "x-guidance": JSON_OPTIONS})
         messages.append(f"{header} {kind} {rules.said(MESSAGE)} %json {arguments}")
     return rules.grammar(f"({rules.said(START)})? {one_of(messages)}")

@@ -18,17 +18,17 @@ def make_plan(request: Generate, family: Family, vocabulary: GuideVocabulary, ba
     """What the answer to a request must be like.
 
     Args:
-        request: The request.
+        request: The request, whose tools are right (:mod:`~car_rpc.workers.constraint.tools`).
         family: How the model writes.
         vocabulary: Its vocabulary.
         backend: Name of the engine, for errors.
 
     Raises:
-        CarError: The form or the call cannot be enforced (``unsupported_mode``), or the form is
-            wrong (``invalid_request``).
+        CarError: The form cannot be enforced (``unsupported_mode``) or is wrong
+            (``invalid_request``).
     """
     if request.must_call:
-        calls = demanded_calls(request, family, vocabulary, backend)
+        calls = demanded_calls(request, family, vocabulary)
         return Plan(vocabulary, calls=calls, from_header=family.channels)
     offer = offered_calls(request, family, vocabulary)
     form = request.response_format

@@ -2,7 +2,8 @@
 
 Making sense of a vocabulary takes about a second, once, and a large grammar a part of one. Both
 happen in one thread of low priority, from the moment that the model is loaded. Only the answers
-that need a constraint wait for it.
+that need a constraint wait for it. Tools are looked at in another thread, as that takes no
+vocabulary, so that an answer which may call them waits for some milliseconds at most.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from car_rpc.errors import unsupported_mode
 from car_rpc.workers.job import request_failure
@@ -62,9 +63,17 @@ class Constrained(Protocol):
 
 
 class _Entry(NamedTuple):
-    generation: Constrained
-    plan: Future[Plan]
-    start: Callable[[], None] | None
+    """An answer that something is prepared for.
+
+    Attributes:
+        job: Where it is answered.
+        ready: Is done when that is.
+        go_on: Is then called with the result.
+    """
+
+    job: Job
+    ready: Future[Any]
+    go_on: Callable[[Any], None]
 
 
 class Preparation:
@@ -82,29 +91,29 @@ class Preparation:
         self._backend = backend
         self._pool = ThreadPoolExecutor(1, "constraints", _yield_to_the_engine)
         self._vocabulary: Future[GuideVocabulary] = self._pool.submit(self._read_vocabulary)
+        self._tools = ThreadPoolExecutor(1, "tools")
         self._waiting: list[_Entry] = []
 
     def add(self, generation: Constrained, request: Generate, start: Callable[[], None]) -> None:
-        """Start an answer: at once, or as soon as the constraint is ready that it must have.
+        """Start an answer, at once where it has no tools and no form.
 
+        Else its tools are looked at first, and then it waits for the constraint that it must have.
         One that is free until it calls a tool takes its constraint when that is ready.
         """
-        must_wait = request.response_format is not None or bool(request.must_call)
-        if not must_wait:
-            start()
-        if must_wait or request.tools:
-            plan = self._pool.submit(self._plan, request, self._think_token(request))
-            self._waiting.append(_Entry(generation, plan, start if must_wait else None))
-            plan.add_done_callback(lambda _: generation.job.wake())
+        if request.tools:
+            looked = self._tools.submit(self._check_tools, request)
+            self._wait(generation, looked, lambda _: self._prepare(generation, request, start))
+        else:
+            self._prepare(generation, request, start)
 
     def step(self) -> None:
-        """Start the answers whose constraints are ready."""
+        """Go on with the answers for which something is ready."""
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
-            if entry.generation.job.cancelled.is_set():
-                entry.plan.cancel()
-            elif entry.plan.done():
-                _start(entry)
+            if entry.job.cancelled.is_set():
+                entry.ready.cancel()
+            elif entry.ready.done():
+                _go_on(entry)
             else:
                 self._waiting.append(entry)
 
@@ -112,21 +121,51 @@ class Preparation:
         """Forget the answers that wait."""
         self._waiting.clear()
 
+    def _prepare(
+        self, generation: Constrained, request: Generate, start: Callable[[], None]
+    ) -> None:
+        must_wait = request.response_format is not None or bool(request.must_call)
+        if not must_wait:
+            start()
+
+        def constrain(plan: Plan) -> None:
+            generation.constrain(plan)
+            if must_wait:
+                start()
+
+        if must_wait or request.tools:
+            plan = self._pool.submit(self._plan, request, self._think_token(request))
+            self._wait(generation, plan, constrain)
+
+    def _wait(
+        self, generation: Constrained, ready: Future[Any], go_on: Callable[[Any], None]
+    ) -> None:
+        self._waiting.append(_Entry(generation.job, ready, go_on))
+        ready.add_done_callback(lambda _: generation.job.wake())
+
     def _read_vocabulary(self) -> GuideVocabulary:
         make = import_module("car_rpc.workers.constraint.vocabulary").GuideVocabulary
         plain = partial(self._vocab.tokenize, special=False)
         vocabulary: GuideVocabulary = make(self._vocab.spellings(), plain)
         return vocabulary
 
+    def _check_tools(self, request: Generate) -> None:
+        check = self._imported("tools").check_tools
+        check(request, self._family, self._backend)
+
     def _plan(self, request: Generate, think_token: int | None) -> Plan:
+        make_plan = self._imported("plan").make_plan
+        vocabulary = self._vocabulary.result()
+        plan: Plan = make_plan(request, self._family, vocabulary, self._backend)
+        return plan._replace(think_token=think_token)
+
+    def _imported(self, module: str) -> Any:
+        """A module that needs llguidance, which takes a while to import."""
         try:
-            make_plan = import_module("car_rpc.workers.constraint.plan").make_plan
-            vocabulary = self._vocabulary.result()
+            return import_module(f"car_rpc.workers.constraint.{module}")
         except ImportError as error:
             reason = f"the library {error.name} is not installed; install the engine's extra anew"
             raise unsupported_mode("structured-output", self._backend, reason) from error
-        plan: Plan = make_plan(request, self._family, vocabulary, self._backend)
-        return plan._replace(think_token=think_token)
 
     def _think_token(self, request: Generate) -> int | None:
         """The token that may begin an answer with reasoning."""
@@ -137,15 +176,12 @@ class Preparation:
         return token
 
 
-def _start(entry: _Entry) -> None:
+def _go_on(entry: _Entry) -> None:
     try:
-        entry.generation.constrain(entry.plan.result())
+        entry.go_on(entry.ready.result())
     except Exception as error:  # noqa: BLE001 - one bad form must not end the others' answers
-        if entry.start is not None:
-            entry.generation.job.fail(request_failure(error))
-        return
-    if entry.start is not None:
-        entry.start()
+        entry.job.fail(request_failure(error))
+        entry.job.cancelled.set()  # what has begun of it is dropped
 
 
 def _yield_to_the_engine() -> None:
