@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from car_rpc.wire.log import EventlogQueryResult, EventlogVerifyResult, LogEvent
 
 #: How long an event waits for others to share its transaction: those that come at about the same
-#: time. The rest of the promised 100 ms is for the transaction, and for callers that group deltas
-#: themselves, which saves rows as well.
-FLUSH_S = 0.005
+#: time, and what a short request commits when it is answered. The rest of the promised 100 ms is
+#: for the transaction, and for callers that group deltas themselves, which saves rows as well.
+FLUSH_S = 0.02
 #: More than this is written without waiting for others.
 FLUSH_BYTES = 1024 * 1024
 #: :meth:`EventLog.room` holds its caller while more than this waits to be written.
