@@ -8,8 +8,8 @@ What a local model needs is estimated, from above where it is uncertain::
               of llama.cpp have 256 tokens more (``car_rpc.workers.llama_cpp.generators``)
     process = 512 MiB
 
-The caches are what the workers give them (``car_rpc.workers.llama_cpp.engine``): room for one
-request of 8192 tokens, or for several requests while these take no more than 1 GiB together. A
+The caches are what they may come to (``car_rpc.workers.llama_cpp.engine``): room for one request
+of 8192 tokens, or for several conversations while these take no more than 1 GiB together. A
 worker with a model of a few megabytes takes 70 MB; the rest of the process is an allowance for the
 buffers to compute in, which grow with the model, and for an image projector, whose size is not
 known. A machine gives three quarters of its memory, so that the system and the app keep theirs;

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 #: them stays far below what the weights of a model with a context of a million would suggest.
 DEFAULT_CONTEXT_LENGTH = 8192
 
-#: Where memory is short a request has less to begin with, but no less than this.
-LEAST_CONTEXT_LENGTH = 2048
+#: Where their memory is taken at once, a request has so many to begin with.
+FIRST_CONTEXT_LENGTH = 2048
 
 #: Memory for the attention caches of all slots, in bytes, beyond which slots are given up.
 KV_BUDGET_BYTES = 1024**3
@@ -22,7 +22,7 @@ KV_BUDGET_BYTES = 1024**3
 #: The same for what is kept of prompts whose slot another needed: copies beside the slots.
 SAVED_BUDGET_BYTES = 1024**3
 
-#: Answers at once that a worker is ready for when it has loaded.
+#: Slots that a worker has for conversations that come in turns.
 MAX_SLOTS = 4
 
 #: More answers at once than this make each too slow on a desktop's processor.
@@ -38,18 +38,6 @@ def context_length(asked: int | None, trained: int) -> int:
     """
     wanted = asked or DEFAULT_CONTEXT_LENGTH
     return min(wanted, trained or wanted)
-
-
-def fitting_context(length: int, slot_bytes: Callable[[int], int]) -> int:
-    """Tokens of context per request that half of the free memory has room for.
-
-    Args:
-        length: What each should have; it is halved as often as needed.
-        slot_bytes: What a cache for so many tokens takes.
-    """
-    while length // 2 >= LEAST_CONTEXT_LENGTH and slot_bytes(length) > free_memory() // 2:
-        length //= 2
-    return length
 
 
 def longest_context(length: int, trained: int, slot_bytes: Callable[[int], int]) -> int:
@@ -77,7 +65,7 @@ def slots_of(slot_bytes: int, most: int) -> int:
 
 
 def slot_count(slot_bytes: int, beside: int = 0) -> int:
-    """How many answers run at once, when each needs a cache of so many bytes.
+    """How many slots there are for conversations, when each needs a cache of so many bytes.
 
     Args:
         slot_bytes: What the cache of each takes.
@@ -98,18 +86,25 @@ def saved_budget() -> int:
     return min(SAVED_BUDGET_BYTES, physical_memory() // 16)
 
 
-def more_slots(slots: int, slot_bytes: int) -> int:
-    """How many answers run at once when more wait than there are slots.
+def more_slots(slots: int, slot_bytes: int, wanted: int, most: int = MAX_GROWN_SLOTS) -> int:
+    """How many slots there are to be.
 
     Args:
-        slots: How many do now.
+        slots: How many there are.
         slot_bytes: What the cache of each takes.
+        wanted: How many would be of use.
+        most: More there must not be.
 
     Returns:
-        Up to twice as many, as long as their caches take no more than half of the free memory.
+        Twice as many as there are, as often as it takes and as their caches take no more than half
+        of the free memory.
     """
-    wanted = min(2 * slots, MAX_GROWN_SLOTS)
-    return wanted if slots_of(slot_bytes, wanted) == wanted else slots
+    while slots < min(wanted, most):
+        more = min(2 * slots, most)
+        if slots_of(slot_bytes, more) < more:
+            break
+        slots = more
+    return slots
 
 
 def free_memory() -> int:

@@ -67,6 +67,9 @@ class Machine:
         self._sharpness = sharpness
         self._logits: dict[int, Any] = {}
 
+    def close(self) -> None:
+        """Goes on as another one."""
+
     def decode(self, rows: Sequence[Row], owner: Job | None = None) -> None:
         assert sum(row.output for row in rows) <= MAX_ROWS
         if self.fails:
@@ -183,9 +186,17 @@ def generator_of(machine: Machine, drafter: Any = None, *, eager: bool = False) 
         return speculator
 
     context: Any = machine
-    return Generator(
-        lambda slots, room: context, 2, ROOM, ROOM, lambda room: room, 0, make if drafter else None
+    generator = Generator(
+        lambda slots, room: context,
+        lambda _: 2,
+        ROOM,
+        ROOM,
+        lambda room: room,
+        0,
+        make if drafter else None,
     )
+    generator._grow(2, 2)
+    return generator
 
 
 def finish(generator: Generator) -> None:

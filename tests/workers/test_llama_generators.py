@@ -23,7 +23,6 @@ from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
 from car_rpc.workers.llama_cpp.generators import SHORT_ROOM, Generators
 from car_rpc.workers.llama_cpp.native import lib
 from car_rpc.workers.llama_cpp.sampler import Sampler
-from car_rpc.workers.slots import MAX_SLOTS
 from tests.workers.memories import WRITERS, write_window_model
 from tests.workers.test_llama_prefix import cached, load, shared
 
@@ -151,7 +150,7 @@ def test_without_memory_for_a_second_context_short_requests_use_the_first(
 ) -> None:
     """Also later, when there is some: an answer does not depend on when it is asked for."""
     slot = contexts(engine).long._slot_bytes(SHORT_ROOM)
-    monkeypatch.setattr(slots, "free_memory", lambda: 2 * MAX_SLOTS * slot - 1)
+    monkeypatch.setattr(slots, "free_memory", lambda: 2 * slot - 1)
     asked = run(engine, chat(), chat("other"))
     monkeypatch.undo()
     asked += run(engine, chat())
@@ -182,15 +181,15 @@ def test_a_model_that_fits_only_without_a_second_context_is_loaded_and_answers(
     assert contexts(engine).short is None
 
 
-def test_the_second_context_counts_where_it_is_said_how_many_run_at_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_second_context_counts_where_it_is_said_how_many_slots_there_are(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot_bytes = contexts(load(path, 1024)).long._slot_bytes
-    free = 4 * (slot_bytes(1024) + slot_bytes(SHORT_ROOM))
+    long = contexts(engine).long
+    free = 4 * (long._slot_bytes(1024) + long._slot_bytes(SHORT_ROOM))
     monkeypatch.setattr(slots, "free_memory", lambda: free)
-    assert contexts(load(path, 1024)).long._slots == 2
+    assert long._kept(1024) == 2
     free -= 2
-    assert contexts(load(path, 1024)).long._slots == 1
+    assert long._kept(1024) == 1
 
 
 def test_what_is_estimated_before_a_model_is_loaded_counts_the_same_context() -> None:

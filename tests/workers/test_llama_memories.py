@@ -20,6 +20,7 @@ from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp.context import Context
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK, LlamaGeneration
+from car_rpc.workers.llama_cpp.generators import SHORT_ROOM
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import STRIDE, TAIL
 from car_rpc.workers.prefix import common
@@ -311,16 +312,15 @@ def test_what_was_read_moves_where_more_are_answered_at_once(
 ) -> None:
     engine = load(path)
     witness = Witness(engine, monkeypatch)
-    count = generator_of(engine)._slots
     known = turns(1, "k" * 600, max_tokens=20)
     run(engine, known)
     requests = [turns(10 + i, letter * 400) for i, letter in enumerate("abcdefg")]
-    early = [Asked(engine, request) for request in requests[:count]]
+    early = [Asked(engine, request) for request in requests[:2]]
     for _ in range(6):  # some are in the middle of their answers
         engine.step()
-    run(engine, *requests[count:])
+    run(engine, *requests[2:])
     assert all(each.answer is not None for each in early)
-    assert generator_of(engine)._slots == 2 * count
+    assert generator_of(engine)._slots == slots.MAX_GROWN_SLOTS
     again = turns(2, "k" * 600, "", "More.")
     (asked,) = run(engine, again)
     assert cached(asked) >= len(witness.asks(known)) - TAIL
@@ -339,7 +339,7 @@ def test_what_was_read_moves_to_a_longer_context(
     (first,) = run(engine, begin)
     run(engine, other)
     generator = generator_of(engine)
-    room_for_two = 4 * generator._slot_bytes(CONTEXT)
+    room_for_two = 4 * (generator._slot_bytes(CONTEXT) + generator._slot_bytes(SHORT_ROOM))
     monkeypatch.setattr(slots, "free_memory", lambda: room_for_two)
     more = turns(3, "a" * 300, first.text, "c" * 600, max_tokens=300)
     (second,) = run(engine, more)

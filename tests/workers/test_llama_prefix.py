@@ -15,9 +15,11 @@ from tests.workers.test_engines import Asked, chat, run
 pytest.importorskip("llama_cpp")
 
 from benchmarks.local.bare import FLASH_OFF, BareLoop
+from car_rpc.workers import slots
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.generator import Generator
+from car_rpc.workers.slots import MAX_GROWN_SLOTS, MAX_SLOTS
 
 pytestmark = pytest.mark.llama
 
@@ -148,16 +150,15 @@ def requests_at_once(**params: Any) -> list[Generate]:
 def test_more_run_at_once_when_some_wait_and_none_is_the_wiser(path: Path) -> None:
     engine = load(path)
     generator = generator_of(engine)
-    first = generator._slots
     alone = [run(engine, request)[0].events for request in requests_at_once(max_tokens=20)]
     (known,) = run(engine, shared("k" * 300))
-    assert generator._slots == first
-    early = [Asked(engine, request) for request in requests_at_once(max_tokens=20)[:first]]
+    assert generator._slots == 1
+    early = [Asked(engine, request) for request in requests_at_once(max_tokens=20)[:2]]
     for _ in range(12):  # some are in the middle of their answers
         engine.step()
-    late = run(engine, *requests_at_once(max_tokens=20)[first:])
+    late = run(engine, *requests_at_once(max_tokens=20)[2:])
     assert [asked.events for asked in early + late] == alone
-    assert generator._slots == 2 * first
+    assert generator._slots == MAX_GROWN_SLOTS
     (again,) = run(engine, shared("k" * 300))
     assert cached(again) == again.prompt_tokens - 1
     assert again.prompt_tokens == known.prompt_tokens
@@ -168,7 +169,6 @@ def test_all_are_answered_where_there_is_no_memory_for_more(
 ) -> None:
     engine = load(path)
     generator = generator_of(engine)
-    slots = generator._slots
     tries: list[int] = []
 
     def fail(slots: int, _room: int) -> Any:
@@ -178,8 +178,36 @@ def test_all_are_answered_where_there_is_no_memory_for_more(
     monkeypatch.setattr(generator, "_make_context", fail)
     asked = run(engine, *requests_at_once(max_tokens=3))
     assert all(isinstance(each.answer, Reply) for each in asked)
-    assert generator._slots == slots
-    assert tries == [2 * slots]
+    assert generator._slots == 1
+    assert tries == [8, 4, 2]
+
+
+def test_there_are_as_many_slots_as_there_are_conversations(path: Path) -> None:
+    engine = load(path)
+    generator = generator_of(engine)
+    texts = [letter * 300 for letter in "abcdef"]
+    counts = [generator._slots]
+    for text in texts:
+        run(engine, shared(text, max_tokens=2))
+        (again,) = run(engine, shared(text + " and more", max_tokens=2))
+        assert cached(again) > 300
+        counts.append(generator._slots)
+    assert counts == [1, 1, 2, 4, MAX_SLOTS, MAX_SLOTS, MAX_SLOTS]
+    for text in texts:  # also of those that had to make room
+        (again,) = run(engine, shared(text + " and more", max_tokens=2))
+        assert cached(again) == again.prompt_tokens - 1
+
+
+def test_conversations_make_room_for_each_other_where_memory_is_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(path)
+    monkeypatch.setattr(slots, "free_memory", lambda: 0)
+    for text in "ab":
+        run(engine, shared(text * 300, max_tokens=2))
+    (again,) = run(engine, shared("a" * 300, max_tokens=2))
+    assert cached(again) == again.prompt_tokens - 1
+    assert generator_of(engine)._slots == 1
 
 
 # ------------------------------------------------------------------------------ cancelling

@@ -62,6 +62,15 @@ def check(engine: LlamaEngine, tokens: Tokens, bare: BareLoop, *requests: Genera
         assert said == bare.generate(prompt, request.params.max_tokens or len(said))
 
 
+def test_a_slot_begins_shorter_than_the_longest_request(path: Path) -> None:
+    engine = LlamaEngine()
+    engine.load(Load(path=str(path)), lambda _: None)
+    assert generator_of(engine).room == slots.FIRST_CONTEXT_LENGTH < TRAINED
+    asked_for = LlamaEngine()
+    asked_for.load(Load(path=str(path), context_length=3000), lambda _: None)
+    assert generator_of(asked_for).room >= 3000
+
+
 def test_a_long_prompt_is_given_a_longer_context(
     engine: LlamaEngine, bare: BareLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@ import pytest
 from car_rpc.workers import slots
 from car_rpc.workers.slots import (
     context_length,
-    fitting_context,
     free_memory,
     longest_context,
     more_slots,
@@ -50,46 +49,38 @@ def test_slots_are_given_up_where_others_use_the_memory(monkeypatch: pytest.Monk
     assert slot_count(2**28, beside=physical_memory()) == 1, "it can be done without"
 
 
-@pytest.mark.parametrize(
-    ("length", "free", "tokens"),
-    [
-        (8192, 2**31, 8192),
-        (8192, 2**30, 8192),
-        (8192, 2**29, 4096),
-        (8192, 0, 2048),
-        (512, 0, 512),
-        (3000, 0, 3000),
-    ],
-)
-def test_a_context_begins_shorter_where_memory_is_short(
-    monkeypatch: pytest.MonkeyPatch, length: int, free: int, tokens: int
-) -> None:
-    monkeypatch.setattr(slots, "free_memory", lambda: free)
-    assert fitting_context(length, lambda length: length * 2**16) == tokens
-
-
 def test_a_slot_larger_than_the_machine_is_refused() -> None:
     with pytest.raises(MemoryError):
         slot_count(2**60)
 
 
 @pytest.mark.parametrize(
-    ("slots", "slot_bytes", "more"),
+    ("slots", "slot_bytes", "wanted", "more"),
     [
-        (1, 2**20, 2),
-        (4, 2**20, 8),
-        (8, 2**20, 8),
-        (1, 2**30, 2),
-        (2, 2**30, 4),
-        (4, 2**30, 4),
-        (1, 2**33, 1),
+        (1, 2**20, 2, 2),
+        (1, 2**20, 3, 4),
+        (1, 2**20, 7, 8),
+        (2, 2**20, 3, 4),
+        (4, 2**20, 5, 8),
+        (4, 2**20, 4, 4),
+        (4, 2**20, 3, 4),
+        (8, 2**20, 9, 8),
+        (1, 2**30, 8, 4),
+        (2, 2**30, 3, 4),
+        (4, 2**30, 5, 4),
+        (1, 2**33, 2, 1),
     ],
 )
 def test_more_run_at_once_as_long_as_half_of_the_free_memory_suffices(
-    monkeypatch: pytest.MonkeyPatch, slots: int, slot_bytes: int, more: int
+    monkeypatch: pytest.MonkeyPatch, slots: int, slot_bytes: int, wanted: int, more: int
 ) -> None:
     monkeypatch.setattr("car_rpc.workers.slots.free_memory", lambda: 2**33)
-    assert more_slots(slots, slot_bytes) == more
+    assert more_slots(slots, slot_bytes, wanted) == more
+
+
+@pytest.mark.parametrize(("slots", "most", "more"), [(1, 3, 2), (2, 3, 3), (3, 3, 3), (4, 3, 4)])
+def test_there_are_no_more_slots_than_there_may_be(slots: int, most: int, more: int) -> None:
+    assert more_slots(slots, 0, slots + 1, most) == more
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ from car_rpc.workers.llama_cpp.speculation import MAX_ROWS, speculator_for
 from car_rpc.workers.llama_cpp.vocab import Vocab
 from car_rpc.workers.serial import SerialQueue
 from car_rpc.workers.slots import (
+    FIRST_CONTEXT_LENGTH,
     context_length,
-    fitting_context,
     saved_budget,
     slot_count,
     slots_of,
@@ -189,24 +189,30 @@ class LlamaEngine:
         slot_bytes = footprint(model, batch_tokens).of
         room = most = self._context_length
         if load.context_length is None:
-            room, most = fitting_context(room, slot_bytes), model.context_train or most
+            room, most = min(room, FIRST_CONTEXT_LENGTH), model.context_train or most
         make_speculator = None
         if speculation is not None:
             make_speculator = partial(speculator_for, speculation, model, self._vocab.size, most)
         # Recurrent layers attend to nothing, and guesses are made for one context.
         pays = leaves_out_flash_attention() and not model.recurs and speculation is None
         short_bytes = slot_bytes(SHORT_ROOM) if pays else 0
-        slots = slot_count(slot_bytes(room), short_bytes)
+
+        def kept(room: int) -> int:
+            return slot_count(slot_bytes(room), short_bytes)
+
+        kept_first = kept(room)
         saved_short = saved_budget() // _SHORT_PART if pays else 0
         saved_long = saved_budget() - saved_short
-        long = Generator(make_context, slots, room, most, slot_bytes, saved_long, make_speculator)
+        long = Generator(make_context, kept, room, most, slot_bytes, saved_long, make_speculator)
 
         def make_short() -> Generator:
             # The system might promise memory that it does not have.
-            if slots_of(short_bytes, slots) < slots:
+            if not slots_of(short_bytes, 1):
                 raise MemoryError
             make = partial(make_context, flash_attn_type=FLASH_AUTO)
-            return Generator(make, slots, SHORT_ROOM, SHORT_ROOM, slot_bytes, saved_short)
+            return Generator(
+                make, lambda _: kept_first, SHORT_ROOM, SHORT_ROOM, slot_bytes, saved_short
+            )
 
         return Generators(long, make_short if pays else None)
 

@@ -11,7 +11,7 @@ from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import log_debug
 from car_rpc.workers.llama_cpp.sequences import Sequences
 from car_rpc.workers.prefix import common
-from car_rpc.workers.slots import longest_context, more_slots, slots_of
+from car_rpc.workers.slots import MAX_GROWN_SLOTS, longest_context, more_slots, slots_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,8 @@ class Generator:
     Args:
         make_context: Makes a context for so many generations at once, each with room for so many
             tokens; may raise MemoryError.
-        slots: How many run at once to begin with.
+        kept: How many slots there are for conversations that come in turns, when each has so much
+            room. It begins with one, and gets others as there is something to put into them.
         room: Tokens that each may use to begin with.
         most: Tokens that one may use at most, where the memory suffices.
         slot_bytes: What the cache for one with so much room takes.
@@ -50,7 +51,7 @@ class Generator:
     def __init__(
         self,
         make_context: Callable[[int, int], Context],
-        slots: int,
+        kept: Callable[[int], int],
         room: int,
         most: int,
         slot_bytes: Callable[[int], int],
@@ -58,14 +59,15 @@ class Generator:
         make_speculator: Callable[[], Speculator] | None = None,
     ) -> None:
         self._make_context = make_context
-        self._slots = slots
+        self._slots = 1
+        self._kept = kept
         self._slot_bytes = slot_bytes
-        self._context = make_context(slots, room)
+        self._context = make_context(self._slots, room)
         self.room = min(room, self._context.room)
         self._most = most
-        self._may_grow = True
+        self._most_slots = MAX_GROWN_SLOTS
         self._waits_for_memory = False  # the first in the queue, until others have ended
-        self._sequences = Sequences(self._context, slots, saved_bytes)
+        self._sequences = Sequences(self._context, self._slots, saved_bytes)
         self._waiting: deque[LlamaGeneration] = deque()
         self._active: dict[int, LlamaGeneration] = {}
         self.speculator: Speculator | None = None
@@ -87,7 +89,7 @@ class Generator:
         self._lengthen_running()
         self._admit()
         if self._waiting and not self._sequences.any_free:
-            self._grow()
+            self._grow(len(self._active) + len(self._waiting), self._most_slots)
             self._admit()
         self._advance_running()
         self._read_prompts()
@@ -116,6 +118,8 @@ class Generator:
                 continue
             if not self._has_room(generation):
                 return
+            if self._sequences.displaces(generation.prompt):
+                self._grow(self._slots + 1, self._kept(self.room))
             sequence = self._sequences.take(generation.prompt, shared=generation.shares_prefix)
             self._waiting.remove(generation)
             self._active[sequence.number] = generation
@@ -129,13 +133,15 @@ class Generator:
                 f" {chunks}"
             )
 
-    def _grow(self) -> None:
-        """Let more run at once, where the memory suffices. What was read moves with them."""
-        slots = self._slots
-        if self._may_grow:
-            slots = more_slots(slots, self._slot_bytes(self.room))
-        if slots != self._slots:
-            self._may_grow = self._remake(slots, self.room)
+    def _grow(self, wanted: int, most: int) -> None:
+        """Have more slots, where the memory suffices. What was read moves with them."""
+        slot_bytes = self._slot_bytes(self.room)
+        while True:
+            most = min(most, self._most_slots)
+            slots = more_slots(self._slots, slot_bytes, wanted, most)
+            if slots == self._slots or self._remake(slots, self.room):
+                return
+            self._most_slots = slots // 2
 
     def _has_room(self, generation: LlamaGeneration) -> bool:
         """Whether the slots are long enough for a prompt, or can be made so.
@@ -169,9 +175,10 @@ class Generator:
         room, longest = self.room, self.longest
         while room < min(needed, longest):
             room = min(2 * room, longest)
-        count = slots_of(self._slot_bytes(room), self._slots)
-        if room < needed or count < slots:
+        most = slots_of(self._slot_bytes(room), self._slots)
+        if room < needed or most < slots:
             return False
+        count = min(most, max(slots, self._kept(room)))
         if not self._remake(count, room):
             self._most = self.room
             return False

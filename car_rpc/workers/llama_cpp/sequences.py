@@ -155,6 +155,11 @@ class Sequences:
         """Whether :meth:`take` has one to give."""
         return not all(sequence.busy for sequence in self._all)
 
+    def displaces(self, prompt: SequenceOf[int]) -> bool:
+        """Whether a prompt takes the place of most of what another one left."""
+        free = [sequence for sequence in self._all if not sequence.busy]
+        return all(len(each.tokens) > 2 * self._usable(each, prompt) for each in free)
+
     def take(self, prompt: SequenceOf[int], *, shared: bool) -> Sequence:
         """A free sequence that holds a beginning of the prompt, all but its last token at most.
 

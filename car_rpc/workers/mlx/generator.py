@@ -194,7 +194,9 @@ class Generator:
                 self._paused.remove(generation)
                 self._enter(generation)
         if self._waiting and not self._has_room and self._model.plain_attention:
-            self._slots = more_slots(self._slots, self._slot_bytes)
+            self._slots = more_slots(
+                self._slots, self._slot_bytes, len(self._running) + len(self._waiting)
+            )
         for generation in list(self._waiting):
             if not self._has_room:
                 return
