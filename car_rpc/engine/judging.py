@@ -174,7 +174,10 @@ async def ground(
 
         async def ask(model: ModelSchema, is_last: bool) -> GroundResult:
             words = _Words(engine, model, origin, is_last=is_last)
-            answer = await words.ask(prompt=params.prompt, images=[image])
+            try:
+                answer = await words.ask(prompt=params.prompt, images=[image])
+            except CarError as error:
+                raise of_ground(error) from error
             text = screened(guard, model, answer.text)
             return GroundResult(
                 boxes=boxes_of(model, text), raw_text=text, model_used=answer.model_used
@@ -183,6 +186,13 @@ async def ground(
         return await Whole(engine, recorder, guard, "ground").first(choice.models, ask)
 
     return await engine.traced(origin, work)
+
+
+def of_ground(error: CarError) -> CarError:
+    """What is wrong with the image, which is the only one of a question, as ``ground`` calls it."""
+    there, here = "images[0]", "image"
+    path = {"path": f"$.{here}"} if error.extra.get("path") == f"$.{there}" else {}
+    return CarError(error.kind, error.detail.replace(there, here), **{**error.extra, **path})
 
 
 async def _by_likelihood(

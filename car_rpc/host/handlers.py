@@ -138,7 +138,8 @@ async def ground(services: Services, scope: Scope, params: GroundParams) -> Grou
     try:
         _, raw = await attachments.inline(request, raw, services.allowed_roots)
     except CarError as error:
-        raise await services.engine.refused(scope.origin, error) from None
+        refusal = judging.of_ground(error)
+        raise await services.engine.refused(scope.origin, refusal) from None
     image = decode_object(raw)["images"][0]
     origin = scope.origin._replace(raw_params=msgspec.json.encode({**asked, "image": image}))
     return await judging.ground(services.engine, params, image, origin)

@@ -18,6 +18,10 @@ _KINDS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 #: Most pixels of an image. It takes three bytes each in memory, whatever its file's size.
 MAX_PIXELS = 64_000_000
 
+#: Most pixels of a side, the most that JPEG has. What is longer is no picture: made smaller, it
+#: would take far longer than one of as many pixels.
+MAX_SIDE = 65_535
+
 # Pillow warns at sizes of its own; ours is checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -65,8 +69,11 @@ def read_image(content: bytes) -> Pixels:
 
 
 def _check_size(image: Image.Image) -> None:
+    size = f"it has {image.width} x {image.height} pixels"
     if image.width * image.height > MAX_PIXELS:
-        raise _invalid(f"it has {image.width} x {image.height} pixels, {MAX_PIXELS} at most")
+        raise _invalid(f"{size}, {MAX_PIXELS} at most")
+    if max(image.size) > MAX_SIDE:
+        raise _invalid(f"{size}, {MAX_SIDE} a side at most")
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -226,3 +226,13 @@ async def test_without_a_model_that_grounds_that_is_said(world: Any) -> None:
     params = msgspec.convert({"image": IMAGE, "prompt": "x"}, GroundParams)
     with pytest.raises(CarError, match="pull a Qwen"):
         await judging.ground(world.engine, params, IMAGE, ORIGIN)
+
+
+def test_what_is_wrong_with_the_image_is_said_of_the_parameter_of_ground() -> None:
+    error = CarError("invalid_request", "cut off - at `$.images[0]`", path="$.images[0]", model="m")
+    told = judging.of_ground(error)
+    assert (told.kind, told.detail) == ("invalid_request", "cut off - at `$.image`")
+    assert told.extra == {"path": "$.image", "model": "m"}
+    other = judging.of_ground(CarError("io_error", "no /x - at `$.images[0]`", path="/x"))
+    assert (other.detail, other.extra) == ("no /x - at `$.image`", {"path": "/x"})
+    assert judging.of_ground(CarError("timeout")).extra == {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.process.conftest import ROOT, Core, check_stream, text_of
@@ -102,8 +103,6 @@ def test_images_of_a_request_belong_to_its_last_turn(core: Core) -> None:
 @pytest.mark.parametrize(
     ("block_of", "kind"),
     [
-        (lambda: block(b"nothing of use"), "invalid_request"),
-        (lambda: block(picture()[:60]), "invalid_request"),
         (lambda: {**block(b""), "type": "video"}, "unsupported_mode"),
         (
             lambda: {"type": "image", "source": {"type": "url", "url": "http://x"}},
@@ -115,6 +114,48 @@ def test_what_cannot_be_read_is_refused_by_its_place(core: Core, block_of: Any, 
     error = core.fail("generate", asked("x", picture(), block_of()))
     assert error["data"]["kind"] == kind
     assert "messages[0].content[2]" in error["message"]
+
+
+BAD = {
+    "no image": lambda: block(b"nothing of use"),
+    "half an image": lambda: block(picture()[:60]),
+    "an image that is a sound": lambda: {**block(tone()), "type": "image"},
+    "a sound that is an image": lambda: {**block(picture()), "type": "audio"},
+    "half a sound": lambda: block(tone()[:2000]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bytes_that_are_none_cost_nobody_but_their_request(core: Core, case: str) -> None:
+    """They are named wherever they stand; the process that looked at them lives on."""
+    bad, good = BAD[case](), block(picture())
+    core.call("generate", asked("x", good))
+    workers = workers_of(core)
+    told = {"type": "tool_result", "tool_use_id": "1", "content": [good, bad]}
+    called = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+    turns = [
+        *asked("x")["messages"],
+        {"role": "assistant", "content": [called]},
+        {"role": "tool", "content": [told]},
+    ]
+    requests = {"$.messages[0].content[2]": asked("x", good, bad, good)}
+    if bad["type"] == "image":  # which these may hold alone
+        requests["$.messages[2].content[0].content[1]"] = {**asked(), "messages": turns}
+        requests["$.images[1]"] = {"model": SEEING, "prompt": "x", "images": [good, bad]}
+    for place, request in requests.items():
+        error = core.fail("generate", request)
+        assert error["data"]["kind"] == "invalid_request"
+        assert error["data"]["path"] == place
+        assert f"at `{place}`" in error["message"]
+    if bad["type"] == "image":
+        error = core.fail("ground", {"model": SEEING, "image": bad, "prompt": "x"})
+        assert (error["data"]["kind"], error["data"]["path"]) == ("invalid_request", "$.image")
+    assert core.call("generate", asked("x", good))["model_used"] == SEEING
+    assert workers_of(core) == workers
+
+
+def workers_of(core: Core) -> set[int]:
+    return {child.pid for child in psutil.Process(core.pid).children(recursive=True)}
 
 
 def test_a_cancel_ends_a_request_with_many_images(core: Core) -> None:

@@ -1,6 +1,8 @@
 """Image files as rows of pixels, whatever is in them."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -97,3 +99,27 @@ def test_a_small_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) ->
     assert rows(file(Image.new("1", (10, 10)))).shape == (10, 10, 3)
     with pytest.raises(CarError, match="it has 10 x 11 pixels, 100 at most"):
         read_image(file(Image.new("1", (10, 11))))
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        ((65_536, 1), "65536 x 1 pixels, 65535 a side at most"),
+        ((1, 65_536), "1 x 65536 pixels, 65535 a side at most"),
+        ((2**31 - 1, 2**31 - 1), "2147483647 x 2147483647 pixels, 64000000 at most"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_decoded(
+    size: tuple[int, int], problem: str
+) -> None:
+    header = b"IHDR" + struct.pack(">II5B", *size, 1, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    content += struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 0) + b"IDAT"
+    with pytest.raises(CarError, match=problem) as caught:
+        read_image(content)
+    assert caught.value.kind == "invalid_request"
+
+
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535)])
+def test_an_image_may_be_as_long_as_jpeg_allows(size: tuple[int, int]) -> None:
+    assert rows(file(Image.new("1", size))).shape == (size[1], size[0], 3)

@@ -25,6 +25,7 @@ from tests.workers.test_engines import Asked, chat, finish, run
 
 pytest.importorskip("llama_cpp")
 
+from car_rpc.workers import image
 from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.native import lib, load_mtmd
@@ -558,6 +559,33 @@ def test_a_template_that_drops_an_image_is_no_way_to_show_it(
     engine = load(model_file("{{ messages[-1].content }}"), projector)
     failed = failure(run(engine, look("x", RED))[0])
     assert "puts an image at the end" in failed.detail
+    assert failed.data == {"path": "$.messages[0]"}
+
+
+def test_what_a_projector_cannot_read_is_named_by_its_place(
+    loaded_grid: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the form, and llama.cpp makes no image longer than 65,536 pixels."""
+    monkeypatch.setattr(image, "MAX_SIDE", 400_000)
+    long = picture(size=(400_000, 1))
+    failed = failure(run(loaded_grid, look("x", RED, "y", long, BLUE))[0])
+    assert failed.kind == "invalid_request"
+    assert "cannot read it" in failed.detail
+    assert "out of range" in failed.detail
+    assert failed.data == {"path": "$.messages[1]"}
+    assert run(loaded_grid, look("x", RED))[0].answer == Reply(id=1)
+
+
+def test_an_image_that_must_be_read_at_once_is_named_where_it_is_too_large(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(model, write_whole_image_projector(tmp_path / "whole.gguf"))
+    assert engine._media is not None
+    monkeypatch.setattr(engine._media._projector, "batch_tokens", 1)
+    failed = failure(run(engine, look("x", RED, BLUE))[0])
+    assert failed.kind == "invalid_request"
+    assert "1 at most; send a smaller one - at `$.messages[0]`" in failed.detail
+    assert failed.data == {"path": "$.messages[0]"}
 
 
 def test_a_projector_that_does_not_fit_is_no_crash(

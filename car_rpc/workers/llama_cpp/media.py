@@ -19,7 +19,7 @@ from car_rpc.wire.media import media_of
 from car_rpc.workers.audio import Samples, open_audio
 from car_rpc.workers.image import read_image
 from car_rpc.workers.job import request_failure
-from car_rpc.workers.llama_cpp.projector import unread
+from car_rpc.workers.llama_cpp.projector import invalid_medium, unread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,13 +108,12 @@ class MediaReader:
                 else:
                     bitmap = self._sound(content)
             except CarError as error:
-                detail = f"{error.detail} - at `{place}`"
-                raise CarError(error.kind, detail, path=place) from error
+                raise invalid_medium(error.detail, place) from error
             bitmaps.append(bitmap)
 
         def tokenize(parts: Sequence[Part]) -> tuple[list[int], Sequence[Medium]]:
             first = self._vocab.first_tokens(parts)
-            return self._projector.tokenize(parts, bitmaps, first)
+            return self._projector.tokenize(parts, bitmaps, request.places, first)
 
         job.rendering()
         prompt = self._prompter.prompt(request, tokenize)
@@ -123,7 +122,7 @@ class MediaReader:
             detail = (
                 "the model's own chat template puts an image at the end, where no answer begins"
             )
-            raise CarError("invalid_request", detail)
+            raise invalid_medium(detail, request.places[-1])
         return prompt
 
     def _image(self, content: bytes, room: int) -> tuple[Bitmap, int]:

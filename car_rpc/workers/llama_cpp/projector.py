@@ -17,16 +17,16 @@ import numpy as np
 
 from car_rpc.errors import CarError, unsupported_mode
 from car_rpc.wire.content import ImageBlock
+from car_rpc.workers.chat.prompt import Part
 from car_rpc.workers.llama_cpp.context import DecodeError
 from car_rpc.workers.llama_cpp.native import BACKEND, lib, load_mtmd, recent_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from car_rpc.wire.media import MediaBlock
-    from car_rpc.workers.chat.prompt import Part
     from car_rpc.workers.image import Pixels
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.context import Context
@@ -99,7 +99,11 @@ class Projector:
         return Bitmap(self.mtmd, handle, b"sound", content)
 
     def tokenize(
-        self, parts: Sequence[Part], bitmaps: Sequence[Bitmap], first: Sequence[int]
+        self,
+        parts: Sequence[Part],
+        bitmaps: Sequence[Bitmap],
+        places: Sequence[str],
+        first: Sequence[int],
     ) -> tuple[list[int], list[Medium]]:
         """Tokens of a prompt, and the images and recordings among them.
 
@@ -108,23 +112,18 @@ class Projector:
         Args:
             parts: The prompt.
             bitmaps: What its media are, by their numbers.
+            places: Where the client put them.
             first: Tokens that go before it.
 
         Raises:
-            CarError: One cannot be made ready (``invalid_request``).
+            CarError: One cannot be made ready (``invalid_request``); ``path`` is its place.
         """
         mtmd = self.mtmd
-        chunks = _Chunks(mtmd)
-        made = [_part(mtmd, part, bitmaps) for part in parts]
-        kind = _pointer_to(mtmd.mtmd_input_part)
-        pointers = (kind * len(made))(*map(ctypes.pointer, made))
-        code = mtmd.mtmd_tokenize_from_parts(self.handle, chunks.handle, pointers, len(made), False)
-        if code != 0:
-            raise CarError(
-                "invalid_request",
-                f"the projector {self.name} cannot read the images or the sound"
-                f" ({recent_errors()}); send others",
-            )
+        chunks = self._cut(parts, bitmaps)
+        if chunks is None:
+            detail = f"the projector {self.name} cannot read it ({recent_errors()}); send another"
+            raise invalid_medium(detail, places[self._unreadable(bitmaps)])
+        place_of = {bitmap.known_by: place for bitmap, place in zip(bitmaps, places, strict=True)}
         tokens = list(first)
         media: list[Medium] = []
         for index in range(mtmd.mtmd_input_chunks_size(chunks.handle)):
@@ -132,21 +131,36 @@ class Projector:
             if mtmd.mtmd_input_chunk_get_type(chunk) == _TEXT:
                 tokens += _tokens(mtmd, chunk)
             else:
-                medium = self._medium(chunks, chunk, len(tokens))
+                medium = self._medium(chunks, chunk, len(tokens), place_of)
                 media.append(medium)
                 tokens += medium.tokens
         return tokens, media
 
-    def _medium(self, owner: _Chunks, chunk: Any, start: int) -> Medium:
+    def _cut(self, parts: Sequence[Part], bitmaps: Sequence[Bitmap]) -> _Chunks | None:
+        """A prompt as mtmd cuts it; ``None`` where it cannot read what is in it."""
+        mtmd = self.mtmd
+        chunks = _Chunks(mtmd)
+        made = [_part(mtmd, part, bitmaps) for part in parts]
+        kind = _pointer_to(mtmd.mtmd_input_part)
+        pointers = (kind * len(made))(*map(ctypes.pointer, made))
+        code = mtmd.mtmd_tokenize_from_parts(self.handle, chunks.handle, pointers, len(made), False)
+        return chunks if code == 0 else None
+
+    def _unreadable(self, bitmaps: Sequence[Bitmap]) -> int:
+        """The number of the first that mtmd cannot read alone, as it does not tell which it is."""
+        alone = (Part("", is_content=False, medium=number) for number in range(len(bitmaps)))
+        return next((n for n, part in enumerate(alone) if self._cut([part], bitmaps) is None), 0)
+
+    def _medium(
+        self, owner: _Chunks, chunk: Any, start: int, place_of: Mapping[bytes, str]
+    ) -> Medium:
         mtmd = self.mtmd
         size: int = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         whole = bool(mtmd.mtmd_decode_use_non_causal(self.handle, chunk))
-        if whole and size > self.batch_tokens:
-            raise CarError(
-                "invalid_request",
-                f"an image takes {size} tokens, {self.batch_tokens} at most; send a smaller one",
-            )
         known_by = mtmd.mtmd_input_chunk_get_id(chunk)
+        if whole and size > self.batch_tokens:
+            detail = f"it takes {size} tokens, {self.batch_tokens} at most; send a smaller one"
+            raise invalid_medium(detail, place_of[known_by])
         return Medium(
             projector=self,
             owner=owner,
@@ -168,7 +182,8 @@ class Bitmap:
         self.handle = handle
         digest = hashlib.sha256(kind)
         digest.update(content)
-        mtmd.mtmd_bitmap_set_id(handle, digest.hexdigest().encode())
+        self.known_by = digest.hexdigest().encode()
+        mtmd.mtmd_bitmap_set_id(handle, self.known_by)
         weakref.finalize(self, mtmd.mtmd_bitmap_free, handle)
 
 
@@ -239,6 +254,11 @@ class Medium(NamedTuple):
             ),
             owner,
         )
+
+
+def invalid_medium(detail: str, place: str) -> CarError:
+    """The refusal of an image or a recording that cannot be used."""
+    return CarError("invalid_request", f"{detail} - at `{place}`", path=place)
 
 
 def unread(block: MediaBlock, place: str, reason: str) -> CarError:

@@ -68,9 +68,16 @@ class SpeechEngine:
         self._queue.reset()
 
     def _transcribe(self, request: Transcribe) -> Work:
-        with open_audio(request.audio, request.path) as audio:
-            self._recognizer.begin()
-            words = yield from self._words(audio)
+        try:
+            with open_audio(request.audio, request.path) as audio:
+                self._recognizer.begin()
+                words = yield from self._words(audio)
+        except CarError as error:
+            if error.kind != "invalid_request":  # it names the file
+                raise
+            place = "$.audio_path" if request.audio is None else "$.audio_b64"
+            detail = f"{error.detail} - at `{place}`"
+            raise CarError(error.kind, detail, path=place) from error
         return Transcribed(
             text=" ".join(word.word for word in words),
             language=LANGUAGE,
