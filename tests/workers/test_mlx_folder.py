@@ -118,6 +118,31 @@ def test_a_model_that_is_no_good_is_named(folder: Path, case: str) -> None:
     assert problem in error.detail
 
 
+@pytest.mark.parametrize(
+    "architectures",
+    [["Qwen3ForSequenceClassification"], "ModernBertForSequenceClassification", ["XRewardModel"]],
+)
+def test_a_model_with_a_head_that_ranks_does_not_rank_without_it(
+    folder: Path, architectures: Any
+) -> None:
+    change(folder / "config.json", architectures=architectures)
+    error = failure(folder)
+    assert (error.kind, error.extra["path"]) == ("model_load_failed", str(folder))
+    name = architectures if isinstance(architectures, str) else architectures[0]
+    assert f"a head that ranks or classifies ({name}), which mlx-lm does not" in error.detail
+    assert "register a GGUF file of the model" in error.detail
+    change(folder / "config.json", architectures=["LlamaForCausalLM", 5])
+    make_engine().load(Load(path=str(folder)), lambda _: None)
+
+
+def test_no_model_is_made_to_rank_by_a_head_that_mlx_lacks(folder: Path) -> None:
+    with pytest.raises(CarError) as caught:
+        make_engine().load(Load(path=str(folder), pooling="rank"), lambda _: None)
+    assert caught.value.kind == "model_load_failed"
+    assert "has no head for ranking" in caught.value.detail
+    assert "without `pooling`, or a GGUF file" in caught.value.detail
+
+
 def test_a_file_in_place_of_the_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     error = failure(tmp_path / "model.gguf")

@@ -40,7 +40,7 @@ class MlxEncoder:
 
     def check(self) -> None:
         """Refuse where the pooling or the architecture gives no vector per text."""
-        if self._pooling in ("none", "rank"):
+        if self._pooling == "none":
             raise unsupported_mode(
                 "embed", BACKEND, "its pooling gives no vector per text; set pooling to mean"
             )

@@ -21,7 +21,7 @@ from car_rpc.workers.constraint.preparation import Preparation
 from car_rpc.workers.embedding import Embedder
 from car_rpc.workers.judge import Judge
 from car_rpc.workers.mlx.encoder import MlxEncoder
-from car_rpc.workers.mlx.folder import open_folder
+from car_rpc.workers.mlx.folder import open_folder, unusable
 from car_rpc.workers.mlx.generator import Generator, MlxGeneration
 from car_rpc.workers.mlx.model import Model, out_of_memory
 from car_rpc.workers.mlx.native import BACKEND, is_out_of_memory, version
@@ -58,6 +58,9 @@ class MlxEngine:
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
         """Load the folder and generate once."""
         folder = open_folder(load.path)
+        if load.pooling == "rank":
+            problem = "has no head for ranking, as no model of mlx-lm has; register it without"
+            raise unusable(folder.path, f"{problem} `pooling`, or a GGUF file of the model")
         self._vocab = Vocab(folder)
         self._prompter = Prompter(self._vocab, folder.chat_template, BACKEND)
         self._preparation = Preparation(self._vocab, self._prompter.family, BACKEND)

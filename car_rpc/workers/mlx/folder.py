@@ -33,6 +33,10 @@ _POOLING_NAMES: dict[str, Pooling] = {
 #: Members of ``tokenizer_config.json`` that ask for a first token in front of every text.
 _ADD_BOS = "add_bos_token"
 
+#: How the architectures end whose last layer gives scores, not words. mlx-lm has none of them: it
+#: would leave that layer out, or not know its weights.
+_SCORING = ("Classification", "RewardModel")
+
 #: Names of the longest context, in the order in which they count.
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
@@ -75,6 +79,7 @@ def open_folder(path: str) -> Folder:
     folder = Path(path)
     _check_folder(folder)
     config = read_json(folder / _CONFIG)
+    _check_architecture(folder, config)
     generation = read_json(folder / _GENERATION, needed=False)
     tokenizer = read_json(folder / _TOKENIZER_CONFIG, needed=False)
     return Folder(
@@ -110,6 +115,17 @@ def _check_folder(path: Path) -> None:
         raise unusable(
             path, f"{what}; an MLX model is a folder with {_CONFIG}, {_TOKENIZER} and {_WEIGHTS}"
         )
+
+
+def _check_architecture(path: Path, config: dict[str, Any]) -> None:
+    given = config.get("architectures")
+    for name in [given, *_items(given)]:
+        if isinstance(name, str) and name.endswith(_SCORING):
+            raise unusable(
+                path,
+                f"has a head that ranks or classifies ({name}), which mlx-lm does not compute;"
+                " register a GGUF file of the model, with whose head llama.cpp ranks",
+            )
 
 
 def _file(path: Path) -> Path:
