@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -40,6 +41,11 @@ from car_rpc.wire.worker import (
 #: Unread events of a request at which its sequence is parked until they are taken. A few
 #: hundred tokens keep a slow reader's stream busy without holding more than some kilobytes.
 PAUSE_AT_EVENTS = 256
+
+#: How long events that come soon after others wait for more, in seconds: half of a frame on a
+#: screen, which nobody sees. Each time that some are passed on takes the core and the app as long
+#: as a small model takes for a token.
+EVENTS_WAIT_S = 0.008
 
 #: How long a chat template may take to render, in seconds. Templates come from untrusted
 #: files; real ones take milliseconds.
@@ -93,6 +99,23 @@ class _Call:
         self.changed = asyncio.Event()
         self.paused = False
         self.render_timer: asyncio.TimerHandle | None = None
+        self._told_s = -math.inf
+        self._tell_timer: asyncio.TimerHandle | None = None
+
+    def hear(self, events: Sequence[StreamEvent]) -> None:
+        self.events += events
+        if self._tell_timer is None:
+            loop = asyncio.get_running_loop()
+            wait_s = self._told_s + EVENTS_WAIT_S - loop.time()
+            if wait_s <= 0:
+                self._tell()
+            else:
+                self._tell_timer = loop.call_later(wait_s, self._tell)
+
+    def _tell(self) -> None:
+        self._tell_timer = None
+        self._told_s = asyncio.get_running_loop().time()
+        self.changed.set()
 
     async def answered(self) -> Answer:
         while self.answer is None:
@@ -104,6 +127,8 @@ class _Call:
         if self.answer is None:
             self.answer = answer
         self.rendered()
+        if self._tell_timer is not None:
+            self._tell_timer.cancel()
         self.changed.set()
 
     def rendered(self) -> None:
@@ -331,9 +356,8 @@ class WorkerProcess:
             return
         match frame:
             case Events():
-                call.events += frame.events
+                call.hear(frame.events)
                 call.hear_logprobs(frame.logprobs)
-                call.changed.set()
                 if not call.paused and len(call.events) >= PAUSE_AT_EVENTS:
                     call.paused = True
                     self._send(_encode(Pause(id=frame.id)))

@@ -173,6 +173,28 @@ async def test_a_model_that_loads_after_all_is_no_longer_left_out(workers: Any) 
     assert workers.availability(ECHO).available
 
 
+async def test_events_that_come_soon_after_others_are_passed_on_together(
+    workers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    tell = process._Call._tell
+
+    def note(call: Any) -> None:
+        told.append(len(call.events))
+        tell(call)
+
+    monkeypatch.setattr(process._Call, "_tell", note)
+    monkeypatch.setattr(process, "EVENTS_WAIT_S", 3600)
+    assert len(await played(workers, scripted_model("a/fast:1", [{**TEXT, "repeat": 50}]))) == 51
+    assert len(told) == 1  # the first at once, the others with the answer
+
+
+async def test_events_that_wait_for_others_do_not_wait_for_the_answer(workers: Any) -> None:
+    twice = scripted_model("a/twice:1", [TEXT, TEXT, {"stall": True}])
+    async with asyncio.timeout(30), aclosing(workers.generate(scripted_call(twice))) as events:
+        assert [await anext(events), await anext(events)] == [TextDelta(text="x")] * 2
+
+
 async def test_a_slow_reader_holds_its_stream_and_gets_all_of_it(
     workers: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
