@@ -17,6 +17,7 @@ import llama_cpp
 from benchmarks.local import measure, mlx, report, vectors
 from benchmarks.local.contenders import (
     FORMERS,
+    LISTENERS,
     OURS,
     Car,
     Contender,
@@ -28,6 +29,7 @@ from benchmarks.local.contenders import (
 )
 from benchmarks.local.install import draw, install
 from benchmarks.local.model import REAL, SMALL, Shape, model_file
+from benchmarks.local.servers import PROGRAMS, server
 
 HERE = Path(__file__).parent
 
@@ -56,11 +58,26 @@ loop* is `llama_decode` and an argmax, with llama.cpp's defaults and chunks of 2
 in its own process; the second one leaves out flash attention, as car-rpc does on a CPU but for
 requests of up to 256 tokens. *Behind 3,072* is an answer to a prompt of so many tokens that was
 read before.
-llama-cpp-python is its `create_completion`; llama-server is its engine from the package xllamacpp.
+llama-cpp-python is its `create_completion`. Its server, and llama-server, whose engine the package
+xllamacpp brings, are asked over HTTP; the former answers one request after the other, and is told
+not to drop one for the next.
 *With n busy* is beside n processes that compute all the time, *in a form* an object with one text.
 Where n streams are asked at once, reading their prompts counts; *first to end / last* is 1 where
-all end together, and 1/n where each waits for the one before. Memory is that of all processes of a
-contender, weights included.
+all end together, and 1/n where each waits for the one before.
+
+Memory is what is resident of all processes of a contender. That counts the weights, which are
+mapped from a file that the system keeps once for all, and it counts what a contender's processes
+share once for each of them. *After one answer* is that of fresh processes that were asked one
+prompt: car-rpc makes room for more requests as they come; llama-cpp-python and its server have room
+for one, and the others were given room for 8 when they started, so that theirs hardly grows.
+
+*First token* is milliseconds until then, of a prompt of {long} tokens that is new or known; *short
+behind long*, of one of {short} tokens that comes {wait_ms} ms after one of {behind}, while that is
+read. *Short after a cancel* is the same where the long one is abandoned as the short one comes:
+car-rpc gets a cancel, a server's connection is closed, and node-llama-cpp has its AbortSignal. It
+looks at that, as llama-cpp-python's server at the connection, only when the prompt is read. A call
+to llama-cpp-python, or a bare loop, hears of no other prompt and cannot be left before that.
+*Cancel* is milliseconds until car-rpc has left such a prompt.
 
 ![Speed, by contender]({plot})
 
@@ -101,11 +118,18 @@ async def run(options: argparse.Namespace) -> list[report.Round]:
             contenders: dict[str, Contender] = {OURS: ours}
             for title, command in players(own=options.own).items():
                 contenders[title] = await stack.enter_async_context(player(command, setting))
-            for contender in contenders.values():
-                await measure.decode(contender, 2)  # warms it up
+            if not options.own:
+                for title, program in PROGRAMS.items():
+                    contenders[title] = await stack.enter_async_context(server(program, setting))
+            memories: dict[str, float] = {}
+            for title, contender in contenders.items():
+                await measure.decode(contender, options.tokens)  # warms it up
+                memories[title] = measure.memory(contender)
             for number, figures in enumerate(rounds):
                 for title, contender in contenders.items():
                     measured = await of_all(title, contender, shape, options)
+                    if shape is not SMALL:
+                        measured["memory after one answer, MB"] = memories[title]
                     figures.setdefault(title, {}).update(measured)
                     print(f"{number + 1}/{len(rounds)} {shape.name} {title}", file=sys.stderr)
                 figures[OURS] |= await of_ours(ours, shape)
@@ -136,8 +160,11 @@ async def of_all(
     """What is measured of every contender."""
     if shape is SMALL:
         rate = await measure.decode(contender, options.long_tokens)
-        first = await measure.first_token(contender)
-        return {f"{options.long_tokens:,} tokens, tokens/s": rate} | first
+        figures = {f"{options.long_tokens:,} tokens, tokens/s": rate}
+        figures |= await measure.first_token(contender)
+        if title in LISTENERS:
+            figures |= await measure.behind(contender)
+        return figures
     rate = await measure.decode(contender, options.tokens)
     figures = {f"{options.tokens} tokens, tokens/s": rate}
     if title in FORMERS:
@@ -145,20 +172,22 @@ async def of_all(
         figures |= {"in a form, tokens/s": formed, "in a form, of free": formed / rate}
     for count in (4, 8):
         figures |= await measure.streams(contender, count, options.tokens // 4)
-    figures["memory, MB"] = measure.memory(contender)
+    memory = measure.memory(contender)
     for count in (1, 2):
         with measure.busy(count):
             await asyncio.sleep(1)
             rate = await measure.decode(contender, options.tokens // 8)
         figures[f"with {count} busy, tokens/s"] = rate
-    return figures
+    return figures | {"memory after 8 streams, MB": memory}
 
 
 async def of_ours(ours: Car, shape: Shape) -> measure.Figures:
     """What is measured of ours alone."""
     if shape is not SMALL:
         return {}
-    return {"short behind long, steps": await measure.behind(ours)} | await measure.cancel(ours)
+    return {"short behind long, steps": await measure.steps_behind(ours)} | await measure.cancel(
+        ours
+    )
 
 
 def write(
@@ -177,6 +206,10 @@ def write(
         table=report.table(rounds),
         small=f"one of {SMALL.layers} layers of width {SMALL.width}",
         threads=os.cpu_count(),
+        long=f"{measure.LONG:,}",
+        short=measure.SHORT,
+        behind=f"{measure.BEHIND:,}",
+        wait_ms=round(measure.BEGUN_S * 1000),
         bars=report.bars(rounds),
         mlx=mlx.section(mlx_rounds),
         vectors=vectors.section(vector_rounds),

@@ -1,4 +1,4 @@
-"""Who is measured: the whole process, a bare loop over llama.cpp, and other programs."""
+"""Who is measured: the whole process, a bare loop over llama.cpp, and others beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -26,11 +27,15 @@ OURS = "car-rpc"
 BARE = "bare loop"
 BARE_NO_FLASH = "bare loop, no flash attention"
 COMPLETIONS = "llama-cpp-python"
+COMPLETIONS_SERVER = "llama-cpp-python's server"
 NODE = "node-llama-cpp"
 SERVER = "llama-server"
 
 #: Those that can give an answer a form.
-FORMERS = (OURS, COMPLETIONS, SERVER, NODE)
+FORMERS = (OURS, COMPLETIONS, COMPLETIONS_SERVER, SERVER, NODE)
+
+#: Those that can be asked while they read a prompt, and told to leave it.
+LISTENERS = (OURS, COMPLETIONS_SERVER, SERVER, NODE)
 
 #: The form of an answer, in which nearly every token is one of many that could be.
 FORM = {
@@ -39,6 +44,9 @@ FORM = {
     "required": ["text"],
     "additionalProperties": False,
 }
+
+#: What is said where a contender's process is gone.
+ENDED = "a contender ended"
 
 #: Most bytes of a line from a player.
 _LINE_BYTES = 1 << 20
@@ -71,6 +79,56 @@ class Contender(Protocol):
         """Answer some prompts at once with so many tokens each, perhaps in the form of FORM."""
         ...
 
+    async def ask_behind(
+        self, long: str, short: str, wait_s: float, *, abandon: bool
+    ) -> list[Timing]:
+        """Answer a short prompt that comes so long after a long one; one of LISTENERS can.
+
+        Args:
+            long: A prompt that takes longer to read than that.
+            short: What is asked then.
+            wait_s: Seconds between them.
+            abandon: Whether nobody wants the long one's answer any more when the short one comes.
+
+        Returns:
+            When the first token came, of each that was not abandoned, from when it was asked.
+        """
+        ...
+
+
+class Direct(ABC):
+    """A contender whose requests are coroutines of this process: to cancel one is to abandon it.
+
+    Attributes:
+        pid: Its process, which may have children.
+    """
+
+    pid: int
+
+    @abstractmethod
+    async def answer(self, prompt: str, tokens: int, *, in_form: bool = False) -> Timing:
+        """Answer one prompt."""
+
+    async def ask(
+        self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
+    ) -> list[Timing]:
+        """Answer some prompts at once."""
+        answers = [self.answer(prompt, tokens, in_form=in_form) for prompt in prompts]
+        return list(await asyncio.gather(*answers))
+
+    async def ask_behind(
+        self, long: str, short: str, wait_s: float, *, abandon: bool
+    ) -> list[Timing]:
+        """Answer a short prompt that comes so long after a long one."""
+        reading = asyncio.create_task(self.answer(long, 1))
+        await asyncio.sleep(wait_s)
+        assert not reading.done(), "the long prompt was read too soon to tell"
+        if abandon:
+            reading.cancel()
+            return [await self.answer(short, 1)]
+        short_timing = await self.answer(short, 1)
+        return [await reading, short_timing]
+
 
 class Setting(NamedTuple):
     """What all have in common: the model, tokens of context for each request, threads."""
@@ -79,12 +137,8 @@ class Setting(NamedTuple):
     context: int
     threads: int
 
-    @property
-    def arguments(self) -> list[str]:
-        return [str(self.path), str(self.context), str(self.threads)]
 
-
-class Car:
+class Car(Direct):
     """The process that an app gets, asked by its Python client.
 
     Args:
@@ -97,14 +151,8 @@ class Car:
         self._model = model
         self.pid = client.pid
 
-    async def ask(
-        self, prompts: Sequence[str], tokens: int, *, in_form: bool = False
-    ) -> list[Timing]:
-        """Answer some prompts at once."""
-        answers = [self._answer(prompt, tokens, in_form=in_form) for prompt in prompts]
-        return list(await asyncio.gather(*answers))
-
-    async def _answer(self, prompt: str, tokens: int, *, in_form: bool) -> Timing:
+    async def answer(self, prompt: str, tokens: int, *, in_form: bool = False) -> Timing:
+        """Answer one prompt."""
         started, first_s = time.perf_counter(), 0.0
         async with self.stream(prompt, tokens, in_form=in_form) as stream:
             async for event in stream:
@@ -156,6 +204,14 @@ class Player:
         )
         return [Timing(*each) for each in times]
 
+    async def ask_behind(
+        self, long: str, short: str, wait_s: float, *, abandon: bool
+    ) -> list[Timing]:
+        """Answer a short prompt that comes so long after a long one."""
+        prompts = [rendered(long), rendered(short)]
+        times = await self.play(prompts=prompts, tokens=1, wait_s=wait_s, abandon=abandon)
+        return [Timing(*each) for each in times]
+
     async def play(self, **question: Any) -> Any:
         """Ask a question as it is."""
         assert self._process.stdin is not None
@@ -166,19 +222,20 @@ class Player:
 @asynccontextmanager
 async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Player, None]:
     """A contender in a process of its own, see ``player.py``."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        *setting.arguments,
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        limit=_LINE_BYTES,
-        cwd=ROOT,
-    )
-    try:
+    arguments = [str(setting.path), str(setting.context), str(setting.threads)]
+    async with running([*command, *arguments], stdin=PIPE, stdout=PIPE) as process:
         while await _line(process) != b"ready\n":  # a library may have something to say before
             pass
         yield Player(process)
+
+
+@asynccontextmanager
+async def running(command: Sequence[str], **streams: int) -> AsyncGenerator[Process, None]:
+    """A process, which is killed in the end. What it has to say otherwise is not heard."""
+    streams = {"stdout": DEVNULL, **streams, "stderr": DEVNULL}
+    process = await asyncio.create_subprocess_exec(*command, limit=_LINE_BYTES, cwd=ROOT, **streams)
+    try:
+        yield process
     finally:
         with suppress(ProcessLookupError):  # it has ended
             process.kill()
@@ -189,7 +246,7 @@ async def _line(process: Process) -> bytes:
     assert process.stdout is not None
     line = await process.stdout.readline()
     if not line:
-        raise RuntimeError("a contender ended")
+        raise RuntimeError(ENDED)
     return line
 
 
@@ -199,12 +256,11 @@ def rendered(prompt: str) -> str:
 
 
 def players(*, own: bool) -> dict[str, list[str]]:
-    """The commands of all contenders but ours."""
+    """The commands of all contenders that read what they are asked from their input."""
     here = [sys.executable, "-m", "benchmarks.local.player"]
     commands = {BARE: [*here, "bare"], BARE_NO_FLASH: [*here, "bare-no-flash"]}
     if not own:
         commands[COMPLETIONS] = [*here, "completions"]
-        commands[SERVER] = [str(VENV / "bin" / "python"), str(PEERS / "llama_server.py")]
         commands[NODE] = ["node", str(PEERS / "node.mjs")]
     return commands
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from benchmarks.local.contenders import Car, Contender, Timing, fresh_prompt
+from benchmarks.local.contenders import Car, Contender, fresh_prompt
 from car_rpc.client import GenerateStream
 from car_rpc.wire.events import TextDelta
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
@@ -23,6 +23,9 @@ SHORT, LONG = 40, 2000
 
 #: The prompt that others wait behind, in tokens.
 BEHIND = 4096
+
+#: Seconds after which it is certainly read, and some of it was.
+BEGUN_S = 0.2
 
 #: The prompt that tokens are generated behind, in tokens of the model with the real shape.
 DEEP = 3072
@@ -58,7 +61,7 @@ async def streams(contender: Contender, count: int, tokens: int) -> Figures:
 
 
 def memory(contender: Contender) -> float:
-    """Memory that it takes, weights included, in MB."""
+    """Resident memory of its processes in MB: with the pages of files that they map, as weights."""
     process = psutil.Process(contender.pid)
     everyone = [process, *process.children(recursive=True)]
     return sum(each.memory_info().rss for each in everyone) / 1e6
@@ -77,14 +80,23 @@ async def first_token(contender: Contender) -> Figures:
     }
 
 
-async def behind(car: Car) -> float:
+async def behind(contender: Contender) -> Figures:
+    """Milliseconds until the first token of a short prompt that comes while a long one is read.
+
+    Once the long one goes on, and once it is abandoned just then.
+    """
+    figures: Figures = {}
+    for name, abandon in (("short behind long", False), ("short after a cancel", True)):
+        prompts = fresh_prompt(BEHIND), fresh_prompt(SHORT)
+        *_, short = await contender.ask_behind(*prompts, BEGUN_S, abandon=abandon)
+        figures[f"first token, {name}"] = short.first_s * 1000
+    return figures
+
+
+async def steps_behind(car: Car) -> float:
     """Steps until a short prompt is answered that comes while a long one is read."""
-    prompt = fresh_prompt(BEHIND)
-    reading = asyncio.create_task(car.ask([prompt], 1))
-    await _begun(reading)
-    (short,) = await car.ask([fresh_prompt(SHORT)], 1)
-    assert not reading.done(), "the long prompt was read too soon to tell"
-    (long,) = await reading
+    prompts = fresh_prompt(BEHIND), fresh_prompt(SHORT)
+    long, short = await car.ask_behind(*prompts, BEGUN_S, abandon=False)
     return short.first_s / (long.first_s / (BEHIND / PREFILL_CHUNK))
 
 
@@ -109,12 +121,6 @@ async def _first(stream: GenerateStream) -> None:
     async for event in stream:
         if isinstance(event, TextDelta):
             return
-
-
-async def _begun(reading: asyncio.Task[list[Timing]]) -> None:
-    """Some chunks were read, so that a step is under way."""
-    await asyncio.sleep(0.2)
-    assert not reading.done()
 
 
 @contextmanager

@@ -12,13 +12,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.local import measure
-from benchmarks.local.contenders import OURS, PEERS, Contender, Setting, car, player
+from benchmarks.local.contenders import OURS, Contender, Setting, car, player
 from benchmarks.local.report import Bar, Round, bars, table
+from benchmarks.local.servers import MLX, server
 from car_rpc.registry.builtin import DEMO_CONTEXT_LENGTH, DEMO_DIR
 
 BARE = "bare mlx-lm"
 SERVER = "mlx_lm.server"
 TITLES = (OURS, BARE, SERVER)
+
+#: What starts the bare loop.
+LOOP = (sys.executable, "-m", "benchmarks.local.player", "mlx")
 
 #: Tokens of an answer, and of each of several.
 ALONE, TOGETHER = 256, 128
@@ -50,10 +54,12 @@ async def run(rounds: int, *, own: bool) -> list[Round]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(endless_folder())
         setting = Setting(folder, DEMO_CONTEXT_LENGTH, 1)
-        ours = await stack.enter_async_context(car(setting))
-        contenders: dict[str, Contender] = {OURS: ours}
-        for title, command in players(own=own).items():
-            contenders[title] = await stack.enter_async_context(player(command, setting))
+        contenders: dict[str, Contender] = {
+            OURS: await stack.enter_async_context(car(setting)),
+            BARE: await stack.enter_async_context(player(LOOP, setting)),
+        }
+        if not own:
+            contenders[SERVER] = await stack.enter_async_context(server(MLX, setting))
         for contender in contenders.values():
             await measure.decode(contender, 2)  # warms it up
         for number, one_round in enumerate(figures):
@@ -80,14 +86,6 @@ def section(rounds: list[Round]) -> str:
     device = "a GPU" if mx.default_device() == mx.gpu else "one core of the processor"
     where = f"MLX {mx.__version__} computes on {device} here."
     return TEXT.format(where=where, table=table(rounds, TITLES), bars=bars(rounds, BARS))
-
-
-def players(*, own: bool) -> dict[str, list[str]]:
-    """The commands of all contenders but ours."""
-    commands = {BARE: [sys.executable, "-m", "benchmarks.local.player", "mlx"]}
-    if not own:
-        commands[SERVER] = [sys.executable, str(PEERS / "mlx_server.py")]
-    return commands
 
 
 @contextmanager

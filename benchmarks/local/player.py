@@ -2,6 +2,9 @@
 
 A question is ``{"prompts": [text], "tokens": n, "schema": schema or null}``; the answer is a list
 with the seconds until the first token and until the last one of each. Prompts are rendered already.
+Who can be asked two prompts one after the other gets ``{"prompts": [long, short], "tokens": n,
+"wait_s": seconds between them, "abandon": whether the long one is abandoned then}``, and answers
+times from when each was asked, of those that were not abandoned.
 Who makes vectors is asked ``{"texts": [text]}``, and answers the seconds that it took.
 """
 

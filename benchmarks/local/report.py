@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks import tables
-from benchmarks.local.contenders import BARE, BARE_NO_FLASH, COMPLETIONS, NODE, OURS, SERVER
+from benchmarks.local.contenders import (
+    BARE,
+    BARE_NO_FLASH,
+    COMPLETIONS,
+    COMPLETIONS_SERVER,
+    NODE,
+    OURS,
+    SERVER,
+)
 from benchmarks.local.measure import Figures
 from benchmarks.tables import Measured
 
 #: One round: the figures of every contender, by title.
 Round = dict[str, Figures]
 
-TITLES = (OURS, BARE, BARE_NO_FLASH, COMPLETIONS, SERVER, NODE)
+TITLES = (OURS, BARE, BARE_NO_FLASH, COMPLETIONS, COMPLETIONS_SERVER, SERVER, NODE)
 
 #: The best of all others.
 BEST = "best other"

@@ -12,20 +12,20 @@ from tempfile import TemporaryDirectory
 from benchmarks.local.contenders import (
     BARE,
     COMPLETIONS,
+    COMPLETIONS_SERVER,
     OURS,
-    PEERS,
     SERVER,
-    VENV,
     Setting,
     player,
 )
 from benchmarks.local.minilm import minilm_file
 from benchmarks.local.model import cache_folder
 from benchmarks.local.report import BEST, Bar, Round, bars, table
+from benchmarks.local.servers import VECTOR_PROGRAMS, server
 from car_rpc.client import CarClient
 from car_rpc.wire.models import LocalSource, ModelSchema
 
-TITLES = (OURS, BARE, COMPLETIONS, SERVER)
+TITLES = (OURS, BARE, COMPLETIONS, COMPLETIONS_SERVER, SERVER)
 
 #: Tokens of context, of which the model was trained on so many.
 CONTEXT = 512
@@ -43,7 +43,7 @@ BARS = tuple(
 TEXT = """## Vectors
 
 all-MiniLM-L6-v2, a real model, in half precision: texts asked for at once, and one after the other.
-The *bare loop* is `llama_decode` over full batches.
+The *bare loop* is `llama_decode` over full batches; the servers are asked over HTTP.
 
 {table}
 
@@ -63,6 +63,10 @@ async def run(rounds: int, *, own: bool) -> list[Round]:
         for title, command in players(own=own).items():
             played = await stack.enter_async_context(player(command, setting))
             embeds[title] = lambda texts, play=played.play: play(texts=texts)
+        if not own:
+            for title, program in VECTOR_PROGRAMS.items():
+                served = await stack.enter_async_context(server(program, setting))
+                embeds[title] = served.embed
         for embed in embeds.values():
             await embed([WORDS])  # warms it up
         for number, one_round in enumerate(figures):
@@ -111,10 +115,9 @@ async def car(setting: Setting) -> AsyncGenerator[Embed]:
 
 
 def players(*, own: bool) -> dict[str, list[str]]:
-    """The commands of all contenders but ours."""
+    """The commands of all contenders that read what they are asked from their input."""
     here = [sys.executable, "-m", "benchmarks.local.player"]
     commands = {BARE: [*here, "bare-vectors"]}
     if not own:
         commands[COMPLETIONS] = [*here, "vectors"]
-        commands[SERVER] = [str(VENV / "bin" / "python"), str(PEERS / "llama_vectors.py")]
     return commands

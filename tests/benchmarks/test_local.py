@@ -1,5 +1,6 @@
 """The benchmark of local models runs and adds up. What it measures is nobody's test."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from benchmarks.local import report
 from benchmarks.local.contenders import (
     BARE,
     BARE_NO_FLASH,
+    COMPLETIONS_SERVER,
+    ENDED,
     OURS,
     SERVER,
+    Direct,
     Setting,
+    Timing,
     car,
     fresh_prompt,
     player,
@@ -22,6 +27,7 @@ from benchmarks.local.contenders import (
 )
 from benchmarks.local.measure import decode, memory, streams
 from benchmarks.local.model import Shape, model_file
+from benchmarks.local.servers import PROGRAMS, Program, server
 from tests.workers.conftest import DEMO_MODEL
 
 SETTING = Setting(DEMO_MODEL, 512, 1)
@@ -51,10 +57,59 @@ async def test_a_bare_loop_is_measured(title: str) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.llama
+async def test_a_server_is_measured() -> None:
+    async with server(PROGRAMS[COMPLETIONS_SERVER], SETTING) as served:
+        assert await decode(served, 8) > 0
+        assert await decode(served, 8, in_form=True) > 0
+        assert memory(served) > 10
+        timings = await served.ask(["Hello!", "Hi!"], 8)
+    assert all(0 < timing.first_s < timing.whole_s for timing in timings)
+
+
+@pytest.mark.process
 async def test_a_contender_that_ends_is_noticed() -> None:
-    with pytest.raises(RuntimeError, match="a contender ended"):
-        async with player([sys.executable, "-c", ""], SETTING):
+    command = [sys.executable, "-c", ""]
+    with pytest.raises(RuntimeError, match=ENDED):
+        async with player(command, SETTING):
             pass
+    with pytest.raises(RuntimeError, match=ENDED):
+        async with server(Program(lambda _setting, _port: command, {}, {}), SETTING):
+            pass
+
+
+class Reader(Direct):
+    """Reads a long prompt until a short one was answered."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+        self._answered = asyncio.Event()
+
+    async def answer(self, prompt: str, tokens: int, *, in_form: bool = False) -> Timing:
+        if prompt == "short":
+            self._answered.set()
+            return Timing(1, 1)
+        try:
+            await self._answered.wait()
+        except asyncio.CancelledError:
+            self.left.append(prompt)
+            raise
+        return Timing(2, 2)
+
+
+async def test_a_short_prompt_comes_behind_a_long_one_that_goes_on_or_is_left() -> None:
+    reader = Reader()
+    assert await reader.ask_behind("long", "short", 0, abandon=False) == [(2, 2), (1, 1)]
+    assert not reader.left
+    reader = Reader()
+    assert await reader.ask_behind("long", "short", 0, abandon=True) == [(1, 1)]
+    await asyncio.sleep(0)
+    assert reader.left == ["long"]
+
+
+async def test_nobody_is_behind_a_prompt_that_was_read_before() -> None:
+    with pytest.raises(AssertionError, match="too soon to tell"):
+        await Reader().ask_behind("short", "short", 0, abandon=False)
 
 
 def test_prompts_begin_like_no_other_and_are_as_long_as_they_should() -> None:

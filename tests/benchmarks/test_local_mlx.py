@@ -11,6 +11,7 @@ pytest.importorskip("mlx_lm")
 from benchmarks.local import mlx
 from benchmarks.local.contenders import OURS, Contender, Setting, car, player
 from benchmarks.local.measure import decode, streams
+from benchmarks.local.servers import MLX, server
 
 pytestmark = pytest.mark.mlx
 
@@ -36,9 +37,14 @@ async def test_our_process_is_measured(folder: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("title", [mlx.BARE, mlx.SERVER])
-async def test_the_others_are_measured(folder: Path, title: str) -> None:
-    async with player(mlx.players(own=False)[title], Setting(folder, 512, 1)) as contender:
+async def test_the_bare_loop_is_measured(folder: Path) -> None:
+    async with player(mlx.LOOP, Setting(folder, 512, 1)) as contender:
+        await check(contender)
+
+
+@pytest.mark.process
+async def test_the_server_is_measured(folder: Path) -> None:
+    async with server(MLX, Setting(folder, 512, 1)) as contender:
         await check(contender)
 
 

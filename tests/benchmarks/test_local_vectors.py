@@ -7,7 +7,16 @@ pytest.importorskip("llama_cpp")
 
 from benchmarks.local import vectors
 from benchmarks.local.bare import BareEncoder
-from benchmarks.local.contenders import BARE, COMPLETIONS, OURS, SERVER, Setting, player
+from benchmarks.local.contenders import (
+    BARE,
+    COMPLETIONS,
+    COMPLETIONS_SERVER,
+    OURS,
+    SERVER,
+    Setting,
+    player,
+)
+from benchmarks.local.servers import VECTOR_PROGRAMS, server
 from tests.workers.conftest import DEMO_MODEL
 
 pytestmark = pytest.mark.llama
@@ -26,6 +35,12 @@ async def test_our_process_is_measured() -> None:
 async def test_the_others_are_measured(title: str) -> None:
     async with player(vectors.players(own=False)[title], SETTING) as other:
         assert await other.play(texts=["Hello!", "Hi!"]) > 0
+
+
+@pytest.mark.process
+async def test_a_server_is_measured() -> None:
+    async with server(VECTOR_PROGRAMS[COMPLETIONS_SERVER], SETTING) as other:
+        assert await other.embed(["Hello!", "Hi!"]) > 0
 
 
 def test_a_text_has_the_same_vector_alone_as_among_more_than_fit_into_a_batch() -> None:
