@@ -69,7 +69,7 @@ Memory is what is resident of all processes of a contender. That counts the weig
 mapped from a file that the system keeps once for all, and it counts what a contender's processes
 share once for each of them. *After one answer* is that of fresh processes that were asked one
 prompt: car-rpc makes room for more requests as they come; llama-cpp-python and its server have room
-for one, and the others were given room for 8 when they started, so that theirs hardly grows.
+for one, and the others must be given room for 8 when they start.
 
 *First token* is milliseconds until then, of a prompt of {long} tokens that is new or known; *short
 behind long*, of one of {short} tokens that comes {wait_ms} ms after one of {behind}, while that is
@@ -185,9 +185,8 @@ async def of_ours(ours: Car, shape: Shape) -> measure.Figures:
     """What is measured of ours alone."""
     if shape is not SMALL:
         return {}
-    return {"short behind long, steps": await measure.steps_behind(ours)} | await measure.cancel(
-        ours
-    )
+    steps = await measure.steps_behind(ours)
+    return {"short behind long, steps": steps} | await measure.cancel(ours)
 
 
 def write(

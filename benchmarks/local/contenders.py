@@ -223,17 +223,19 @@ class Player:
 async def player(command: Sequence[str], setting: Setting) -> AsyncGenerator[Player, None]:
     """A contender in a process of its own, see ``player.py``."""
     arguments = [str(setting.path), str(setting.context), str(setting.threads)]
-    async with running([*command, *arguments], stdin=PIPE, stdout=PIPE) as process:
+    async with running([*command, *arguments], piped=True) as process:
         while await _line(process) != b"ready\n":  # a library may have something to say before
             pass
         yield Player(process)
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], **streams: int) -> AsyncGenerator[Process, None]:
-    """A process, which is killed in the end. What it has to say otherwise is not heard."""
-    streams = {"stdout": DEVNULL, **streams, "stderr": DEVNULL}
-    process = await asyncio.create_subprocess_exec(*command, limit=_LINE_BYTES, cwd=ROOT, **streams)
+async def running(command: Sequence[str], *, piped: bool = False) -> AsyncGenerator[Process, None]:
+    """A process, which is killed in the end; what it says is dropped where there are no pipes."""
+    stream = PIPE if piped else DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=stream, stdout=stream, stderr=DEVNULL, limit=_LINE_BYTES, cwd=ROOT
+    )
     try:
         yield process
     finally:

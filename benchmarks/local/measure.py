@@ -24,7 +24,7 @@ SHORT, LONG = 40, 2000
 #: The prompt that others wait behind, in tokens.
 BEHIND = 4096
 
-#: Seconds after which it is certainly read, and some of it was.
+#: Seconds after which reading it is under way.
 BEGUN_S = 0.2
 
 #: The prompt that tokens are generated behind, in tokens of the model with the real shape.
