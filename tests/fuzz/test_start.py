@@ -14,7 +14,7 @@ from tests.process.conftest import Core, request
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1800)]
 
-EXAMPLES = 500 if SOAK else 10
+EXAMPLES = 500 if SOAK else 6
 
 
 @pytest.mark.parametrize("framing", ["ndjson", "lsp"])

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -41,9 +41,22 @@ def base(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_demo(kind.engine, tmp_path_factory.mktemp("base") / "model", {})
 
 
+class Answers(NamedTuple):
+    """What an engine says, what is read off its logits, and its vector of the text."""
+
+    said: str
+    numbers: Any
+    vector: Any
+
+
+def answers(engine: Engine) -> Answers:
+    return Answers(said(engine), numbers(engine), vector(engine))
+
+
 @pytest.fixture(scope="module")
-def plain(base: Path, load: Load) -> Engine:
-    return load(base)
+def plain(base: Path, load: Load) -> Answers:
+    """The answers of the model without an adapter."""
+    return answers(load(base))
 
 
 @pytest.fixture
@@ -101,16 +114,17 @@ def numbers(engine: Engine) -> Any:
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
 def test_a_model_with_an_adapter_says_what_the_merged_weights_say(
-    kind: Kind, base: Path, plain: Any, load: Load, load_merged: Any, write: Any, scale: float
+    kind: Kind, base: Path, plain: Answers, load: Load, load_merged: Any, write: Any, scale: float
 ) -> None:
     made = changes(*MATRICES)
     engine = load(base, adapters=[adapted(write(made), scale)])
-    expected = load_merged((made, scale)) if scale else plain
-    np.testing.assert_allclose(numbers(engine), numbers(expected), **CLOSE)
-    np.testing.assert_allclose(vector(engine), vector(expected), **CLOSE)
-    assert said(engine) == said(expected)
-    assert (said(engine) != said(plain)) == bool(scale)
-    assert (np.abs(numbers(engine) - numbers(plain)).max() > 0.5) == bool(scale)
+    merged = answers(load_merged((made, scale))) if scale else plain
+    here = answers(engine)
+    np.testing.assert_allclose(here.numbers, merged.numbers, **CLOSE)
+    np.testing.assert_allclose(here.vector, merged.vector, **CLOSE)
+    assert here.said == merged.said
+    assert (here.said != plain.said) == bool(scale)
+    assert (np.abs(here.numbers - plain.numbers).max() > 0.5) == bool(scale)
 
 
 def test_adapters_are_added_up_where_they_meet_and_where_they_do_not(

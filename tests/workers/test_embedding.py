@@ -93,7 +93,7 @@ def test_both_engines_know_the_same_of_a_text(pooling: Pooling) -> None:
     from car_rpc.workers.llama_cpp.engine import LlamaEngine
     from car_rpc.workers.mlx.engine import MlxEngine
 
-    texts = ["The cat sleeps.", "What is the weather in Paris?", "Tell me a story. " * 40, ""]
+    texts = ["The cat sleeps.", "What is the weather in Paris?", "Tell me a story. " * 12, ""]
     known = []
     for engine, path in ((LlamaEngine(), DEMO_MODEL), (MlxEngine(), DEMO_FOLDER)):
         engine.load(Load(path=str(path), pooling=pooling), lambda _: None)
