@@ -16,6 +16,10 @@ async function answer(sequence, prompt, tokens, grammar, started) {
   const ids = model.tokenize(prompt, true);
   // What a sequence holds stays, as far as the prompt begins like it.
   await sequence.adaptStateToTokens(ids.slice(0, -1));
+  if (sequence.nextTokenIndex >= ids.length) {  // it leaves the answer to the same prompt
+    const answered = {start: ids.length - 1, end: sequence.nextTokenIndex};
+    await sequence.eraseContextTokenRanges([answered]);
+  }
   const rest = ids.slice(sequence.nextTokenIndex);
   let first = 0, count = 0;
   const options = {temperature: 0, yieldEogToken: true};
