@@ -1,6 +1,7 @@
 """What every engine for language models keeps of earlier prompts, inside this process."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import pytest
 from car_rpc.wire.content import Message
 from car_rpc.wire.worker import Generate
 from car_rpc.workers.runtime import Engine
-from tests.workers.conftest import Load
+from tests.workers.conftest import Kind, Load
 from tests.workers.test_engines import LONG, Asked, chat, run
 
-#: Tokens that both engines read in one go.
-PREFILL_CHUNK = 256
+
+@pytest.fixture(scope="module")
+def chunk(kind: Kind) -> int:
+    """Tokens that the engine reads in one go."""
+    name = "generation" if kind.engine == "llama_cpp" else "model"
+    size: int = import_module(f"car_rpc.workers.{kind.engine}.{name}").PREFILL_CHUNK
+    return size
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +74,14 @@ def test_prompts_share_what_they_begin_with(engine: Engine) -> None:
     assert asked.text == alone.text
 
 
-def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: Engine) -> None:
+def test_a_prompt_that_another_is_about_to_read_is_read_once(engine: Engine, chunk: int) -> None:
     contents = ["s" * 400 + text for text in ("one", "two", "three")]
     alone = [run(engine, chat(content))[0].text for content in contents]
     asked = run(engine, *map(keeping, contents))
     assert [each.text for each in asked] == alone
     first, *others = map(cached, asked)
     assert first == 0
-    assert min(others) >= PREFILL_CHUNK
+    assert min(others) >= 256
 
 
 def test_what_is_unlike_does_not_wait_for_a_long_prompt(engine: Engine) -> None:
@@ -104,13 +110,13 @@ def test_requests_of_one_beginning_run_together(engine: Engine) -> None:
     assert all(cached(asked) > len(LONG) for asked in together[:4])
 
 
-def test_a_cancelled_prompt_leaves_what_was_read_of_it(engine: Engine) -> None:
+def test_a_cancelled_prompt_leaves_what_was_read_of_it(engine: Engine, chunk: int) -> None:
     asked = Asked(engine, keeping("a" * 480))
     engine.step()
     asked.job.cancel()
     assert not engine.step()
     (again,) = run(engine, keeping("a" * 480))
-    assert cached(again) == PREFILL_CHUNK
+    assert cached(again) == chunk
 
 
 @pytest.mark.parametrize("steps", [1, 2, 6])
