@@ -73,6 +73,8 @@ class Generation:
         self._vocab = vocab
         self._ignore_eos = params.ignore_eos
         self._one_call = not request.parallel_tool_calls
+        #: Whether a call hands the turn over, so that there is never another in an answer.
+        self._in_channels = prompt.family.channels
         self.prompt_tokens = prompt.size
         self.asked_tokens = prompt.size - prompt.answer_tokens
         self._context_length = context_length
@@ -175,7 +177,8 @@ class Generation:
     def _called_once(self) -> bool:
         """Whether the one call that may be is made."""
         segments = self.answer.segments
-        return self._one_call and segments.calls > 0 and not segments.in_call
+        is_last = self._in_channels or (self._one_call and not segments.in_call)
+        return is_last and segments.calls > 0
 
 
 def _without_form(reason: str) -> CarError:

@@ -108,7 +108,8 @@ class HarmonySegmenter:
             yield from self._calls.json_arguments(self._source)
             yield from self._source.space()
             for end in ENDS:
-                yield from self._source.maybe(end)
+                if (yield from self._source.maybe(end)):
+                    break
             yield self._calls.end()
         elif channel is not None and channel[1] == "analysis":
             self._place = "analysis"
