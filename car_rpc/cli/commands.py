@@ -1,4 +1,7 @@
-"""What the commands other than ``serve`` do. Most of them start it as an app would."""
+"""What the commands other than ``serve`` do. Most of them start it as an app would.
+
+What takes long to import, and is for one command alone, is imported by that command.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,24 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 
 from car_rpc.cli.answer import Answer
-from car_rpc.cli.doctor import Heard, report
-from car_rpc.cli.knobs import described
 from car_rpc.cli.log import log
 from car_rpc.cli.remedies import remedies
 from car_rpc.cli.replay import replay
 from car_rpc.cli.start import FAILED, INTERRUPTED, USAGE, start
 from car_rpc.cli.tables import explained, is_listed, models_table, refusals
 from car_rpc.cli.weights import pull, remove
-from car_rpc.cli.wire_check import check_wire
 from car_rpc.client import SERVE, ProcessEnded, RemoteError
 from car_rpc.config import car_home
 from car_rpc.errors import CarError
-from car_rpc.host.configuration import FILE_NAME, Configuration, load
-from car_rpc.registry.machine import has_apple_gpu
-from car_rpc.spec import documents
+
+if TYPE_CHECKING:
+    from car_rpc.host.configuration import Configuration
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,6 +107,10 @@ async def _explain(options: argparse.Namespace) -> int:
 
 async def doctor(options: argparse.Namespace) -> int:
     """Say what is installed and what is missing."""
+    from car_rpc.cli.doctor import Heard, report  # noqa: PLC0415 - see above
+    from car_rpc.cli.wire_check import check_wire  # noqa: PLC0415 - see above
+    from car_rpc.registry.machine import has_apple_gpu  # noqa: PLC0415 - see above
+
     wrong = _wrong_configuration(options)
     if wrong is not None:
         print(f"configuration\n  {wrong}\n  Without it:")
@@ -135,6 +139,8 @@ def _wrong_configuration(options: argparse.Namespace) -> CarError | None:
 
 
 def _configuration(options: argparse.Namespace) -> tuple[Path, Configuration]:
+    from car_rpc.host.configuration import FILE_NAME, load  # noqa: PLC0415 - see above
+
     path = options.config or (options.state_dir or car_home()) / FILE_NAME
     return path, load(path, os.environ, needed=options.config is not None)
 
@@ -154,12 +160,16 @@ async def call(options: argparse.Namespace) -> int:
 
 async def schema(_: argparse.Namespace) -> int:
     """Print the specification that this very build implements."""
+    from car_rpc.spec import documents  # noqa: PLC0415 - see above
+
     print(json.dumps(documents(), indent=2, ensure_ascii=False))
     return 0
 
 
 async def config(options: argparse.Namespace) -> int:
     """Show every knob."""
+    from car_rpc.cli.knobs import described  # noqa: PLC0415 - see above
+
     try:
         path, configuration = _configuration(options)
     except CarError as error:

@@ -41,6 +41,13 @@ def test_the_engine_brings_no_server_of_http_no_mail_and_no_validator_of_schemas
     assert not imported_by("car_rpc.host.wiring") & left_out
 
 
+def test_commands_import_nothing_of_the_process_that_they_start() -> None:
+    theirs = ("car_rpc.backends", "car_rpc.engine", "car_rpc.host", "car_rpc.spec")
+    imported = imported_by("car_rpc.cli.commands")
+    assert "car_rpc.client.api" in imported
+    assert not [name for name in imported if name.startswith(theirs)]
+
+
 def test_serving_a_model_imports_no_library_of_models(start_core: StartCore) -> None:
     core = start_core(env={"PYTHONPROFILEIMPORTTIME": "1"})
     core.initialize()
