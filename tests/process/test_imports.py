@@ -48,6 +48,16 @@ def test_commands_import_nothing_of_the_process_that_they_start() -> None:
     assert not [name for name in imported if name.startswith(theirs)]
 
 
+@pytest.mark.mlx
+def test_a_worker_for_mlx_does_not_wait_for_the_tokenizers_of_others() -> None:
+    pytest.importorskip("mlx_lm")
+    imported = imported_by("car_rpc.workers.mlx.engine")
+    assert "mlx_lm.generate" in imported
+    assert not {name.partition(".")[0] for name in imported} & {"torch", "transformers"}
+    later = imported_by("car_rpc.workers.mlx.engine, transformers.tokenization_utils_base")
+    assert "transformers.utils" in later, "whoever wants them still gets them"
+
+
 def test_serving_a_model_imports_no_library_of_models(start_core: StartCore) -> None:
     core = start_core(env={"PYTHONPROFILEIMPORTTIME": "1"})
     core.initialize()

@@ -8,25 +8,86 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # A model is a folder on this machine: nothing is looked up anywhere else.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+class _Unused:
+    """A class of transformers, as far as mlx-lm needs one to be imported."""
+
+    @classmethod
+    def register(cls, *_: object, **__: object) -> None:
+        """Nobody looks for a tokenizer."""
+
+
+class _Empty(ModuleType):
+    """A module of transformers, or what goes for one: it has every name."""
+
+    def __getattr__(self, name: str) -> type[_Unused]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Unused
+
+
+class _EmptyFinder(MetaPathFinder, Loader):
+    """Finds empty modules where transformers is asked for."""
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != "transformers":
+            return None
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Empty(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing in it."""
+
+
+@contextmanager
+def _without_transformers() -> Generator[None]:
+    """Let mlx-lm be imported without transformers, which takes longer than all the rest.
+
+    It is there for mlx-lm's tokenizers, and here a text is tokens before mlx-lm sees it.
+    """
+    if "transformers" in sys.modules:
+        yield
+        return
+    finder = _EmptyFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name, module in sys.modules.items() if isinstance(module, _Empty)]:
+            del sys.modules[name]
+
 
 # Neither library ships useful types. And `mlx_lm.generate` is a function, too, that hides the
 # module of its name from an import statement.
 mx: Any = import_module("mlx.core")
 tree_flatten: Any = import_module("mlx.utils").tree_flatten
 tree_unflatten: Any = import_module("mlx.utils").tree_unflatten
-BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
-cache_module: Any = import_module("mlx_lm.models.cache")
+with _without_transformers():
+    BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
+    cache_module: Any = import_module("mlx_lm.models.cache")
+    load_model: Any = import_module("mlx_lm.utils").load_model
+    sampling: Any = import_module("mlx_lm.sample_utils")
 BatchKVCache: Any = cache_module.BatchKVCache
 KVCache: Any = cache_module.KVCache
 make_prompt_cache: Any = cache_module.make_prompt_cache
-load_model: Any = import_module("mlx_lm.utils").load_model
-sampling: Any = import_module("mlx_lm.sample_utils")
 
 #: Name of this engine in error texts.
 BACKEND = "mlx"
@@ -47,7 +108,9 @@ if ON_CPU:
 def load_adapters(network: Any, folder: str) -> None:
     """Put an adapter on a model, as mlx-lm does."""
     # Only now, because what trains adapters comes along.
-    import_module("mlx_lm.tuner.utils").load_adapters(network, folder)
+    with _without_transformers():
+        tuner: Any = import_module("mlx_lm.tuner.utils")
+    tuner.load_adapters(network, folder)
 
 
 def version() -> str:
