@@ -60,7 +60,7 @@ models: $(STAMPS)/build ## Derive the demo models from the committed one, and ch
 test-setup: setup $(STAMPS)/dev $(STAMPS)/weights $(STAMPS)/clients ## Add everything the checks and the tests need
 
 test: check ## Run the checks, then all tests; skipped tests are listed with their reason
-	$(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory node-test
 
 node-test: setup $(STAMPS)/node ## Check and test the binding for Node and its examples
