@@ -32,6 +32,9 @@ DERIVE := tools/demo_model/derive.py
 PACKAGE_INPUTS := pyproject.toml hatch_build.py car_rpc/__init__.py $(wildcard $(SOURCE_MODEL) $(DERIVE))
 CODE := $(wildcard car_rpc spec tests tools examples benchmarks hatch_build.py)
 
+# The tests start the process many hundreds of times: without bytecode each start takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test-setup test node-test soak check bench-wire bench-http bench-log bench-local bench-routing format spec models lock clean
