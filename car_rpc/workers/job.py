@@ -43,6 +43,7 @@ class Job:
     Attributes:
         cancelled: Set when the core no longer wants an answer.
         running: Cleared while the core wants no more tokens for now.
+        answered: Whether the core has its answer.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Job:
         self._send = send
         self._on_answer = on_answer
         self._wake = wake
-        self._answered = False
+        self.answered = False
         self._interrupt: Callable[[], None] | None = None
         self._lock = threading.RLock()  # what is sent, and the interrupt
 
@@ -134,16 +135,16 @@ class Job:
 
     def _say(self, frame: FromWorker) -> None:
         with self._lock:
-            if not self._answered:
+            if not self.answered:
                 self._send(frame)
 
     def _answer(self, frame: Reply | Failed) -> None:
         with self._lock:
-            if self._answered:
+            if self.answered:
                 return
             self._on_answer(self)
             self._send(frame)
-            self._answered = True
+            self.answered = True
 
 
 def request_failure(error: Exception) -> CarError:

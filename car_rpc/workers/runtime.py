@@ -169,7 +169,7 @@ class Runtime:
         try:
             job = self._inbox.get(block=wait)
             while True:
-                if job is not None and not job.cancelled.is_set():
+                if job is not None and not job.answered:
                     self._start(engine, job)
                 job = self._inbox.get_nowait()
         except queue.Empty:

@@ -40,20 +40,24 @@ def context_length(asked: int | None, trained: int) -> int:
     return min(wanted, trained or wanted)
 
 
-def longest_context(length: int, trained: int, slot_bytes: Callable[[int], int]) -> int:
+def longest_context(
+    length: int, trained: int, slot_bytes: Callable[[int], int], slots: int = 1
+) -> int:
     """Tokens of context that a request can be given where it needs more than others.
 
     Args:
         length: What each has to begin with.
         trained: What the model was trained on; 0 when it does not say.
         slot_bytes: What a cache for so many tokens takes.
+        slots: How many there are, of which all but one may be given up.
 
     Returns:
         As often twice as many as half of the free memory has room for, within what the model knows.
     """
+    free = free_memory() + (slots - 1) * slot_bytes(length)
     while length < trained:
         longer = min(2 * length, trained)
-        if slot_bytes(longer) > free_memory() // 2:
+        if slot_bytes(longer) > free // 2:
             break
         length = longer
     return length

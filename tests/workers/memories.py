@@ -117,9 +117,11 @@ def write_window_model(path: Path, window: int = WINDOW) -> Path:
     return path
 
 
-def write_hybrid_model(path: Path) -> Path:
-    """Write a model with a recurrent layer and one of attention: LFM2."""
+def write_hybrid_model(path: Path, window: int = 0) -> Path:
+    """Write a model with a recurrent layer and one of attention, perhaps to a window: LFM2."""
     model = _Writer(path, "lfm2")
+    if window:
+        model.gguf.add_sliding_window(window)
     model.gguf.add_feed_forward_length(HIDDEN)
     model.gguf.add_head_count(HEADS)
     model.gguf.add_head_count_kv([0, CACHE_HEADS])

@@ -372,6 +372,35 @@ def test_more_run_at_once_when_some_wait(load: Load, model: Callable[..., Path])
     assert slots_of(engine) == MAX_GROWN_SLOTS
 
 
+def test_a_request_gets_a_slot_beside_those_that_are_paused(engine: Engine) -> None:
+    paused = [Asked(engine, chat(letter, max_tokens=60, ignore_eos=True)) for letter in "abcd"]
+    for _ in range(6):
+        engine.step()
+    for each in paused:
+        each.job.pause()
+    late = Asked(engine, chat("e", max_tokens=3))
+    while engine.step():
+        pass
+    assert isinstance(late.answer, Reply)
+
+
+def test_a_long_prompt_is_read_however_many_shorter_ones_come(
+    load: Load, model: Callable[..., Path]
+) -> None:
+    engine = load(model(context=2048))
+    shorter = [Asked(engine, chat(letter * 500, max_tokens=1)) for letter in "ab"]
+    engine.step()
+    long = Asked(engine, chat("z" * 1500, max_tokens=1))
+    for count in range(100):
+        engine.step()
+        if long.answer is not None:
+            break
+        for place, asked in enumerate(shorter):
+            if asked.answer is not None:
+                shorter[place] = Asked(engine, chat(f"{count} " * 150, max_tokens=1))
+    assert isinstance(long.answer, Reply)
+
+
 @pytest.mark.parametrize("counts", [[3] * 9, [5, 4, 3, 2, 1]])
 def test_slots_that_are_all_free_at_once_are_used_again(engine: Engine, counts: list[int]) -> None:
     asked = run(engine, *(chat(max_tokens=count, ignore_eos=True) for count in counts))

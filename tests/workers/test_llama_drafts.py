@@ -60,6 +60,7 @@ class Machine:
     def __init__(self, sharpness: float = 2.0, *, can_cut: bool = True) -> None:
         self.room = ROOM
         self.can_cut = can_cut
+        self.can_move = False
         self.memory: dict[int, list[int]] = {}
         self.sizes: list[int] = []
         self.fails = False
@@ -68,7 +69,7 @@ class Machine:
         self._logits: dict[int, Any] = {}
 
     def close(self) -> None:
-        """Goes on as another one."""
+        """Another one begins, which is the same."""
 
     def decode(self, rows: Sequence[Row], owner: Job | None = None) -> None:
         assert sum(row.output for row in rows) <= MAX_ROWS
@@ -186,7 +187,7 @@ def generator_of(machine: Machine, drafter: Any = None, *, eager: bool = False) 
         return speculator
 
     context: Any = machine
-    generator = Generator(
+    return Generator(
         lambda slots, room: context,
         lambda _: 2,
         ROOM,
@@ -195,8 +196,6 @@ def generator_of(machine: Machine, drafter: Any = None, *, eager: bool = False) 
         0,
         make if drafter else None,
     )
-    generator._grow(2, 2)
-    return generator
 
 
 def finish(generator: Generator) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from car_rpc.wire.content import Message
-from car_rpc.wire.worker import Failed, Generate, Load
-from tests.workers.test_engines import Asked, chat, run
+from car_rpc.wire.worker import Failed, Generate, Load, Reply
+from tests.workers.test_engines import Asked, chat, finish, run
 
 pytest.importorskip("llama_cpp")
 
@@ -24,7 +24,7 @@ from car_rpc.workers.llama_cpp.generators import SHORT_ROOM
 from car_rpc.workers.llama_cpp.sampler import Sampler
 from car_rpc.workers.llama_cpp.sequences import STRIDE, TAIL
 from car_rpc.workers.prefix import common
-from tests.workers.memories import WRITERS, write_window_model
+from tests.workers.memories import WRITERS, write_hybrid_model, write_window_model
 from tests.workers.test_judging import score, values
 from tests.workers.test_llama_prefix import MAX_LOGIT_CHANGE, cached, generator_of, load, shared
 
@@ -325,6 +325,17 @@ def test_what_was_read_moves_where_more_are_answered_at_once(
     (asked,) = run(engine, again)
     assert cached(asked) >= len(witness.asks(known)) - TAIL
     check(witness, bare, known, *requests, again)
+
+
+def test_several_are_answered_at_once_where_nothing_can_move(tmp_path: Path) -> None:
+    engine = load(write_hybrid_model(tmp_path / "model.gguf", window=64))
+    asked = [Asked(engine, turns(0, "a" * 40))]
+    engine.step()  # now there is something that would have to move
+    asked += [Asked(engine, turns(number, "b" * 40)) for number in (1, 2, 3)]
+    engine.step()
+    assert len(generator_of(engine)._active) == len(asked)
+    finish(engine, *asked)
+    assert all(isinstance(each.answer, Reply) for each in asked)
 
 
 def test_what_was_read_moves_to_a_longer_context(

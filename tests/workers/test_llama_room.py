@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from car_rpc.wire.worker import Failed, Generate, Load, Loaded, Reply
-from tests.workers.test_engines import Asked, chat, run
+from tests.workers.test_engines import Asked, chat, finish, run
 
 pytest.importorskip("llama_cpp")
 
@@ -175,6 +175,99 @@ def test_a_long_prompt_waits_for_memory_that_others_use_and_later_ones_wait_for_
     assert isinstance(late.answer, Reply)
     requests = [each.job.request for each in (first, long, late)]
     check(engine, tokens, bare, *(each for each in requests if isinstance(each, Generate)))
+
+
+def test_a_prompt_that_waits_for_memory_goes_on_when_there_is_some(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = generator_of(engine)
+    one_slot = 2 * generator._slot_bytes(2 * ROOM)
+    monkeypatch.setattr(slots, "free_memory", lambda: one_slot)
+    Asked(engine, numbered(1, "a", max_tokens=30))
+    engine.step()
+    long = Asked(engine, numbered(2, "b" * 800, max_tokens=5))
+    while engine.step():  # the worker sleeps when there is nothing to do at once
+        pass
+    assert isinstance(long.answer, Reply)
+
+
+def leave(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, slots_of_memory: int) -> None:
+    """Let the machine have memory for so many slots, those that there are among them."""
+    generator = generator_of(engine)
+    memory = slots_of_memory * generator._slot_bytes(ROOM)
+
+    def free() -> int:
+        return memory - generator._slots * generator._slot_bytes(generator.room)
+
+    monkeypatch.setattr(slots, "free_memory", free)
+
+
+def test_slots_that_nobody_uses_make_room_for_a_long_prompt(
+    engine: LlamaEngine, bare: BareLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(engine, monkeypatch, 20)
+    run(engine, *(numbered(number, "a", max_tokens=5) for number in range(8)))
+    assert generator_of(engine)._slots == 8
+    tokens = Tokens(engine, monkeypatch)
+    long = numbered(9, "b" * 3000, max_tokens=5)
+    (asked,) = run(engine, long)
+    assert isinstance(asked.answer, Reply)
+    assert (generator_of(engine).room, generator_of(engine)._slots) == (8 * ROOM, 1)
+    check(engine, tokens, bare, long)
+
+
+def test_a_long_prompt_that_comes_second_gets_a_slot_that_is_long_enough(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Asked(engine, numbered(1, "a", max_tokens=30))
+    engine.step()
+    second = Asked(engine, numbered(2, "b" * 800, max_tokens=5))
+    engine.step()
+    assert len(generator_of(engine)._active) == 2
+    finish(engine, first, second)
+    leave(engine, monkeypatch, 20)
+    alone = Asked(engine, numbered(3, "a", max_tokens=30))
+    engine.step()
+    long = Asked(engine, numbered(4, "b" * 3000, max_tokens=5))
+    finish(engine, alone, long)
+    assert isinstance(long.answer, Reply)
+
+
+def test_a_length_that_there_is_no_memory_for_leaves_shorter_ones(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = generator_of(engine)
+    make = generator._make_context
+
+    def make_short(slots: int, room: int) -> Any:
+        if room > 4 * ROOM:
+            raise MemoryError
+        return make(slots, room)
+
+    monkeypatch.setattr(generator, "_make_context", make_short)
+    (refused,) = run(engine, numbered(1, "a" * 3000))
+    assert isinstance(refused.answer, Failed)
+    (asked,) = run(engine, numbered(2, "a" * 800))
+    assert isinstance(asked.answer, Reply)
+
+
+def test_a_move_that_there_is_no_memory_for_leaves_all_as_it_was(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Asked(engine, numbered(1, "a", max_tokens=30))
+    engine.step()
+    with monkeypatch.context() as patch:
+
+        def fail(*_: Any) -> Any:
+            raise MemoryError
+
+        patch.setattr(generator_of(engine)._context, "save", fail)
+        second = Asked(engine, numbered(2, "b", max_tokens=5))
+        engine.step()
+        assert generator_of(engine)._slots == 1
+    finish(engine, first, second)
+    assert isinstance(first.answer, Reply)
+    assert isinstance(second.answer, Reply)
 
 
 def test_a_paused_answer_keeps_nobody_busy(

@@ -81,6 +81,10 @@ class TinyEngine:
     def step(self) -> bool:
         if "explode" in self.jobs:
             raise RuntimeError("secret")
+        if "break" in self.jobs:
+            self.blocked.set()
+            self.release.wait()
+            raise RuntimeError("secret")
         if "block" in self.jobs:
             self.blocked.set()
             self.release.wait()
@@ -217,6 +221,19 @@ def test_a_failing_step_fails_all_requests_and_is_survived(core: Core, engine: T
     }
     settle(core)
     assert engine.resets == 1
+
+
+def test_a_request_that_a_failing_step_has_answered_is_not_begun(
+    core: Core, engine: TinyEngine
+) -> None:
+    core.send(Tokenize(id=1, text="break"))
+    engine.blocked.wait()
+    core.send(Tokenize(id=2, text="hello"), Tokenize(id=3, text="hello"), Cancel(id=3))
+    assert core.receive() == Failed(id=3, kind="cancelled", detail="")
+    engine.release.set()
+    assert {core.receive().id, core.receive().id} == {1, 2}
+    settle(core)
+    assert [engine.started.get().id for _ in range(2)] == [1, 999]
 
 
 def test_an_answer_that_is_too_large_is_a_failure(core: Core) -> None:

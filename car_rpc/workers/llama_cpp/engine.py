@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 #: Of the host's memory for prompts that had to make room, short ones get one part in so many.
 _SHORT_PART = 8
 
+_F32_BYTES = 4
+
 
 class LlamaEngine:
     """One GGUF model: generates, embeds, judges, tokenizes."""
@@ -186,7 +188,14 @@ class LlamaEngine:
                 **settings,
             )
 
-        slot_bytes = footprint(model, batch_tokens).of
+        sequence_bytes = footprint(model, batch_tokens).of
+        # Without flash attention there is a number for each head, token of a batch and place.
+        scores = batch_tokens * (model.heads + 1) * _F32_BYTES * leaves_out_flash_attention()
+
+        def slot_bytes(room: int) -> int:
+            # The slots share the last, so this is from above.
+            return sequence_bytes(room) + scores * room
+
         room = most = self._context_length
         if load.context_length is None:
             room, most = min(room, FIRST_CONTEXT_LENGTH), model.context_train or most

@@ -46,6 +46,7 @@ class LlamaGeneration(Generation):
         self.sampler = Sampler(request.params, vocab.size)
         self.shares_prefix = request.prefix_cache
         self.chosen = 0  # tokens that the model chose; others had to follow these
+        self.passed_over = 0  # chunks that others read while this one waited to go on
         self.has_media = bool(prompt.media)
         self._media = deque(cast("SequenceOf[Medium]", prompt.media))
         self._drafted_at = context_length  # where in the sequence the last draft began
@@ -94,6 +95,11 @@ class LlamaGeneration(Generation):
         """Tokens of the prompt that are not evaluated yet, all those of images among them."""
         surplus = sum(each.size - each.positions for each in self._media)
         return max(0, len(self.prompt) - len(self.sequence.tokens)) + surplus
+
+    @property
+    def turn(self) -> int:
+        """Whose prompt is read next: the least of these. No prompt waits for ever."""
+        return self.unread - self.passed_over * PREFILL_CHUNK
 
     def rows(self, draft: SequenceOf[int] = ()) -> list[Row]:
         """What the model has not read of the answer, and a draft of what may follow that."""

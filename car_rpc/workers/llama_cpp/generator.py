@@ -36,7 +36,8 @@ class Generator:
         make_context: Makes a context for so many generations at once, each with room for so many
             tokens; may raise MemoryError.
         kept: How many slots there are for conversations that come in turns, when each has so much
-            room. It begins with one, and gets others as there is something to put into them.
+            room. It begins with one, and gets others as there is something to put into them; all
+            of them where what is remembered cannot move to another context.
         room: Tokens that each may use to begin with.
         most: Tokens that one may use at most, where the memory suffices.
         slot_bytes: What the cache for one with so much room takes.
@@ -63,6 +64,10 @@ class Generator:
         self._kept = kept
         self._slot_bytes = slot_bytes
         self._context = make_context(self._slots, room)
+        if not self._context.can_move:
+            self._context.close()
+            self._slots = kept(room)
+            self._context = make_context(self._slots, room)
         self.room = min(room, self._context.room)
         self._most = most
         self._most_slots = MAX_GROWN_SLOTS
@@ -76,8 +81,8 @@ class Generator:
 
     @property
     def longest(self) -> int:
-        """Tokens that one generation may use at most, as far as the memory goes now."""
-        return longest_context(self.room, self._most, self._slot_bytes)
+        """Tokens that one generation may use at most, as far as the memory goes for one."""
+        return longest_context(self.room, self._most, self._slot_bytes, self._slots)
 
     def add(self, generation: LlamaGeneration) -> None:
         """Queue a generation."""
@@ -89,7 +94,7 @@ class Generator:
         self._lengthen_running()
         self._admit()
         if self._waiting and not self._sequences.any_free:
-            self._grow(len(self._active) + len(self._waiting), self._most_slots)
+            self._make_room()
             self._admit()
         self._advance_running()
         self._read_prompts()
@@ -133,6 +138,15 @@ class Generator:
                 f" {chunks}"
             )
 
+    def _make_room(self) -> None:
+        """Let more run at once, the first that waits among them."""
+        count = len(self._active)
+        needed = _needed(self._waiting[0])
+        if needed <= self.room:
+            self._grow(count + len(self._waiting), self._most_slots)
+        elif count < self._most_slots:
+            self._lengthen(needed, count + 1)
+
     def _grow(self, wanted: int, most: int) -> None:
         """Have more slots, where the memory suffices. What was read moves with them."""
         slot_bytes = self._slot_bytes(self.room)
@@ -149,12 +163,15 @@ class Generator:
         Where that takes the memory of slots that are in use, a prompt waits for it, and all
         behind it do: else others would always be before it.
         """
-        prompt = generation.prompt_tokens
-        needed = min(prompt + PREFILL_CHUNK, generation.most_tokens)
-        is_long_enough = needed <= self.room or self._lengthen(needed, len(self._active) + 1)
-        if not is_long_enough and prompt >= self.room and self._active:
-            self._waits_for_memory = True
-            return False
+        needed, count = _needed(generation), len(self._active) + 1
+        is_long_enough = needed <= self.room or self._lengthen(needed, count)
+        if not is_long_enough and generation.prompt_tokens >= self.room:
+            if self._active:
+                self._waits_for_memory = True
+                return False
+            # What others left takes memory, too.
+            if self._slots > 1 and self._remake(1, self.room):
+                self._lengthen(needed, count)
         try:
             generation.confine(self.room)
         except CarError as error:
@@ -171,16 +188,16 @@ class Generator:
                 generation.most_tokens = self.room
 
     def _lengthen(self, needed: int, slots: int) -> bool:
-        """Make the slots longer, at least so many of them, where the memory suffices."""
+        """Make the slots longer, and at least so many of them, where the memory suffices."""
         room, longest = self.room, self.longest
         while room < min(needed, longest):
             room = min(2 * room, longest)
-        most = slots_of(self._slot_bytes(room), self._slots)
+        most = slots_of(self._slot_bytes(room), max(slots, self._slots))
         if room < needed or most < slots:
             return False
         count = min(most, max(slots, self._kept(room)))
         if not self._remake(count, room):
-            self._most = self.room
+            self._most = max(self.room, room // 2)
             return False
         for generation in self._active.values():
             generation.confine(room)
@@ -222,8 +239,9 @@ class Generator:
         in_order = sorted(self._active.items())
         running = [each for _, each in in_order if each.job.running.is_set()]
         begun = [each for each in running if each.pending]
-        if self.speculator is not None and begun == running and len(begun) == 1:
-            self._advance_alone(begun[0], self.speculator)
+        speculator = self.speculator if self._context.can_cut else None
+        if speculator is not None and begun == running and len(begun) == 1:
+            self._advance_alone(begun[0], speculator)
             return
         rows = [row for generation in begun for row in generation.rows()]
         # What a form forces may be longer than a batch.
@@ -251,15 +269,17 @@ class Generator:
             How many tokens these were; 0 when there is no prompt that fits into the room.
         """
         unread = [
-            (generation.unread, number)
-            for number, generation in self._active.items()
+            generation
+            for generation in self._active.values()
             if generation.unread and generation.job.running.is_set()
         ]
         # The shortest first: a short request answers soon even behind a long one.
-        count, number = min(unread, default=(0, 0))
-        if not count or (count > room and room < PREFILL_CHUNK):
+        generation = min(unread, key=lambda each: each.turn, default=None)
+        if generation is None or (generation.unread > room and room < PREFILL_CHUNK):
             return 0
-        generation = self._active[number]
+        for other in unread:
+            other.passed_over = 0 if other is generation else other.passed_over + 1
+        number, count = generation.sequence.number, generation.unread
         self._sequences.checkpoint(generation.sequence)
         start = len(generation.sequence.tokens)
         chunk, medium = generation.next_chunk()
@@ -319,4 +339,10 @@ class Generator:
 
     def _release(self, generation: LlamaGeneration) -> None:
         del self._active[generation.sequence.number]
+        self._waits_for_memory = False
         self._sequences.give_back(generation.sequence)
+
+
+def _needed(generation: LlamaGeneration) -> int:
+    """Tokens that a slot must have for a generation to begin."""
+    return min(generation.prompt_tokens + PREFILL_CHUNK, generation.most_tokens)

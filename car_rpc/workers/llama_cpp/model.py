@@ -103,10 +103,14 @@ class Model:
         """A metadata value below the architecture's own prefix."""
         return self._value(f"{self.architecture}.{name}")
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(lib.llama_model_n_head(self.handle))
+
     def kv_bytes_per_token(self) -> int:
         """Size of the attention cache for one token in bytes, where all layers have one alike."""
-        heads: int = lib.llama_model_n_head(self.handle)
-        head_size = lib.llama_model_n_embd(self.handle) // max(heads, 1)
+        head_size = lib.llama_model_n_embd(self.handle) // max(self.heads, 1)
         key_size = int(self.architecture_value("attention.key_length") or head_size)
         value_size = int(self.architecture_value("attention.value_length") or head_size)
         kv_heads: int = lib.llama_model_n_head_kv(self.handle)

@@ -224,13 +224,16 @@ class Sequences:
         """
         kept = sorted(self._all, key=lambda each: (not each.busy, not each.tokens, -each.used))
         kept, others = kept[:count], kept[count:]
-        for number, sequence in enumerate(kept):
-            state = self._memory.save(sequence.number) if sequence.tokens else None
-            if state is not None and not memory.restore(number, state):
-                return False
-        for sequence in others:
-            if sequence.tokens:
-                self._save(sequence)
+        try:
+            for number, sequence in enumerate(kept):
+                state = self._memory.save(sequence.number) if sequence.tokens else None
+                if state is not None and not memory.restore(number, state):
+                    return False
+            for sequence in others:
+                if sequence.tokens:
+                    self._save(sequence)
+        except MemoryError:  # for the copies
+            return False
         for number, sequence in enumerate(kept):
             sequence.number = number
         self._all = kept + [Sequence(number) for number in range(len(kept), count)]

@@ -195,7 +195,9 @@ class Generator:
                 self._enter(generation)
         if self._waiting and not self._has_room and self._model.plain_attention:
             self._slots = more_slots(
-                self._slots, self._slot_bytes, len(self._running) + len(self._waiting)
+                self._slots,
+                self._slot_bytes,
+                len(self._running) + len(self._paused) + len(self._waiting),
             )
         for generation in list(self._waiting):
             if not self._has_room:
