@@ -338,6 +338,13 @@ def test_several_are_answered_at_once_where_nothing_can_move(tmp_path: Path) -> 
     assert all(isinstance(each.answer, Reply) for each in asked)
 
 
+def test_a_slot_begins_as_long_as_it_may_get_where_nothing_can_move(tmp_path: Path) -> None:
+    path = write_hybrid_model(tmp_path / "model.gguf", window=64)
+    engine = LlamaEngine()
+    engine.load(Load(path=str(path)), lambda _: None)
+    assert generator_of(engine).room > slots.FIRST_CONTEXT_LENGTH
+
+
 def test_what_was_read_moves_to_a_longer_context(
     path: Path, bare: BareLoop, plain: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

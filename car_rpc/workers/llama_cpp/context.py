@@ -120,9 +120,8 @@ class Context:
         self._batch = _Batch(capacity)
         self._sequences = int(self._params.n_seq_max)
         self._recurs = model.recurs
-        #: Whether what is remembered of a sequence can move to a context with more of them. Where
-        #: layers of both kinds are in one memory, their states cannot be told apart.
-        self.can_move = not (model.recurs and model.window)
+        #: Whether what is remembered of a sequence can move to a context with more of them.
+        self.can_move = model.can_move
         # A window that all of a sequence fits into forgets nothing.
         self._window = model.window if self.room > model.window else 0
         self._abort = ctypes.create_string_buffer(2)

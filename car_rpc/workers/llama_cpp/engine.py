@@ -198,7 +198,8 @@ class LlamaEngine:
 
         room = most = self._context_length
         if load.context_length is None:
-            room, most = min(room, FIRST_CONTEXT_LENGTH), model.context_train or most
+            most = model.context_train or most
+            room = min(room, FIRST_CONTEXT_LENGTH) if model.can_move else room
         make_speculator = None
         if speculation is not None:
             make_speculator = partial(speculator_for, speculation, model, self._vocab.size, most)

@@ -104,6 +104,14 @@ class Model:
         return self._value(f"{self.architecture}.{name}")
 
     @property
+    def can_move(self) -> bool:
+        """Whether what is remembered of a sequence can move to a context with more of them.
+
+        Where recurrent layers and a window are in one memory, their states cannot be told apart.
+        """
+        return not (self.recurs and self.window)
+
+    @property
     def heads(self) -> int:
         """Attention heads of a layer."""
         return int(lib.llama_model_n_head(self.handle))
