@@ -8,13 +8,16 @@ What a local model needs is estimated, from above where it is uncertain::
               of llama.cpp have 256 tokens more (``car_rpc.workers.llama_cpp.generators``)
     process = 512 MiB
 
-The caches are what they may come to (``car_rpc.workers.llama_cpp.engine``): room for one request
-of 8192 tokens, or for several conversations while these take no more than 1 GiB together. A
-worker with a model of a few megabytes takes 70 MB; the rest of the process is an allowance for the
-buffers to compute in, which grow with the model, and for an image projector, whose size is not
-known. A machine gives three quarters of its memory, so that the system and the app keep theirs;
-where the graphics processor shares it, two thirds, which is about what Metal lends (Apple,
-``MTLDevice.recommendedMaxWorkingSetSize``).
+The caches are what those of conversations that come in turns come to (``car_rpc.workers.slots``):
+room for one request of 8192 tokens, or for several while these take no more than 1 GiB together.
+Not counted is what a worker takes beyond that only as far as half of the free memory suffices: up
+to eight slots for requests at once and, with llama.cpp, contexts longer than 8192 tokens; and what
+it keeps of earlier prompts, which is at most 1 GiB. A model that took such memory counts as what it
+takes (``car_rpc.backends.local.workers``). A worker with a model of a few megabytes takes 70 MB;
+the rest of the process is an allowance for the buffers to compute in, which grow with the model,
+and for an image projector, whose size is not known. A machine gives three quarters of its memory,
+so that the system and the app keep theirs; where the graphics processor shares it, two thirds,
+which is about what Metal lends (Apple, ``MTLDevice.recommendedMaxWorkingSetSize``).
 """
 
 from __future__ import annotations

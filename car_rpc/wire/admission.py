@@ -12,7 +12,7 @@ class LoadedModel(WireStruct, frozen=True, kw_only=True):
 
     Attributes:
         model_id: The model.
-        memory_bytes: Memory that its process takes.
+        memory_bytes: Memory that its process takes now.
         requests: Requests that it works on.
         idle_ms: How long it has had none, in milliseconds.
     """
@@ -34,8 +34,9 @@ class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
         queued: Requests that wait for a permit.
         env_override: Number of permits that was set in the environment or the configuration
             file; null when it follows from the memory of the machine.
-        memory_budget_bytes: Memory that loaded models may take together; null when the memory of
-            the machine is not known.
+        memory_budget_bytes: Memory that loaded models may take together, where each counts as
+            what it is estimated to need, or takes where that is more; null when the memory of the
+            machine is not known.
         loaded: The models in memory, by id.
     """
 

@@ -41,7 +41,7 @@ class Ledger:
         self._measure = measure
 
     def put(self, worker_pid: int, model_id: str, memory_bytes: int) -> None:
-        """A model is loaded. May wait for other processes: not for the event loop."""
+        """A model is loaded, and counts as so much. May wait: not for the event loop."""
         gone = [(worker,) for worker, core, _ in self._rows() if not self._lives(worker, core)]
         with self._database.transaction() as connection:
             connection.executemany("DELETE FROM loaded_models WHERE worker_pid = ?", gone)
@@ -56,7 +56,7 @@ class Ledger:
             connection.execute("DELETE FROM loaded_models WHERE worker_pid = ?", (worker_pid,))
 
     def elsewhere_bytes(self) -> int:
-        """Memory that the models of other live processes take; they grow while they work."""
+        """What the models of other live processes count as; they may grow beyond it."""
         return sum(
             max(size, self._measure(worker) or 0)
             for worker, core, size in self._rows()

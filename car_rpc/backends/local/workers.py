@@ -91,7 +91,7 @@ class Workers:
             (
                 LoadedModel(
                     model_id=slot.model.id,
-                    memory_bytes=slot.memory_bytes(),
+                    memory_bytes=slot.taken_bytes(),
                     requests=slot.users,
                     idle_ms=0 if slot.users else round(now_ms - slot.used_ms),
                 )
@@ -154,7 +154,7 @@ class Workers:
                 "conflict", f"{model.id} is at work; try again when it is done", model=model.id
             )
         was_loaded = slot.worker is not None
-        freed_bytes = slot.memory_bytes() if was_loaded else 0
+        freed_bytes = slot.taken_bytes() if was_loaded else 0
         await self._end(key, slot)
         return Unloaded(was_loaded, freed_bytes)
 
@@ -203,14 +203,14 @@ class Workers:
 
     async def _tell_others(self, pid: int, slot: _Slot) -> None:
         if self._ledger is not None:
-            await _written(self._ledger.put, pid, slot.model.id, slot.memory_bytes())
+            await _written(self._ledger.put, pid, slot.model.id, slot.counted_bytes())
 
     async def _room_for(self, slot: _Slot, deadline_ms: float) -> None:
         """Unload models until there is room for another, as long as that can help."""
         while slot.needed_bytes and self.budget_bytes:
             elsewhere = 0 if self._ledger is None else self._ledger.elsewhere_bytes()
             room = self.budget_bytes - elsewhere
-            others = {key: each for key, each in self._slots.items() if each.memory_bytes()}
+            others = {key: each for key, each in self._slots.items() if each.counted_bytes()}
             residents = [each.resident() for each in others.values()]
             taken = sum(each.memory_bytes for each in residents)
             if taken + slot.needed_bytes <= room or not (taken or elsewhere):
@@ -320,7 +320,12 @@ class _Slot:
             return False
         return task.cancelled() or task.exception() is not None or not task.result().alive
 
-    def memory_bytes(self) -> int:
+    def counted_bytes(self) -> int:
+        """What the budget counts: what it is to need, of which it takes some later, or more."""
+        taken = self.taken_bytes()
+        return max(taken, self.needed_bytes) if taken else 0
+
+    def taken_bytes(self) -> int:
         """What it takes: estimated while it loads, measured afterwards; 0 before and at the end."""
         if self.dead or not self.admitted:
             return 0
@@ -332,7 +337,7 @@ class _Slot:
 
     def resident(self) -> Resident:
         is_loading = self.worker is None
-        return Resident(self.memory_bytes(), self.users or int(is_loading), self.used_ms)
+        return Resident(self.counted_bytes(), self.users or int(is_loading), self.used_ms)
 
     def stop_waiting(self) -> None:
         """It does not leave by itself for now."""

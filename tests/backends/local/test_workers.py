@@ -54,7 +54,7 @@ class ManualClock:
 
 
 class Unmeasured:
-    """An operating system that does not say what a process takes: what is estimated counts.
+    """An operating system that says what a process takes where the test does: else estimates count.
 
     While it holds new processes, they are started and do nothing.
     """
@@ -63,6 +63,7 @@ class Unmeasured:
         self._layer: OsLayer = os_layer()
         self.holds = False
         self.started: list[int] = []
+        self.taken_bytes: int | None = None
 
     def lower_priority(self, pid: int) -> None:
         self.started.append(pid)
@@ -70,7 +71,7 @@ class Unmeasured:
             os.kill(pid, signal.SIGSTOP)
 
     def memory_bytes(self, pid: int) -> int | None:
-        return None
+        return self.taken_bytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
@@ -158,6 +159,24 @@ async def test_the_model_used_longest_ago_goes_when_there_is_no_room(world: Worl
     assert world.loaded == ["a/b:1", "a/c:1"]
     assert world.events("model_unload") == ["a/a:1"]
     assert not exists(gone)
+
+
+async def test_a_model_counts_as_what_it_is_to_need_before_it_takes_that(world: World) -> None:
+    world.system.taken_bytes = 10
+    await world.use(A)
+    assert world.workers.loaded()[0].memory_bytes == 10, "which is what it takes now"
+    await world.use(B)
+    assert world.loaded == ["a/b:1"], "both need 60 of the 100"
+    await world.use(C)
+    assert world.loaded == ["a/b:1", "a/c:1"]
+    assert await world.unload(B) == (True, 10), "no more than it took"
+
+
+async def test_a_model_that_takes_more_than_was_estimated_counts_as_that(world: World) -> None:
+    await world.use(A)
+    world.system.taken_bytes = 75
+    await world.use(C)
+    assert world.loaded == ["a/c:1"]
 
 
 async def test_the_file_of_a_draft_model_counts_too(world: World, tmp_path: Path) -> None:
@@ -284,7 +303,9 @@ async def test_what_other_processes_have_loaded_takes_of_the_budget(tmp_path: Pa
     measured: dict[int, int] = {}
     ledger = Ledger(tmp_path / "car.db", layer.exists, measured.get)
     world = World(ledger)
+    world.system.taken_bytes = 10
     await world.use(C)
+    assert [size for *_, size in ledger._rows()] == [30], "what it is to need, not what it takes"
     with ledger._database.transaction() as connection:
         # Another live core: this test's parent; and one that died, whose row nobody deleted.
         connection.execute(

@@ -18,7 +18,8 @@ export interface AdmissionStatus {
    */
   env_override: number | null;
   /**
-   * Memory that loaded models may take together; null when the memory of the machine is not known.
+   * Memory that loaded models may take together, where each counts as what it is estimated to need,
+   * or takes where that is more; null when the memory of the machine is not known.
    * @defaultValue `null`
    */
   memory_budget_bytes?: number | null;
@@ -33,7 +34,7 @@ export interface AdmissionStatus {
 export interface LoadedModel {
   /** The model. */
   model_id: string;
-  /** Memory that its process takes. */
+  /** Memory that its process takes now. */
   memory_bytes: number;
   /** Requests that it works on. */
   requests: number;

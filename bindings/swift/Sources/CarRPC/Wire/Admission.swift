@@ -15,8 +15,8 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
     /// Number of permits that was set in the environment or the configuration file; null when it
     /// follows from the memory of the machine.
     public var envOverride: Int?
-    /// Memory that loaded models may take together; null when the memory of the machine is not
-    /// known.
+    /// Memory that loaded models may take together, where each counts as what it is estimated to
+    /// need, or takes where that is more; null when the memory of the machine is not known.
     /// Default: `null`.
     public var memoryBudgetBytes: Int?
     /// The models in memory, by id.
@@ -59,7 +59,7 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
 public struct LoadedModel: Codable, Sendable, Hashable {
     /// The model.
     public var modelId: String
-    /// Memory that its process takes.
+    /// Memory that its process takes now.
     public var memoryBytes: Int
     /// Requests that it works on.
     public var requests: Int

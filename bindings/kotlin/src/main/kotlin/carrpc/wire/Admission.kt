@@ -28,8 +28,8 @@ data class AdmissionStatus(
     @SerialName("env_override")
     val envOverride: Long?,
     /**
-     * Memory that loaded models may take together; null when the memory of the machine is not
-     * known.
+     * Memory that loaded models may take together, where each counts as what it is estimated to
+     * need, or takes where that is more; null when the memory of the machine is not known.
      * Default: `null`.
      */
     @SerialName("memory_budget_bytes")
@@ -47,7 +47,7 @@ data class LoadedModel(
     /** The model. */
     @SerialName("model_id")
     val modelId: String,
-    /** Memory that its process takes. */
+    /** Memory that its process takes now. */
     @SerialName("memory_bytes")
     val memoryBytes: Long,
     /** Requests that it works on. */
