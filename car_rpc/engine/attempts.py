@@ -374,6 +374,9 @@ class Attempts:
                 self._restart("this model cannot continue")
             continuation = None
         self._accumulator.begin_attempt(may_repeat=may_repeat)
+        if continuation is not None:
+            counted_chars = self._accumulator.counted_chars
+            continuation = continuation._replace(counted_chars=counted_chars)
         told = prepared(self._guard.capped(asked, model), model)
         return GenerateCall(
             model=model,

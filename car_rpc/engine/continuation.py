@@ -14,10 +14,13 @@ class Continuation(NamedTuple):
     Attributes:
         text: The answer so far.
         reasoning: The reasoning before it.
+        counted_chars: How much of the text, in characters, came from attempts that told their
+            usage. That and the reasoning before it count no more; the rest is the attempt's own.
     """
 
     text: str
     reasoning: str
+    counted_chars: int = 0
 
 
 def ask_to_continue(asked: Asked, text: str, prompt: str = CONTINUE_PROMPT) -> Asked:

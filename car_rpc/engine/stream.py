@@ -60,6 +60,8 @@ class Accumulator:
         self.logprobs: list[TokenLogprob] = []
         self.streamed = False
         self._items_before = 0
+        #: Characters of the text that came from attempts before, which told their usage.
+        self.counted_chars = 0
         self.begin_attempt()
 
     def begin_attempt(self, *, may_repeat: bool = False) -> None:
@@ -72,6 +74,8 @@ class Accumulator:
         if not self.streamed:
             del self.provider_output_items[self._items_before :]
         self._items_before = len(self.provider_output_items)
+        if "completion_tokens" in self._usage:
+            self.counted_chars = len(self.text)
         self._used, self._usage = self._counts(), {}
         self.stop_reason: StopReason | None = None
         self._overlap = OverlapRemover(self.text if may_repeat else "")
@@ -159,6 +163,7 @@ class Accumulator:
         self.provider_output_items.clear()
         self.schema_valid = UNSET
         self.logprobs.clear()
+        self.counted_chars = 0
         self.begin_attempt()
 
     def close(self) -> list[StreamEvent]:

@@ -134,8 +134,9 @@ class GenerateRequest(WireStruct, frozen=True, kw_only=True):
             model), ``fallback`` (other models, too) or ``resume``, the default, which also
             continues an answer that broke in its middle.
         max_tokens_continuations: How often a model may be asked to go on with a text that reached
-            ``max_tokens``. What comes is added to the text; where nothing more is to be had, the
-            answer stays as it was, with ``stop_reason: max_tokens``.
+            ``max_tokens``, each time for up to ``max_tokens`` more. What comes is added to the
+            text; where nothing more is to be had, the answer stays as it was, with
+            ``stop_reason: max_tokens``.
         thinking_recovery: Whether a model that was free to think (``thinking: auto``) and spent
             all its tokens on that is asked once more, without thinking. If that gives no text
             either, the answer is empty, with ``stop_reason: thinking_truncated``.

@@ -71,10 +71,18 @@ class Load(Struct, frozen=True, kw_only=True, tag_field="type", tag="load"):
 
 
 class AnswerPrefix(Struct, frozen=True, kw_only=True):
-    """The beginning of an answer that was cut; the model goes on from there."""
+    """The beginning of an answer that was cut; the model goes on from there.
+
+    Attributes:
+        text: The answer so far.
+        reasoning: The reasoning before it.
+        counted_chars: How many characters of the text, from its start, came from attempts that
+            told their usage.
+    """
 
     text: str
     reasoning: str = ""
+    counted_chars: int = 0
 
 
 class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
@@ -82,7 +90,9 @@ class Generate(Struct, frozen=True, kw_only=True, tag_field="type", tag="generat
 
     Failed may come at any point, also in place of Rendered.
 
-    With ``prefix`` only what follows it is answered; its tokens count as those of the answer.
+    With ``prefix`` only what follows it is answered; its tokens count as those of the answer, in
+    ``usage`` and toward ``max_tokens``, but for those that were counted before: they are a part of
+    the prompt.
     The events end with ``usage`` and ``stop``; there is no ``attempt``, ``done`` or ``error``
     among them. Content holds only text, tool and thinking blocks, and images and recordings as
     base64; ``places`` says where the client put each of those, for errors. Without ``prefix_cache``

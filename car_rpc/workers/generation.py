@@ -52,6 +52,7 @@ class Generation:
         self, job: Job, request: Generate, prompt: Prompt, vocab: Tokens, context_length: int
     ) -> None:
         params = request.params
+        begun_tokens = prompt.answer_tokens - prompt.counted_tokens
         self.job = job
         self.prompt = prompt.tokens
         self.answer = Answer(
@@ -60,7 +61,7 @@ class Generation:
             family=prompt.family,
             in_reasoning=prompt.in_reasoning,
             reasoning_budget=params.budget_tokens,
-            begun_tokens=prompt.answer_tokens,
+            begun_tokens=begun_tokens,
             begun_text="" if request.prefix is None else request.prefix.text,
         )
         self.constraint: Constraint | None = None
@@ -76,11 +77,13 @@ class Generation:
         #: Whether a call hands the turn over, so that there is never another in an answer.
         self._in_channels = prompt.family.channels
         self.prompt_tokens = prompt.size
-        self.asked_tokens = prompt.size - prompt.answer_tokens
+        #: Tokens of the prompt that do not count as those of the answer.
+        self.asked_tokens = prompt.size - begun_tokens
         self._context_length = context_length
-        #: Tokens of context that prompt and answer take at most.
+        #: Tokens of context that prompt and answer take at most, with one that is new in any case.
         self.most_tokens = min(
-            self.asked_tokens + (params.max_tokens or context_length), context_length
+            max(self.asked_tokens + (params.max_tokens or context_length), prompt.size + 1),
+            context_length,
         )
         self.confine(context_length)
 

@@ -83,7 +83,7 @@ async def test_a_backend_that_can_gets_the_beginning_itself(world: Any, play: An
     world.backend.play = play(TextDelta(text=" two"))
 
     assert (await resume(world, trace_id)).text == "One two"
-    assert world.backend.calls[0].continuation == ("One", "hm")
+    assert world.backend.calls[0].continuation == ("One", "hm", 0)
 
 
 async def test_whole_tool_calls_are_the_answer_without_a_request(world: Any) -> None:

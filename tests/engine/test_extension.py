@@ -21,6 +21,7 @@ from car_rpc.wire.events import (
     ToolCallCancel,
     ToolCallDelta,
     ToolCallStart,
+    UsageEvent,
 )
 
 HALF = "The quick brown fox jumps over the lazy dog"
@@ -119,8 +120,47 @@ async def test_a_backend_that_can_goes_on_from_the_exact_beginning(
     answers([[ReasoningDelta(text="hm"), TextDelta(text="One"), FULL], [TextDelta(text=" two")]])
 
     assert (await world.generate(max_tokens_continuations=1)).text == "One two"
-    assert world.backend.calls[1].continuation == ("One", "hm")
+    assert world.backend.calls[1].continuation == ("One", "hm", 0)
     assert world.backend.calls[1].raw_request == world.backend.calls[0].raw_request
+
+
+async def test_what_earlier_attempts_counted_of_the_beginning_is_told(
+    world: Any, answers: Any
+) -> None:
+    world.backend.continues = True
+    usage = UsageEvent(prompt_tokens=1, completion_tokens=2)
+    broken = CarError("overloaded", retryable=True)
+    answers(
+        [
+            [TextDelta(text="One"), broken],
+            [TextDelta(text=" two"), usage, FULL],
+            [TextDelta(text=" three"), broken],
+            [TextDelta(text=" four"), usage, FULL],
+            [TextDelta(text=" five"), usage],
+        ]
+    )
+
+    result = await world.generate(max_tokens_continuations=2)
+
+    assert result.text == "One two three four five"
+    assert [call.continuation for call in world.backend.calls] == [
+        None,
+        ("One", "", 0),
+        ("One two", "", 7),
+        ("One two three", "", 7),
+        ("One two three four", "", 18),
+    ]
+    assert result.usage.completion_tokens == 6
+
+
+async def test_nothing_is_counted_of_an_answer_that_started_again(world: Any, answers: Any) -> None:
+    world.backend.continues = True
+    usage = UsageEvent(prompt_tokens=1, completion_tokens=2)
+    thought = [TextDelta(text="x"), usage, StreamReset(reason="anew"), TextDelta(text="One")]
+    answers([[*thought, CarError("overloaded", retryable=True)], [TextDelta(text=" two")]])
+
+    assert (await world.generate()).text == "One two"
+    assert world.backend.calls[1].continuation == ("One", "", 0)
 
 
 async def test_it_is_continued_no_more_often_than_allowed(world: Any, answers: Any) -> None:

@@ -129,6 +129,21 @@ def test_how_likely_the_tokens_are_is_told_where_it_is_asked(core: Core) -> None
     assert all(0 >= each["logprob"] > each["top_logprobs"][1]["logprob"] for each in told)
 
 
+@pytest.mark.parametrize("continuations", [1, 3])
+def test_each_continuation_adds_as_many_tokens_as_an_answer_may_have(
+    core: Core, continuations: int
+) -> None:
+    (token,) = core.call("tokenize", {"model": CHAT, "text": "a"})["tokens"]
+    params = {"max_tokens": 20, "ignore_eos": True, "temperature": 0, "thinking": "off"}
+    asked = {"model": CHAT, "prompt": "Hello!", "max_tokens_continuations": continuations}
+    only_one = {**params, "logit_bias": {str(token): 1000}}
+    for each in (params, only_one):
+        result = core.call("generate", {**asked, "params": each})
+        assert (result["stop_reason"], result["recoveries"]) == ("max_tokens", continuations)
+        assert result["usage"]["completion_tokens"] == 20 * (continuations + 1)
+    assert result["text"] == "a" * 20 * (continuations + 1)  # as many as were counted
+
+
 def test_documents_are_ordered_and_texts_classified(core: Core) -> None:
     documents = ["The lamp costs 20 dollars.", "Paris is the capital of France."]
     asked = {"query": "What is the capital of France?", "documents": documents}

@@ -101,8 +101,7 @@ class LocalBackend:
         # What cannot be served is refused before a model is loaded for it.
         frame = to_worker(call.model, call.request, self._engine, 0)
         if call.continuation is not None:
-            text, reasoning = call.continuation
-            prefix = AnswerPrefix(text=text, reasoning=reasoning)
+            prefix = AnswerPrefix(**call.continuation._asdict())
             frame = msgspec.structs.replace(frame, prefix=prefix)
         asked = call.request.keep_alive_ms
         async with self._lease(call.model, asked if isinstance(asked, int) else None) as worker:

@@ -31,7 +31,7 @@ class Beginning:
     """
 
     def __init__(self, continuation: Continuation | None) -> None:
-        text, self._reasoning = continuation or ("", "")
+        text, self._reasoning, _ = continuation or Continuation("", "")
         self._sent = text.rstrip()
         self._again = text[len(self._sent) :]
 

@@ -72,6 +72,7 @@ class Prompt(NamedTuple):
         in_reasoning: Whether it ends inside a reasoning block that the template opened.
         family: How the model writes.
         answer_tokens: How many tokens at its end are the beginning of the answer.
+        counted_tokens: How many of these were counted as tokens of the answer before.
         media: Its images and recordings, in order; a number below 0 stands in ``tokens`` for each
             place that one takes.
     """
@@ -80,6 +81,7 @@ class Prompt(NamedTuple):
     in_reasoning: bool
     family: Family = HERMES
     answer_tokens: int = 0
+    counted_tokens: int = 0
     media: Sequence[Medium] = ()
 
     @property
@@ -145,13 +147,26 @@ class Prompter:
             return Prompt(tokens, in_reasoning, self.family, media=media)
         parts += _beginning(request.prefix, self.family, in_reasoning=in_reasoning)
         begun, media = tokenize(parts)
+        answer_tokens = len(begun) - len(tokens)
         return Prompt(
             begun,
             in_reasoning=False,
             family=self.family,
-            answer_tokens=len(begun) - len(tokens),
+            answer_tokens=answer_tokens,
+            counted_tokens=self._counted(request.prefix, answer_tokens),
             media=media,
         )
+
+    def _counted(self, prefix: AnswerPrefix, answer_tokens: int) -> int:
+        """How many tokens of the beginning of an answer were counted before."""
+        if not prefix.counted_chars:
+            return 0
+        rest = Part(prefix.text[prefix.counted_chars :], is_content=True)
+        # Both may have a first token that is no part of the text.
+        rest_tokens = len(self._vocab.tokenize_prompt([rest])) - len(
+            self._vocab.tokenize_prompt([])
+        )
+        return answer_tokens - rest_tokens
 
     def _of_text(self, parts: Sequence[Part]) -> Tokens:
         return self._vocab.tokenize_prompt(parts), ()

@@ -49,7 +49,8 @@ class MlxGeneration(Generation):
         context_length: int,
     ) -> None:
         super().__init__(job, request, prompt, vocab, context_length)
-        self.sampler = Sampler(request.params, vocab_size, self.asked_tokens)
+        self._answer_start = prompt.size - prompt.answer_tokens
+        self.sampler = Sampler(request.params, vocab_size, self._answer_start)
         self.complete = False
         #: Whether a constraint may have to know of each token before the next one is chosen.
         self._is_followed = bool(request.tools) or request.response_format is not None
@@ -74,7 +75,7 @@ class MlxGeneration(Generation):
         self.pending.clear()
         self._logits.clear()
         self.read_before = self.read_count = len(self.read.tokens)
-        self.sampler.position = len(self.tokens) - self.asked_tokens
+        self.sampler.position = len(self.tokens) - self._answer_start
 
     def take(self, token: int) -> None:
         """Take the sampled token, unless it had to be known before."""

@@ -38,8 +38,8 @@ class Answer:
         family: How the model writes.
         in_reasoning: Whether the prompt already opened the reasoning block.
         reasoning_budget: Most reasoning tokens; 0 means no budget.
-        begun_tokens: Tokens of it that are part of the prompt already.
-        begun_text: The text that these tokens are.
+        begun_tokens: Tokens of it that are in the prompt already and count as its own.
+        begun_text: The text that it begins with.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Answer:
         begun_text: str = "",
     ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        in_text = begun_tokens > 0
+        in_text = bool(begun_tokens or begun_text)
         self.segments: Segmenter | HarmonySegmenter = (
             HarmonySegmenter(tools=tools, in_text=in_text)
             if family.channels

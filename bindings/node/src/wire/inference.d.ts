@@ -186,9 +186,9 @@ export interface GenerateRequest {
    */
   recovery?: 'fallback' | 'none' | 'resume' | 'retry';
   /**
-   * How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
-   * added to the text; where nothing more is to be had, the answer stays as it was, with
-   * `stop_reason: max_tokens`.
+   * How often a model may be asked to go on with a text that reached `max_tokens`, each time for up
+   * to `max_tokens` more. What comes is added to the text; where nothing more is to be had, the
+   * answer stays as it was, with `stop_reason: max_tokens`.
    * @defaultValue `0`
    */
   max_tokens_continuations?: number;

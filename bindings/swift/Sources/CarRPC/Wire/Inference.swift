@@ -425,9 +425,9 @@ public struct GenerateRequest: Codable, Sendable, Hashable {
     /// (other models, too) or `resume`, the default, which also continues an answer that broke in
     /// its middle.
     public var recovery: GenerateRequestRecovery?
-    /// How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
-    /// added to the text; where nothing more is to be had, the answer stays as it was, with
-    /// `stop_reason: max_tokens`.
+    /// How often a model may be asked to go on with a text that reached `max_tokens`, each time for
+    /// up to `max_tokens` more. What comes is added to the text; where nothing more is to be had,
+    /// the answer stays as it was, with `stop_reason: max_tokens`.
     /// Default: `0`.
     public var maxTokensContinuations: Int?
     /// Whether a model that was free to think (`thinking: auto`) and spent all its tokens on that

@@ -303,9 +303,9 @@ data class GenerateRequest(
      */
     val recovery: GenerateRequestRecovery? = null,
     /**
-     * How often a model may be asked to go on with a text that reached `max_tokens`. What comes is
-     * added to the text; where nothing more is to be had, the answer stays as it was, with
-     * `stop_reason: max_tokens`.
+     * How often a model may be asked to go on with a text that reached `max_tokens`, each time for
+     * up to `max_tokens` more. What comes is added to the text; where nothing more is to be had,
+     * the answer stays as it was, with `stop_reason: max_tokens`.
      * Default: `0`.
      */
     @SerialName("max_tokens_continuations")
