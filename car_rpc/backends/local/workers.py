@@ -6,24 +6,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from car_rpc.backends.local.estimate import needed_bytes
 from car_rpc.backends.local.headers import checked
 from car_rpc.backends.local.ledger import Ledger
 from car_rpc.backends.local.process import ProcessControl, WorkerProcess
 from car_rpc.backends.local.residency import Crashes, ModelsPolicy, Resident, to_evict
 from car_rpc.engine.ports import Clock, EventSink, LogEntry
 from car_rpc.errors import CarError
-from car_rpc.registry.facts import size_on_disk
-from car_rpc.registry.fit import memory_bytes
-from car_rpc.registry.projectors import projector_of
 from car_rpc.wire.admission import LoadedModel
-from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
-from car_rpc.wire.parts import file_parts
-from car_rpc.wire.sources import adapters_of, draft_of
+from car_rpc.wire.models import ModelSchema
 from car_rpc.wire.worker import Load, Loaded
 
 _logger = logging.getLogger(__name__)
@@ -305,7 +300,7 @@ class _Slot:
         self.worker: WorkerProcess | None = None
         self.weights_bytes = 0
         self.leaving: asyncio.Task[None] | None = None
-        self.needed_bytes = _estimate(model)
+        self.needed_bytes = needed_bytes(model)
         self._control = control
 
     def begin(self, start: Coroutine[Any, Any, WorkerProcess]) -> None:
@@ -397,16 +392,3 @@ async def _written(write: Callable[..., None], *values: Any) -> None:
         await asyncio.to_thread(write, *values)
     except CarError as error:
         _logger.warning("other processes do not know what is loaded here: %s", error.message)
-
-
-def _estimate(model: ModelSchema) -> int:
-    """Memory that a model will take; where nobody said, what its files have; 0 without files."""
-    source = model.source
-    if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
-        return 0
-    needed = memory_bytes(model) or sum(
-        size_on_disk(Path(path))
-        for path in (*file_parts(source.path), *(each.path for each in adapters_of(source)))
-    )
-    others = [path for path in (projector_of(model), draft_of(source)) if path]
-    return needed + sum(size_on_disk(Path(path)) for path in others)
