@@ -263,12 +263,15 @@ class Loaded(Struct, frozen=True, kw_only=True, tag_field="type", tag="loaded"):
     Attributes:
         context_length: Tokens of context that one request may use.
         context_trained: Tokens of context that the model was trained on; 0 when it does not say.
+        context_is_fixed: Whether requests get just that until the model's entry asks for more,
+            and not more as memory allows.
         model_bytes: Size of the weights.
         engine: Name and version of the library, for the log.
     """
 
     context_length: int
     context_trained: int = 0
+    context_is_fixed: bool = False
     model_bytes: int = 0
     engine: str = ""
 

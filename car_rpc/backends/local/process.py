@@ -95,6 +95,7 @@ class _Call:
         self.on_progress = on_progress
         self.events: list[StreamEvent] = []
         self.hear_logprobs: HearLogprobs = unheard
+        self.generates = False
         self.answer: Answer | None = None
         self.changed = asyncio.Event()
         self.paused = False
@@ -155,6 +156,7 @@ class WorkerProcess:
         self._logger = logging.getLogger(f"car_rpc.worker.{name}")
         self._calls: dict[int, _Call] = {}
         self._next_id = 1
+        self._load = Load()
         self._loaded: Loaded | None = None
         #: Why it takes no more requests; set before it is killed, or when it died by itself.
         self._ending: CarError | None = None
@@ -197,6 +199,7 @@ class WorkerProcess:
         Raises:
             CarError: ``model_load_failed`` and the like, or ``worker_crashed``.
         """
+        self._load = load
         call = self._calls[0] = _Call()
         self._send(_encode(load))
         try:
@@ -241,7 +244,7 @@ class WorkerProcess:
             CarError: What the worker answered, or ``worker_crashed``.
         """
         request_id, call = self._begin(make)
-        call.hear_logprobs = hear_logprobs
+        call.generates, call.hear_logprobs = True, hear_logprobs
         try:
             while True:
                 while call.events:
@@ -372,7 +375,7 @@ class WorkerProcess:
                 self._loaded = frame
                 call.finish(Reply(id=0, result=frame))
             case _:
-                call.finish(advised(frame, self._loaded))
+                call.finish(advised(frame, self._load, self._loaded, generates=call.generates))
 
 
 def _result(answer: Answer | None) -> Any:

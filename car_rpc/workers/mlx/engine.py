@@ -80,6 +80,7 @@ class MlxEngine:
         return Loaded(
             context_length=self._context_length,
             context_trained=folder.context_trained,
+            context_is_fixed=True,
             model_bytes=model.size_bytes,
             engine=version(),
         )

@@ -21,7 +21,7 @@ from car_rpc.testing import MemorySink, scripted_call, scripted_model
 from car_rpc.transport.os_layer import os_layer
 from car_rpc.wire.events import Stop, TextDelta
 from car_rpc.wire.models import DelegatedSource, LocalSource, ModelSchema
-from car_rpc.wire.worker import Load, Tokenize
+from car_rpc.wire.worker import Load, Loaded, Tokenize
 from tests.backends.conftest import local
 
 pytestmark = pytest.mark.process
@@ -142,6 +142,15 @@ async def test_a_failure_of_the_worker_is_the_failure_of_the_request(workers: An
     fail = {"fail": {"kind": "rate_limited", "message": "later", "retry_after_ms": 7}}
     error = await failure(workers, scripted_model("a/fail:1", [TEXT, fail]))
     assert (error.kind, error.extra) == ("rate_limited", {"retry_after_ms": 7})
+
+
+async def test_an_overflow_says_what_helps_against_that_of_a_generation(workers: Any) -> None:
+    fail = {"fail": {"kind": "context_overflow", "message": "too long"}}
+    model = scripted_model("a/long:1", [TEXT, fail])
+    assert (await failure(workers, model)).detail == "too long"
+    (slot,) = workers._workers._slots.values()
+    slot.starting.result()._loaded = Loaded(context_length=8, context_trained=16)
+    assert "memory is short" in (await failure(workers, model)).detail
 
 
 async def test_a_load_that_fails_fails_whoever_waits_and_is_tried_again(
