@@ -68,6 +68,15 @@ def engine(shared: MlxEngine) -> MlxEngine:
     return shared
 
 
+def test_its_context_is_what_its_entry_asks_for_or_8192_tokens(
+    model_folder: Callable[..., Path],
+) -> None:
+    load = Load(path=str(model_folder(context=16384)))
+    loaded = make_engine().load(load, lambda _: None)
+    assert (loaded.context_length, loaded.context_trained) == (8192, 16384)
+    assert loaded.context_is_fixed, "it grows with no memory"
+
+
 # ---------------------------------------------------------------- beginnings that are kept
 
 
