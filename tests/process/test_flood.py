@@ -219,7 +219,7 @@ def test_a_client_that_stops_reading_pauses_the_token_loop_and_nobody_else(
     core = start_core()
     core.initialize()
     core.register("t/tiny:chat", {"type": "local", "path": str(DEMO)})
-    params = {"ignore_eos": True, "temperature": 1.0, "max_tokens": 400}
+    params = {"ignore_eos": True, "temperature": 1.0, "max_tokens": 900}
     # Each event carries it, so a short answer fills what may be unread.
     stream = core.generate("t/tiny:chat", params=params, client_ref="x" * 8000)
     core.first_event(stream, "text_delta")
@@ -242,4 +242,4 @@ def test_a_client_that_stops_reading_pauses_the_token_loop_and_nobody_else(
     check_stream(events)
     text = "".join(e["event"]["text"] for e in events if e["event"]["type"] == "text_delta")
     assert text == response["result"]["text"]
-    assert response["result"]["usage"]["completion_tokens"] == 400
+    assert response["result"]["usage"]["completion_tokens"] == 900
