@@ -117,22 +117,41 @@ def weights_bytes(model: ModelSchema) -> int | None:
 
 def memory_bytes(model: ModelSchema) -> int | None:
     """Memory that a local model needs, or ``None`` when its size is unknown."""
-    cost = model.cost if isinstance(model.cost, Cost) else Cost()
-    if isinstance(cost.ram_bytes, int):
-        return cost.ram_bytes
+    if (told := _told_bytes(model)) is not None:
+        return told
     weights = weights_bytes(model)
     if weights is None:
         return None
+    least = CACHES_BYTES if "generate" in model.capabilities else 0
+    return weights + max(_cache_bytes(model), least) + PROCESS_BYTES
+
+
+def lasting_bytes(model: ModelSchema) -> int:
+    """Memory that a local model comes to with one conversation that fills its context.
+
+    It is from below: a process takes more, and so do several conversations. What is not known
+    counts as nothing.
+    """
+    if (told := _told_bytes(model)) is not None:
+        return told
+    return (weights_bytes(model) or 0) + _cache_bytes(model)
+
+
+def _told_bytes(model: ModelSchema) -> int | None:
+    """What the model's entry says that it takes."""
+    told = model.cost.ram_bytes if isinstance(model.cost, Cost) else UNSET
+    return told if isinstance(told, int) else None
+
+
+def _cache_bytes(model: ModelSchema) -> int:
+    """Memory for the attention cache of one conversation."""
+    per_token = model.cost.kv_bytes_per_token if isinstance(model.cost, Cost) else UNSET
     asked = getattr(model.source, "context_length", UNSET)
     tokens = asked if isinstance(asked, int) else CONTEXT_TOKENS
     tokens = min(tokens, model.context_length or tokens)
-    per_token = 0 if cost.kv_bytes_per_token is UNSET else cost.kv_bytes_per_token
-    least = 0
-    if "generate" in model.capabilities:
-        least = CACHES_BYTES
-        tokens += SHORT_CONTEXT_TOKENS if isinstance(model.source, LocalSource) else 0
-    caches = max(per_token * tokens, least)
-    return weights + caches + PROCESS_BYTES
+    if "generate" in model.capabilities and isinstance(model.source, LocalSource):
+        tokens += SHORT_CONTEXT_TOKENS
+    return 0 if per_token is UNSET else per_token * tokens
 
 
 def usable_bytes(machine: Machine) -> int:

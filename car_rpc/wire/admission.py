@@ -35,8 +35,8 @@ class AdmissionStatus(WireStruct, frozen=True, kw_only=True):
         env_override: Number of permits that was set in the environment or the configuration
             file; null when it follows from the memory of the machine.
         memory_budget_bytes: Memory that loaded models may take together, where each counts as
-            what it is estimated to need, or takes where that is more; null when the memory of the
-            machine is not known.
+            its weights and the cache of one conversation, or as what it takes where that is more;
+            null when the memory of the machine is not known.
         loaded: The models in memory, by id.
     """
 

@@ -46,9 +46,7 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="module")
 def lasting(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
-    # Each of its tiny models counts as 1.5 GiB, and none is to make room for another.
-    env = {"CAR_MODELS_MEMORY_BYTES": str(2**40)}
-    core = Core(tmp_path_factory.mktemp("llama") / "state", env=env)
+    core = Core(tmp_path_factory.mktemp("llama") / "state")
     core.initialize()
     core.register(CHAT, local(model_path))
     core.register(EMBED, local(model_path, pooling="mean"), "embed")

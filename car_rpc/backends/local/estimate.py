@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from car_rpc.registry import fit
 from car_rpc.registry.facts import size_on_disk
-from car_rpc.registry.fit import memory_bytes
 from car_rpc.registry.projectors import projector_of
 from car_rpc.wire.models import LocalSource, MlxSource, ModelSchema
 from car_rpc.wire.parts import file_parts
@@ -13,11 +13,21 @@ from car_rpc.wire.sources import adapters_of, draft_of
 
 
 def needed_bytes(model: ModelSchema) -> int:
-    """Memory that a model will take; where nobody said, what its files have; 0 without files."""
+    """Memory to have for a model that is loaded, from above; 0 without files."""
+    return _with_files(model, fit.memory_bytes(model))
+
+
+def lasting_bytes(model: ModelSchema) -> int:
+    """Memory that a loaded model comes to with one conversation, from below; 0 without files."""
+    return _with_files(model, fit.lasting_bytes(model))
+
+
+def _with_files(model: ModelSchema, estimate: int | None) -> int:
+    """An estimate, or what the model's files have, and the files that are loaded beside it."""
     source = model.source
     if not isinstance(source, LocalSource | MlxSource) or not isinstance(source.path, str):
         return 0
-    needed = memory_bytes(model) or sum(
+    needed = estimate or sum(
         size_on_disk(Path(path))
         for path in (*file_parts(source.path), *(each.path for each in adapters_of(source)))
     )

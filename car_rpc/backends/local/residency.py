@@ -17,8 +17,9 @@ class ModelsPolicy(Struct, frozen=True, kw_only=True):
     Attributes:
         memory_bytes: Memory that the loaded models of all processes on the state directory may
             take, in bytes; 0 means three quarters of the machine's (two thirds where a graphics
-            processor shares it). Each counts as what it is estimated to need, or as what it takes
-            where that is more; a model that comes makes room, one that grows does not.
+            processor shares it). Each counts as its weights and the cache of one
+            conversation, or as what it takes where that is more; a model that comes makes room, one
+            that grows does not.
         keep_alive_ms: How long a model stays loaded after its last request, in milliseconds, where
             the request does not say; 0 unloads it at once.
         load_wait_ms: How long a request waits for models that are at work to make room for its own,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from car_rpc.backends.local.estimate import needed_bytes
+from car_rpc.backends.local.estimate import lasting_bytes, needed_bytes
 from car_rpc.backends.local.headers import checked
 from car_rpc.backends.local.ledger import Ledger
 from car_rpc.backends.local.process import ProcessControl, WorkerProcess
@@ -301,6 +301,7 @@ class _Slot:
         self.weights_bytes = 0
         self.leaving: asyncio.Task[None] | None = None
         self.needed_bytes = needed_bytes(model)
+        self.lasting_bytes = lasting_bytes(model)
         self._control = control
 
     def begin(self, start: Coroutine[Any, Any, WorkerProcess]) -> None:
@@ -316,9 +317,9 @@ class _Slot:
         return task.cancelled() or task.exception() is not None or not task.result().alive
 
     def counted_bytes(self) -> int:
-        """What the budget counts: what it is to need, of which it takes some later, or more."""
+        """What the budget counts: also what it takes only later, with a long conversation."""
         taken = self.taken_bytes()
-        return max(taken, self.needed_bytes) if taken else 0
+        return max(taken, self.lasting_bytes) if taken else 0
 
     def taken_bytes(self) -> int:
         """What it takes: estimated while it loads, measured afterwards; 0 before and at the end."""

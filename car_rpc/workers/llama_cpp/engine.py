@@ -101,6 +101,7 @@ class LlamaEngine:
         return Loaded(
             context_length=self._longest,
             context_trained=model.context_train,
+            context_is_fixed=not model.can_move,
             model_bytes=model.size_bytes + sum(others),
             engine=version(),
         )

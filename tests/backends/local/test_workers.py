@@ -78,13 +78,13 @@ class Unmeasured:
 
 
 class World:
-    """Workers with a budget of 100 bytes."""
+    """Workers with a budget, of 100 bytes unless one is given."""
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    def __init__(self, ledger: Ledger | None = None, budget_bytes: int = 100) -> None:
         self.clock = ManualClock()
         self.sink = MemorySink()
         policy = ModelsPolicy(
-            memory_bytes=100, keep_alive_ms=1000, load_wait_ms=5000, max_crashes=3
+            memory_bytes=budget_bytes, keep_alive_ms=1000, load_wait_ms=5000, max_crashes=3
         )
         self.system: Any = Unmeasured()
         self.workers = Workers(self.system, self.sink, self.clock, policy, ledger=ledger)
@@ -170,6 +170,21 @@ async def test_a_model_counts_as_what_it_is_to_need_before_it_takes_that(world: 
     await world.use(C)
     assert world.loaded == ["a/b:1", "a/c:1"]
     assert await world.unload(B) == (True, 10), "no more than it took"
+
+
+async def test_small_models_stay_beside_each_other() -> None:
+    """What their process might take besides counts before they are loaded, and not for ever."""
+    world = World(budget_bytes=2 * 1024**3)
+    world.system.taken_bytes = 10
+    small = [
+        msgspec.structs.replace(A, id=f"a/{name}:1", cost=Cost(size_bytes=20), source=source)
+        for name in "xyz"
+        for source in [LocalSource(path=f"/{name}.gguf", context_length=10)]
+    ]
+    for model in small:
+        await world.use(model)
+    assert world.loaded == [model.id for model in small]
+    await world.workers.close()
 
 
 async def test_a_model_that_takes_more_than_was_estimated_counts_as_that(world: World) -> None:

@@ -15,8 +15,9 @@ public struct AdmissionStatus: Codable, Sendable, Hashable {
     /// Number of permits that was set in the environment or the configuration file; null when it
     /// follows from the memory of the machine.
     public var envOverride: Int?
-    /// Memory that loaded models may take together, where each counts as what it is estimated to
-    /// need, or takes where that is more; null when the memory of the machine is not known.
+    /// Memory that loaded models may take together, where each counts as its weights and the cache
+    /// of one conversation, or as what it takes where that is more; null when the memory of the
+    /// machine is not known.
     /// Default: `null`.
     public var memoryBudgetBytes: Int?
     /// The models in memory, by id.

@@ -28,8 +28,9 @@ data class AdmissionStatus(
     @SerialName("env_override")
     val envOverride: Long?,
     /**
-     * Memory that loaded models may take together, where each counts as what it is estimated to
-     * need, or takes where that is more; null when the memory of the machine is not known.
+     * Memory that loaded models may take together, where each counts as its weights and the cache
+     * of one conversation, or as what it takes where that is more; null when the memory of the
+     * machine is not known.
      * Default: `null`.
      */
     @SerialName("memory_budget_bytes")
