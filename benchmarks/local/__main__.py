@@ -85,6 +85,10 @@ to llama-cpp-python, or a bare loop, hears of no other prompt and cannot be left
 
 {bars}
 
+Whoever is ahead of car-rpc by more than 5 %, in the median of the rounds' ratios:
+
+{ahead}
+
 {vectors}
 {mlx}
 """
@@ -210,6 +214,7 @@ def write(
         behind=f"{measure.BEHIND:,}",
         wait_ms=round(measure.BEGUN_S * 1000),
         bars=report.bars(rounds),
+        ahead=report.ahead(rounds),
         mlx=mlx.section(mlx_rounds),
         vectors=vectors.section(vector_rounds),
         plot=PLOT,

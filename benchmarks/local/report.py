@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,13 @@ BARS = (
 )
 
 
+#: What is in a figure's name, and whether more of it is better; ``None`` for a part of another one.
+BETTER = {"less a step": None, "/s": True, "memory": False, "first token": False}
+
+#: Others may be ahead by so much, as a share.
+SLACK = 0.05
+
+
 def table(rounds: Sequence[Round], titles: Sequence[str] = TITLES) -> str:
     """Medians of each figure of each contender, as Markdown."""
     titles = [title for title in titles if any(title in each for each in rounds)]
@@ -82,3 +90,22 @@ def _ratios(rounds: Sequence[Round], bar: Bar) -> list[float]:
         if theirs:
             ratios.append(ours / max(theirs))
     return ratios
+
+
+def ahead(rounds: Sequence[Round]) -> str:
+    """Who is ahead of ours in which figure, by more than the slack, and how far, as Markdown."""
+    lines = ["| figure | who is ahead | times |", "|---|---|---:|"]
+    for figure in dict.fromkeys(name for each in rounds for name in each[OURS]):
+        more = next((more for part, more in BETTER.items() if part in figure), None)
+        for title in dict.fromkeys(title for each in rounds for title in each if title != OURS):
+            both = [
+                (each[title][figure], each[OURS][figure])
+                for each in rounds
+                if figure in each.get(title, {}) and figure in each[OURS]
+            ]
+            if more is None or not both:
+                continue
+            share = statistics.median(a / b if more else b / a for a, b in both)
+            if share > 1 + SLACK:
+                lines.append(f"| {figure} | {title} | {share:.2f} |")
+    return "\n".join(lines)

@@ -139,3 +139,19 @@ def test_a_ratio_is_taken_within_a_round() -> None:
         report.bars(rounds)
     )
     assert f"| {figure} | 10.0 | 6.0 | 10.0 |" in report.table(rounds)
+
+
+def test_whoever_is_ahead_is_named() -> None:
+    tokens, memory_mb, first = "128 tokens, tokens/s", "memory, MB", "first token, new prompt"
+    rounds = [
+        {
+            OURS: {tokens: 100.0, memory_mb: 100.0, first: 10.0, f"{first}, less a step": 5.0},
+            BARE: {tokens: 104.0, memory_mb: 80.0, first: 12.0, f"{first}, less a step": 1.0},
+            SERVER: {tokens: 110.0, memory_mb: 100.0, first: 8.0},
+        }
+    ]
+    assert report.ahead(rounds).splitlines()[2:] == [
+        f"| {tokens} | {SERVER} | 1.10 |",
+        f"| {memory_mb} | {BARE} | 1.25 |",
+        f"| {first} | {SERVER} | 1.25 |",
+    ]

@@ -216,6 +216,16 @@ def test_slots_that_nobody_uses_make_room_for_a_long_prompt(
     check(engine, tokens, bare, long)
 
 
+def test_slots_that_nobody_uses_make_room_for_a_long_answer(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(engine, monkeypatch, 20)
+    run(engine, *(numbered(number, "a", max_tokens=5) for number in range(8)))
+    leave(engine, monkeypatch, 9)  # others have taken the rest
+    (asked,) = run(engine, numbered(9, "b", max_tokens=ROOM))
+    assert asked.usage.completion_tokens == ROOM
+
+
 def test_a_long_prompt_that_comes_second_gets_a_slot_that_is_long_enough(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

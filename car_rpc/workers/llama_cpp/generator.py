@@ -163,15 +163,11 @@ class Generator:
         Where that takes the memory of slots that are in use, a prompt waits for it, and all
         behind it do: else others would always be before it.
         """
-        needed, count = _needed(generation), len(self._active) + 1
-        is_long_enough = needed <= self.room or self._lengthen(needed, count)
-        if not is_long_enough and generation.prompt_tokens >= self.room:
-            if self._active:
-                self._waits_for_memory = True
-                return False
-            # What others left takes memory, too.
-            if self._slots > 1 and self._remake(1, self.room):
-                self._lengthen(needed, count)
+        needed = _needed(generation)
+        is_long_enough = needed <= self.room or self._lengthen(needed, len(self._active) + 1)
+        if not is_long_enough and generation.prompt_tokens >= self.room and self._active:
+            self._waits_for_memory = True
+            return False
         try:
             generation.confine(self.room)
         except CarError as error:
@@ -192,8 +188,14 @@ class Generator:
         room, longest = self.room, self.longest
         while room < min(needed, longest):
             room = min(2 * room, longest)
-        most = slots_of(self._slot_bytes(room), max(slots, self._slots))
-        if room < needed or most < slots:
+        if room < needed:
+            return False
+        slot_bytes = self._slot_bytes(room)
+        most = slots_of(slot_bytes, max(slots, self._slots))
+        # What others have left takes memory, too.
+        if most < slots < self._slots and self._remake(slots, self.room):
+            most = slots_of(slot_bytes, slots)
+        if most < slots:
             return False
         count = min(most, max(slots, self._kept(room)))
         if not self._remake(count, room):
