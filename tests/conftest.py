@@ -22,12 +22,6 @@ settings.register_profile(
 settings.load_profile("soak" if SOAK else "test")
 
 
-@pytest.hookimpl(wrapper=True, optionalhook=True)
-def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """Run one test more at once than there are processors: many wait for what they have started."""
-    return (yield) + 1
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Let the collector of garbage pass over the tests: there are many, and all of them stay."""

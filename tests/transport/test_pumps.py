@@ -26,8 +26,16 @@ READERS = [PolledReader, ThreadReader]
 WRITERS = [PolledWriter, ThreadWriter]
 
 
+#: What a number of a closed end stands for.
+NOTHING = os.open(os.devnull, os.O_RDWR)
+
+
 class Pipe:
-    """A pipe whose ends are closed once."""
+    """A pipe whose ends are closed once.
+
+    Their numbers stay taken: a thread of one test may be about to read or write, and would do so in
+    the next test's pipe.
+    """
 
     def __init__(self) -> None:
         self.reader_fd, self.writer_fd = os.pipe()
@@ -36,7 +44,7 @@ class Pipe:
     def close(self, fd: int) -> None:
         if fd in self._open:
             self._open.remove(fd)
-            os.close(fd)
+            os.dup2(NOTHING, fd)
 
     def close_all(self) -> None:
         self.close(self.writer_fd)  # this wakes a thread that blocks in a read
