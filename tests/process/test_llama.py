@@ -27,6 +27,7 @@ from tests.process.conftest import (
     text_of,
     wait_until,
 )
+from tests.process.continuations import check_continuations
 
 pytestmark = [pytest.mark.process, pytest.mark.llama, pytest.mark.timeout(180)]
 
@@ -256,15 +257,7 @@ def test_an_answer_that_is_continued_is_the_whole_one_to_the_letter(core: Core) 
 def test_each_continuation_adds_as_many_tokens_as_an_answer_may_have(
     core: Core, continuations: int
 ) -> None:
-    (token,) = core.call("tokenize", {"model": CHAT, "text": "a"})["tokens"]
-    params = {"max_tokens": 20, "ignore_eos": True, "temperature": 0, "thinking": "off"}
-    asked = {"model": CHAT, "prompt": "Hello!", "max_tokens_continuations": continuations}
-    only_one = {**params, "logit_bias": {str(token): 1000}}
-    for each in (params, only_one):
-        result = core.call("generate", {**asked, "params": each})
-        assert (result["stop_reason"], result["recoveries"]) == ("max_tokens", continuations)
-        assert result["usage"]["completion_tokens"] == 20 * (continuations + 1)
-    assert result["text"] == "a" * 20 * (continuations + 1)  # as many as were counted
+    check_continuations(core, CHAT, continuations)
 
 
 def test_a_model_whose_tokens_all_go_into_thinking_answers_without(core: Core) -> None:

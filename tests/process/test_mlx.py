@@ -14,6 +14,7 @@ from tests.process.conftest import (
     check_stream,
     text_of,
 )
+from tests.process.continuations import check_continuations
 
 pytest.importorskip("mlx_lm")
 
@@ -133,15 +134,7 @@ def test_how_likely_the_tokens_are_is_told_where_it_is_asked(core: Core) -> None
 def test_each_continuation_adds_as_many_tokens_as_an_answer_may_have(
     core: Core, continuations: int
 ) -> None:
-    (token,) = core.call("tokenize", {"model": CHAT, "text": "a"})["tokens"]
-    params = {"max_tokens": 20, "ignore_eos": True, "temperature": 0, "thinking": "off"}
-    asked = {"model": CHAT, "prompt": "Hello!", "max_tokens_continuations": continuations}
-    only_one = {**params, "logit_bias": {str(token): 1000}}
-    for each in (params, only_one):
-        result = core.call("generate", {**asked, "params": each})
-        assert (result["stop_reason"], result["recoveries"]) == ("max_tokens", continuations)
-        assert result["usage"]["completion_tokens"] == 20 * (continuations + 1)
-    assert result["text"] == "a" * 20 * (continuations + 1)  # as many as were counted
+    check_continuations(core, CHAT, continuations)
 
 
 def test_documents_are_ordered_and_texts_classified(core: Core) -> None:
