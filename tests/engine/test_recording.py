@@ -12,7 +12,7 @@ from car_rpc.engine.generation import Origin
 from car_rpc.engine.interruption import interrupted
 from car_rpc.engine.ports import GenerateCall
 from car_rpc.engine.privacy import Privacy
-from car_rpc.engine.recording import DELTA_WAIT_S
+from car_rpc.engine.recording import DELTA_WAIT_S, Recorder
 from car_rpc.errors import CarError
 from car_rpc.eventlog.shapes import Secrets
 from car_rpc.eventlog.writer import FLUSH_S
@@ -207,6 +207,21 @@ async def test_nothing_comes_after_the_end_also_while_it_is_being_written(
 def test_a_delta_waits_for_others_so_briefly_that_it_is_on_the_disk_within_100_ms() -> None:
     transaction_s = 0.02  # what is left for it
     assert DELTA_WAIT_S + FLUSH_S + transaction_s < 0.1
+
+
+async def test_deltas_of_all_requests_go_to_the_log_at_the_same_moments(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    moments = iter([10.1 * DELTA_WAIT_S, 10.9 * DELTA_WAIT_S, 11.1 * DELTA_WAIT_S])
+    planned: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: next(moments))
+        patch.setattr(loop, "call_at", lambda when, _: planned.append(when))
+        for _ in range(3):
+            recorder = Recorder(world.sink, world.clock, "t", privacy=Privacy("full"))
+            recorder.delta(TextDelta(text="x"))
+    assert planned == pytest.approx([11 * DELTA_WAIT_S, 11 * DELTA_WAIT_S, 12 * DELTA_WAIT_S])
 
 
 async def test_deltas_go_to_the_log_without_anything_after_them(world: Any) -> None:

@@ -11,6 +11,7 @@ from car_rpc.registry.fit import (
     SHORT_CONTEXT_TOKENS,
     Fitting,
     fits,
+    lasting_bytes,
     memory_bytes,
     parameters,
     recommended,
@@ -86,6 +87,15 @@ def test_memory_is_that_of_weights_caches_and_process() -> None:
     assert memory_bytes(embeds) == GIB + PROCESS_BYTES
     assert memory_bytes(local(cost=Cost(size_bytes=GIB, ram_bytes=5))) == 5
     assert memory_bytes(local()) is None
+
+
+def test_a_loaded_model_comes_to_its_weights_and_one_conversation() -> None:
+    large = Cost(size_bytes=GIB, kv_bytes_per_token=1024**2)
+    short = SHORT_CONTEXT_TOKENS * 1024**2
+    assert lasting_bytes(local(cost=large)) == GIB + 8 * GIB + short
+    assert lasting_bytes(local(cost=Cost(size_bytes=GIB))) == GIB
+    assert lasting_bytes(local(cost=Cost(size_bytes=GIB, ram_bytes=5))) == 5
+    assert lasting_bytes(local()) == 0
 
 
 def test_a_model_fits_when_the_machine_keeps_a_quarter_for_the_rest() -> None:
