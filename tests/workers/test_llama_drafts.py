@@ -277,6 +277,19 @@ def test_nothing_is_drafted_while_several_answers_run() -> None:
     assert [each.usage.draft_tokens for each in asked] == [msgspec.UNSET] * 2
 
 
+def test_nothing_is_drafted_where_what_is_wrong_cannot_be_forgotten_any_more() -> None:
+    """As in a context that has grown beyond a window, which is forgotten from there on."""
+    machine = Machine(sharpness=9.0)
+    generator = generator_of(machine, Lookup(ROOM), eager=True)
+    ask(generator, [1, 2, 3], max_tokens=100, ignore_eos=True)
+    for _ in range(12):
+        generator.step()
+    assert max(machine.sizes[-5:]) > 1
+    before, machine.can_cut = len(machine.sizes), False
+    finish(generator)
+    assert set(machine.sizes[before:]) == {1}
+
+
 def test_nothing_is_drafted_while_another_prompt_is_read() -> None:
     machine = Machine(sharpness=9.0)
     generator = generator_of(machine, Lookup(ROOM), eager=True)

@@ -8,8 +8,10 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 
+from car_rpc.wire.worker import Load
 from car_rpc.workers.llama_cpp import native
 from car_rpc.workers.llama_cpp.context import Context
+from car_rpc.workers.llama_cpp.engine import LlamaEngine
 from car_rpc.workers.llama_cpp.footprint import footprint
 from car_rpc.workers.llama_cpp.generation import PREFILL_CHUNK
 from car_rpc.workers.llama_cpp.model import Model
@@ -40,3 +42,18 @@ def test_a_sequence_takes_what_is_allocated_for_it(
     told_mib = footprint(model, PREFILL_CHUNK).of(TOKENS) / 2**20
     # The state of a token has 12 bytes for its place, and llama.cpp tells hundredths.
     assert told_mib == pytest.approx(allocated_mib(model, capfd), rel=0.1, abs=0.01)
+
+
+def test_a_slot_takes_what_its_context_computes_in_as_well(
+    model_file: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without flash attention that is more than what the model remembers."""
+    native.lib.llama_log_set(native._log_callback, None)
+    engine = LlamaEngine()
+    path, room = str(model_file(context=TOKENS // 2)), TOKENS // 2
+    engine.load(Load(path=path, context_length=room), lambda _: None)
+    said = capfd.readouterr().err
+    sizes = re.findall(r"(?:KV|compute) buffer size = +([\d.]+) MiB", said)
+    assert engine._generators is not None
+    told_mib = engine._generators.long._slot_bytes(room) / 2**20
+    assert told_mib == pytest.approx(sum(map(float, sizes)), rel=0.1)

@@ -341,7 +341,8 @@ def test_several_are_answered_at_once_where_nothing_can_move(tmp_path: Path) -> 
 def test_a_slot_begins_as_long_as_it_may_get_where_nothing_can_move(tmp_path: Path) -> None:
     path = write_hybrid_model(tmp_path / "model.gguf", window=64)
     engine = LlamaEngine()
-    engine.load(Load(path=str(path)), lambda _: None)
+    loaded = engine.load(Load(path=str(path)), lambda _: None)
+    assert loaded.context_is_fixed
     assert generator_of(engine).room > slots.FIRST_CONTEXT_LENGTH
 
 
