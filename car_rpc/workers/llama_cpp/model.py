@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from car_rpc.errors import CarError
 from car_rpc.wire.parts import file_parts
 from car_rpc.workers.llama_cpp.native import lib, recent_errors
+from car_rpc.workers.llama_cpp.pages import own_bytes, release
 from car_rpc.workers.llama_cpp.threads import threads_for
 
 if TYPE_CHECKING:
@@ -45,12 +46,17 @@ class Model:
             _check_file(part)
         size_bytes = sum(Path(part).stat().st_size for part in parts)
         self.threads = threads_for(size_bytes)  # watches others while it loads
+        own_before = own_bytes()
         params = lib.llama_model_default_params()
         callback = lib.llama_progress_callback(_Progress(progress))
         params.progress_callback = callback
         self.handle: Any = lib.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise _load_error(path)
+        # Weights that are computed with as they are in the file are left where they are, as the
+        # first answer would bring each back.
+        if own_bytes() - own_before > size_bytes // 2:
+            release(parts)
         # Contexts leave room for what is there when they are made, so adapters come first.
         self._adapters = [
             (_adapter(self.handle, index, each.path), each.scale)
