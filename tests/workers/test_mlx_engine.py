@@ -19,6 +19,7 @@ from car_rpc.wire.events import (
     ToolCallDelta,
     ToolCallStart,
 )
+from car_rpc.wire.inference import JsonObjectFormat, ResponseFormat
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_beginnings import cached, keeping
@@ -113,6 +114,31 @@ def test_a_cancel_amid_a_chunk_keeps_the_chunk(
     assert not engine.step()
     (again,) = run(engine, keeping("a" * 480))
     assert cached(again) == PREFILL_CHUNK
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": 1}])
+@pytest.mark.parametrize("form", [None, JsonObjectFormat()])
+def test_a_first_token_is_told_before_the_step_behind_it(
+    engine: MlxEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    form: ResponseFormat | None,
+    options: dict[str, int],
+) -> None:
+    steps: list[Any] = []
+    network = type(engine._model.network)
+    compute = network.__call__
+
+    def note(self: Any, tokens: Any, **others: Any) -> Any:
+        if tokens.shape[1] == 1:
+            steps.append(tokens)
+        return compute(self, tokens, **others)
+
+    monkeypatch.setattr(network, "__call__", note)
+    request = chat("x" * 40, max_tokens=1, **options)
+    (answer,) = run(engine, msgspec.structs.replace(request, response_format=form))
+    assert answer.usage.completion_tokens == 1
+    assert len(answer.likely) == len(options)
+    assert len(steps) == 1
 
 
 def test_a_seed_chooses_the_same_after_a_cut() -> None:

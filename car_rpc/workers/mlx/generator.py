@@ -62,6 +62,7 @@ class MlxGeneration(Generation):
         self.read = Prefix()  # the part of it that the model has read, outside of the batch
         self.read_before = self.read_count = 0  # tokens of it: at its last entry, and by now
         self.uses_prefixes = request.prefix_cache
+        self.is_entering = False  # the batch has not told a token since it went in
 
     @property
     def processors(self) -> list[Any]:
@@ -72,6 +73,7 @@ class MlxGeneration(Generation):
 
     def resume(self) -> None:
         """Go on behind the last token; what was chosen but not taken yet is chosen anew."""
+        self.is_entering = True
         self.pending.clear()
         self._logits.clear()
         self.read_before = self.read_count = len(self.read.tokens)
@@ -159,18 +161,43 @@ class Generator:
         )
 
     def _advance(self) -> None:
+        entered = self._entered()
+        for uid, token in entered.items():
+            self._running[uid].accept(token)
+            self._go_on(uid)
         read, said = self._batch.next()
         for prompt in read:
             generation = self._running[prompt.uid]
             generation.read_count = generation.read_before + prompt.progress[0]
         for answer in said:
-            generation = self._running[answer.uid]
-            generation.take(answer.token)
-            if generation.complete:
-                self._finish(answer.uid)
-            elif len(generation.pending) > 1:  # what must follow is read in one go
-                generation.read = self._leave(answer.uid)
-                self._enter(generation)
+            if answer.uid not in entered:
+                self._running[answer.uid].take(answer.token)
+                self._go_on(answer.uid)
+
+    def _entered(self) -> dict[int, int]:
+        """The first token of each answer that has just entered.
+
+        mlx-lm tells a token when the step behind it is queued, which keeps a GPU busy. On a
+        processor all but ten operations of that step are then computed (eval_impl in MLX's
+        transforms.cpp), so it would come a step late.
+        """
+        batch = self._batch._generation_batch
+        entered = [self._running[uid].is_entering for uid in batch.uids]
+        if not any(entered):
+            return {}
+        tokens = batch._next_tokens.tolist()
+        told = zip(batch.uids, tokens, entered, strict=True)
+        return {uid: token for uid, token, is_entering in told if is_entering}
+
+    def _go_on(self, uid: int) -> None:
+        """Answer, or read what must follow, where a token was that asks for it."""
+        generation = self._running[uid]
+        generation.is_entering = False
+        if generation.complete:
+            self._finish(uid)
+        elif len(generation.pending) > 1:  # what must follow is read in one go
+            generation.read = self._leave(uid)
+            self._enter(generation)
 
     @property
     def _has_room(self) -> bool:
