@@ -33,6 +33,9 @@ DEEP = 3072
 #: Cancels in one round.
 CANCELS = 20
 
+#: Tokens of an answer to a known prompt, which tell how long a step takes behind it.
+STEPS = 8
+
 
 async def decode(contender: Contender, tokens: int, *, in_form: bool = False) -> float:
     """Tokens in a second of one answer, its first left out."""
@@ -71,8 +74,8 @@ async def first_token(contender: Contender) -> Figures:
     """Milliseconds until the first token of a long prompt, new and then known."""
     prompt = fresh_prompt(LONG)
     (cold,) = await contender.ask([prompt], 2)
-    (warm,) = await contender.ask([prompt], 2)
-    step = warm.whole_s - warm.first_s
+    (warm,) = await contender.ask([prompt], STEPS)
+    step = (warm.whole_s - warm.first_s) / (STEPS - 1)
     return {
         "first token, new prompt": cold.first_s * 1000,
         "first token, known prompt": warm.first_s * 1000,
@@ -80,14 +83,14 @@ async def first_token(contender: Contender) -> Figures:
     }
 
 
-async def behind(contender: Contender) -> Figures:
+async def behind(contender: Contender, tokens: int = BEHIND) -> Figures:
     """Milliseconds until the first token of a short prompt that comes while a long one is read.
 
     Once the long one goes on, and once it is abandoned just then.
     """
     figures: Figures = {}
     for name, abandon in (("short behind long", False), ("short after a cancel", True)):
-        prompts = fresh_prompt(BEHIND), fresh_prompt(SHORT)
+        prompts = fresh_prompt(tokens), fresh_prompt(SHORT)
         *_, short = await contender.ask_behind(*prompts, BEGUN_S, abandon=abandon)
         figures[f"first token, {name}"] = short.first_s * 1000
     return figures
@@ -100,11 +103,11 @@ async def steps_behind(car: Car) -> float:
     return short.first_s / (long.first_s / (BEHIND / PREFILL_CHUNK))
 
 
-async def cancel(car: Car) -> Figures:
-    """Milliseconds until a prompt that is read has made room for the next request."""
+async def cancel(car: Car, tokens: int = BEHIND) -> Figures:
+    """Milliseconds until a cancel is answered of a prompt of so many tokens that is being read."""
     times: list[float] = []
     for number in range(CANCELS):
-        async with car.stream(fresh_prompt(BEHIND), 1) as stream:
+        async with car.stream(fresh_prompt(tokens), 1) as stream:
             reading = asyncio.ensure_future(_first(stream))
             await asyncio.sleep(0.05 + 0.02 * number)
             assert not reading.done()

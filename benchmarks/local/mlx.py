@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.local import measure
-from benchmarks.local.contenders import OURS, Contender, Setting, car, player
+from benchmarks.local.contenders import OURS, Car, Contender, Setting, car, player
 from benchmarks.local.report import Bar, Round, bars, table
 from benchmarks.local.servers import MLX, server
 from car_rpc.registry.builtin import DEMO_CONTEXT_LENGTH, DEMO_DIR
@@ -31,6 +31,8 @@ BARS = (
     Bar(f"{ALONE} tokens, tokens/s", BARE, 0.95, at_least=True),
     Bar("4 streams, tokens/s", BARE, 0.95, at_least=True),
     Bar("8 streams, tokens/s", BARE, 0.95, at_least=True),
+    Bar("first token, known prompt, less a step", None, 10, at_least=False),
+    Bar("cancel, p95", None, 50, at_least=False),
 )
 
 TEXT = """## MLX
@@ -38,7 +40,8 @@ TEXT = """## MLX
 The same for a folder of MLX weights: the demo model that ships, of 6 layers of width 256, where no
 token ends an answer; the long prompt has 700 tokens. *bare mlx-lm* is its `generate_step` for one
 prompt and its `BatchGenerator` for several, in single precision as car-rpc computes on a processor;
-mlx_lm.server is asked over HTTP and takes the weights as they are. {where}
+mlx_lm.server is asked over HTTP and takes the weights as they are. *Short behind long* and *cancel*
+are here behind the prompt of 700 tokens. {where}
 
 {table}
 
@@ -64,17 +67,22 @@ async def run(rounds: int, *, own: bool) -> list[Round]:
             await measure.decode(contender, 2)  # warms it up
         for number, one_round in enumerate(figures):
             for title, contender in contenders.items():
-                one_round[title] = await of_all(contender)
+                one_round[title] = await of_all(title, contender)
                 print(f"{number + 1}/{rounds} mlx {title}", file=sys.stderr)
     return figures
 
 
-async def of_all(contender: Contender) -> measure.Figures:
-    """What is measured of every contender."""
+async def of_all(title: str, contender: Contender) -> measure.Figures:
+    """What is measured of every contender, and of those that hear of more than one prompt."""
     figures = {f"{ALONE} tokens, tokens/s": await measure.decode(contender, ALONE)}
     for count in (4, 8):
         figures |= await measure.streams(contender, count, TOGETHER)
-    return figures | await measure.first_token(contender)
+    figures |= await measure.first_token(contender)
+    if title != BARE:
+        figures |= await measure.behind(contender, measure.LONG)
+    if isinstance(contender, Car):
+        figures |= await measure.cancel(contender, measure.LONG)
+    return figures
 
 
 def section(rounds: list[Round]) -> str:
