@@ -102,6 +102,16 @@ class Generation:
         """Tokens that may still come."""
         return self._limit - self.answer.tokens
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has begun a call before it has what that is held to: it may not go on yet."""
+        return self.constraint is None and self.answer.segments.in_call
+
+    @property
+    def advances(self) -> bool:
+        """Whether it is to be advanced: it is not paused, nor does it wait."""
+        return self.job.running.is_set() and not self.waits
+
     def constrain(self, plan: Plan) -> None:
         """Give the answer a form.
 
@@ -112,6 +122,12 @@ class Generation:
         self.constraint = plan.constraint(in_reasoning=self._in_reasoning, so_far=so_far)
         if self.constraint.lost:
             raise _without_form("the beginning of the answer has another form")
+        if self.answer.segments.in_call:
+            # All is as if it had been there when the last token began the call.
+            self.constraint.accept(self.pending[-1], self.answer.segments)
+            if self._follow(self.constraint):
+                self.job.reply()
+                self.job.cancelled.set()  # what is left of it is dropped
 
     def tell(self, likely: Sequence[Likely]) -> None:
         """Say how likely the token is that comes next, and then the likeliest ones.
@@ -139,14 +155,17 @@ class Generation:
     def accept(self, token: int) -> bool:
         """Take the sampled token, and those that must follow; tells whether it is complete."""
         self.pending = [token]
-        complete = self._take(token)
-        if not complete and self.constraint is not None:
-            for forced in self.constraint.forced():
-                self.pending.append(forced)
-                complete = self._take(forced)
-                if complete:
-                    break
-        return complete
+        if self._take(token):
+            return True
+        return self.constraint is not None and self._follow(self.constraint)
+
+    def _follow(self, constraint: Constraint) -> bool:
+        """Take the tokens that must follow; tells whether the answer is complete."""
+        for forced in constraint.forced():
+            self.pending.append(forced)
+            if self._take(forced):
+                return True
+        return False
 
     def _take(self, token: int) -> bool:
         ended = self._vocab.ends(token) and not self._ignores_ends

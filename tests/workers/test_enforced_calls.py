@@ -16,7 +16,10 @@ from car_rpc.errors import CarError
 from car_rpc.wire.events import ReasoningDelta, ToolParseError
 from car_rpc.wire.inference import JsonSchemaFormat
 from car_rpc.wire.worker import Generate, SamplingParams
+from car_rpc.workers.chat.prompter import Prompt
 from car_rpc.workers.constraint.spellings import Spellings
+from car_rpc.workers.generation import Generation
+from car_rpc.workers.job import Job
 from car_rpc.workers.text.answer import Answer
 from car_rpc.workers.text.calls.families import Family
 from tests.workers.test_calls import BY_NAME, calls_of, gemma_value, read, text_of
@@ -323,6 +326,49 @@ def test_a_call_that_the_model_begins_is_bound_to_its_end(name: str) -> None:
         assert [called for called, _ in calls] in (["trip"], ["trips"])
         for called, arguments in calls:
             validate(arguments, TRIP if called == "trip" else {**TRIP, "required": []})
+
+
+class Letters:
+    """The vocabulary of bytes, as an answer in the making needs it."""
+
+    def ends(self, token: int) -> bool:
+        return token == END
+
+    def piece(self, token: int) -> bytes:
+        return PLAIN.tokens[token]
+
+    spelling = piece
+
+
+def allowed(generation: Generation) -> list[int] | None:
+    assert generation.constraint is not None
+    mask = generation.constraint.allowed()
+    return None if mask is None else np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_a_call_that_began_before_it_could_be_bound_is_bound_like_any_other(name: str) -> None:
+    from car_rpc.workers.constraint.plan import make_plan
+
+    request = Generate(id=1, messages=[], tools=TOOLS)
+    plan = make_plan(request, BY_NAME[name], PLAIN.vocabulary, "test")
+    prompt = Prompt([0], in_reasoning=False, family=BY_NAME[name])
+    job = Job(request, lambda _: None, lambda _: None)
+    early, late = (Generation(job, request, prompt, Letters(), 1000) for _ in range(2))
+    early.constrain(plan)
+    bound = False
+    for token in PLAIN.tokenize(BEGUN[name]):
+        assert late.advances
+        early.accept(token)
+        late.accept(token)
+        if not bound and late.answer.segments.in_call:
+            assert not late.advances
+            late.constrain(plan)
+            bound = True
+        assert late.pending == early.pending
+        assert not bound or allowed(late) == allowed(early)
+    assert bound
+    assert allowed(late) is not None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from car_rpc.wire.content import Message
 from car_rpc.wire.events import StreamEvent, UsageEvent
 from car_rpc.wire.worker import Events, Failed, Generate, Reply, SamplingParams
 from car_rpc.workers.job import Job
-from car_rpc.workers.text.calls.families import HERMES
+from car_rpc.workers.text.calls.families import HERMES, Family
 
 pytest.importorskip("llama_cpp")
 
@@ -160,15 +160,22 @@ class Asked(NamedTuple):
         ]
 
 
-def ask(generator: Generator, tokens: Sequence[int], **params: Any) -> Asked:
+def ask(
+    generator: Generator,
+    tokens: Sequence[int],
+    family: Family = HERMES,
+    tools: Sequence[dict[str, Any]] = (),
+    **params: Any,
+) -> Asked:
     frames: list[Any] = []
     request = Generate(
         id=1,
         messages=[Message(role="user", content="x")],
         params=SamplingParams(**{"temperature": 0.0, **params}),
+        tools=list(tools),
     )
     job = Job(request, frames.append, lambda _: None)
-    prompt = Prompt(tokens=[*tokens], family=HERMES, in_reasoning=False, answer_tokens=0)
+    prompt = Prompt(tokens=[*tokens], family=family, in_reasoning=False, answer_tokens=0)
     words: Any = Words()
     generation = LlamaGeneration(job, request, prompt, words, ROOM)
     generator.add(generation)
@@ -242,6 +249,59 @@ def test_an_answer_with_drafts_is_the_one_without(
 
 
 COUNTS = ("draft_tokens", "accepted_draft_tokens")
+
+
+class Thrice:
+    """What holds calls to this: they begin with an e, and two tokens follow that are no a."""
+
+    demands = lost = complete = False
+
+    def __init__(self) -> None:
+        self._left = 0
+
+    def constraint(self, *, in_reasoning: bool, so_far: str | None) -> "Thrice":
+        return Thrice()
+
+    def accept(self, token: int, segments: Any) -> None:
+        begins = segments.entered is not None and segments.in_call
+        self._left = 3 if begins else max(self._left - 1, 0)
+
+    def forced(self) -> list[int]:
+        return [5] if self._left == 3 else []
+
+    def allowed(self) -> Any:
+        return np.arange(Words.size) > 1 if self._left else None
+
+    def allows(self, token: int) -> bool:
+        return not self._left or token > 1
+
+    def verdict(self, text: str) -> None:
+        return None
+
+
+@given(prompt=PROMPTS, params=PARAMS, seed=st.integers(0, 3))
+def test_a_call_that_begins_within_a_draft_waits_for_what_it_is_held_to(
+    prompt: list[int], params: dict[str, Any], seed: int
+) -> None:
+    family = HERMES._replace(opening="b")
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    plan: Any = Thrice()
+    plain = generator_of(Machine())
+    expected = ask(plain, prompt, family, tools, **params)
+    expected.generation.constrain(plan)
+    finish(plain)
+    machine = Machine()
+    generator = generator_of(machine, Guesses(seed), eager=True)
+    asked = ask(generator, prompt, family, tools, **params)
+    finish(generator)
+    if asked.generation.waits:
+        assert machine.memory[0] == asked.generation.sequence.tokens
+        steps = len(machine.sizes)
+        assert not generator.step()
+        assert len(machine.sizes) == steps
+        asked.generation.constrain(plan)
+        finish(generator)
+    assert asked.said() == expected.said()
 
 
 def test_a_text_that_repeats_itself_takes_fewer_steps() -> None:

@@ -1,10 +1,12 @@
 """The worker of each engine for language models as a real process: loading, endings, tokens."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import pytest
 
 from car_rpc.wire.events import Stop, TextDelta, UsageEvent
@@ -24,7 +26,9 @@ from car_rpc.wire.worker import (
     Transcribe,
 )
 from car_rpc.workers.runtime import EXIT_CORE_GONE, EXIT_HUNG, EXIT_NOT_LOADED
-from tests.workers.conftest import Kind, Worker
+from tests.workers.conftest import DEMO_FOLDER, Kind, Worker
+from tests.workers.test_calls import calls_of
+from tests.workers.test_text import merged
 
 pytestmark = pytest.mark.process
 
@@ -175,3 +179,26 @@ def test_a_worker_whose_generating_thread_hangs_ends(
     worker.send(worker.request())
     assert worker.process.wait() == EXIT_HUNG
     assert "the engine hangs" in worker.stderr()
+
+
+def test_a_call_right_after_a_load_has_the_arguments_that_its_tool_declares(
+    kind: Kind, start_worker: Start
+) -> None:
+    spelled = json.loads((DEMO_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
+    (marker,) = [each["id"] for each in spelled["added_tokens"] if each["content"] == "<tool_call>"]
+    parameters = {
+        "type": "object",
+        "properties": {"zone": {"enum": ["QX-17", "ZV-23"]}},  # of which the model never heard
+        "required": ["zone"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "zone", "parameters": parameters}}
+    request = Worker.request(thinking="off", max_tokens=80, logit_bias={marker: 50.0})
+    worker = start_worker(kind.engine)
+    worker.send(
+        Load(path=str(kind.demo)),
+        msgspec.structs.replace(request, tools=[tool], parallel_tool_calls=False),
+    )
+    events, _ = worker.collect(1)
+    ((name, arguments),) = calls_of(merged(events))
+    assert (name, arguments["zone"]) in [("zone", "QX-17"), ("zone", "ZV-23")]

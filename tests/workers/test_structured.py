@@ -397,31 +397,49 @@ def test_a_model_that_cannot_be_made_to_call_says_so(
 
 
 class Held:
-    """A model whose vocabulary is not read before :meth:`go`."""
+    """A model whose vocabulary is not read before :meth:`go`, or cannot be."""
 
     def __init__(self, kind: Kind, load: Load, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from importlib import import_module
 
         vocab: Any = import_module(f"car_rpc.workers.{kind.engine}.vocab").Vocab
         self._gate = threading.Event()
+        self._error: Exception | None = None
         read = vocab.spellings
 
         def spellings(vocab: Any) -> Any:
             self._gate.wait()
+            if self._error is not None:
+                raise self._error
             return read(vocab)
 
         monkeypatch.setattr(vocab, "spellings", spellings)
         self.engine: Engine = load(path)
 
-    def go(self) -> None:
+    def go(self, error: Exception | None = None) -> None:
+        self._error = error
         self._gate.set()
+
+    def begun(self, request: Generate) -> Asked:
+        """An answer that has come to where it waits."""
+        asked = Asked(self.engine, request)
+        asked.woken.wait()  # its tools are right
+        asked.woken.clear()
+        self.settle()
+        assert asked.answer is None
+        return asked
+
+    def settle(self) -> None:
+        """Step until nothing can be done at once: the worker then sleeps."""
+        while self.engine.step():
+            pass
 
 
 @pytest.fixture
 def held(
     kind: Kind, load: Load, model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    held = Held(kind, load, model(), monkeypatch)
+    held = Held(kind, load, model(TOOL_TEMPLATE), monkeypatch)
     yield held
     held.go()
 
@@ -445,3 +463,83 @@ def test_an_answer_can_be_cancelled_while_its_form_is_prepared(held: Held) -> No
     waiting.woken.wait()
     assert not held.engine.step()
     assert waiting.events == []
+
+
+def choosing(engine: Engine, **fields: Any) -> Generate:
+    """A request whose answer begins a call by itself, soon."""
+    bias = {token(engine, "x"): 1000.0, token(engine, "<tool_call>"): 900.0}
+    options = {"logit_bias": bias, "presence_penalty": 200.0, "parallel_tool_calls": False}
+    return calling(WEATHER, **options | fields)
+
+
+def test_a_call_that_begins_before_it_can_be_bound_waits_and_is_bound(
+    held: Held, proof_count: Callable[[int, int], int]
+) -> None:
+    seeds = range(proof_count(3, 50))
+    asked = [held.begun(choosing(held.engine, seed=seed)) for seed in seeds]
+    assert {each.text for each in asked} == {"x"}
+    held.go()
+    finish(held.engine, *asked)
+    for seed, each in zip(seeds, asked, strict=True):
+        ((name, arguments),) = calls_of(each)
+        assert (name, each.reason) == ("weather", "tool_use")
+        jsonschema.validate(arguments, PARAMETERS[name])
+        in_time = prepared(held.engine, choosing(held.engine, seed=seed))
+        finish(held.engine, in_time)
+        assert each.events == in_time.events
+
+
+def test_others_go_on_while_a_call_waits_and_their_answers_are_the_same(held: Held) -> None:
+    free = chat("a free one", max_tokens=40, ignore_eos=True)
+    (alone,) = run(held.engine, free)
+    beside = Asked(held.engine, free)
+    waiting = held.begun(choosing(held.engine))
+    assert beside.events == alone.events
+    assert run(held.engine, free)[0].events == alone.events  # one that comes later, too
+    held.go()
+    finish(held.engine, waiting)
+    assert len(calls_of(waiting)) == 1
+
+
+def test_a_call_that_waits_makes_way_when_it_is_cancelled(held: Held) -> None:
+    waiting = held.begun(choosing(held.engine))
+    said = waiting.events
+    waiting.job.cancel()
+    assert waiting.answer == Failed(id=1, kind="cancelled", detail="")  # at once
+    assert not held.engine.step()
+    requests = [chat(text) for text in ("one", "two", "three", "four", "five")]
+    assert all(isinstance(each.answer, Reply) for each in run(held.engine, *requests))
+    held.go()
+    finish(held.engine, Asked(held.engine, formed(PHONE)))  # prepared behind it
+    assert waiting.events == said
+
+
+def test_a_call_that_waits_can_be_paused(held: Held) -> None:
+    waiting = held.begun(choosing(held.engine))
+    waiting.job.pause()
+    held.go()
+    waiting.woken.wait()
+    held.settle()
+    assert waiting.answer is None
+    waiting.job.resume()
+    finish(held.engine, waiting)
+    assert len(calls_of(waiting)) == 1
+
+
+def test_a_call_that_waits_for_what_cannot_be_made_fails_alone(held: Held) -> None:
+    waiting, free = held.begun(choosing(held.engine)), Asked(held.engine, chat())
+    held.go(MemoryError())
+    finish(held.engine, waiting, free)
+    assert isinstance(waiting.answer, Failed)
+    assert waiting.answer.kind == "out_of_memory"
+    assert isinstance(free.answer, Reply)
+
+
+def test_an_answer_may_come_to_its_limit_in_what_a_call_begins_with(held: Held) -> None:
+    """Nothing but `weather` can be called, so its name is not asked of the model."""
+    waiting = held.begun(choosing(held.engine, max_tokens=8))
+    held.go()
+    finish(held.engine, waiting)
+    assert (waiting.reason, waiting.usage.completion_tokens) == ("max_tokens", 8)
+    held.settle()
+    assert run(held.engine, chat())[0].text

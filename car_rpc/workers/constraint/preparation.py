@@ -2,8 +2,9 @@
 
 Making sense of a vocabulary takes about a second, once, and a large grammar a part of one. Both
 happen in one thread of low priority, from the moment that the model is loaded. Only the answers
-that need a constraint wait for it. Tools are looked at in another thread, as that takes no
-vocabulary, so that an answer which may call them waits for some milliseconds at most.
+that need a constraint wait for it: those with a form before they begin, and those that may call
+tools where they begin a call. Tools are looked at in another thread, as that takes no vocabulary,
+so that an answer which may call them begins after some milliseconds at most.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Constrained(Protocol):
         ...
 
     def constrain(self, plan: Plan) -> None:
-        """Take the constraint, before the first token."""
+        """Take the constraint, before the first token or, where it is free, at any later one."""
         ...
 
 
@@ -98,7 +99,8 @@ class Preparation:
         """Start an answer, at once where it has no tools and no form.
 
         Else its tools are looked at first, and then it waits for the constraint that it must have.
-        One that is free until it calls a tool takes its constraint when that is ready.
+        One that is free until it calls a tool takes its constraint when that is ready; what begins
+        a call before goes no further until then (:class:`~car_rpc.workers.generation.Generation`).
         """
         if request.tools:
             looked = self._tools.submit(self._check_tools, request)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from car_rpc.wire.worker import Generate
     from car_rpc.workers.chat.prompter import Prompt
+    from car_rpc.workers.constraint.constraint import Constraint
     from car_rpc.workers.job import Job
     from car_rpc.workers.llama_cpp.projector import Medium
     from car_rpc.workers.llama_cpp.sequences import Sequence
@@ -55,7 +56,10 @@ class LlamaGeneration(Generation):
         """Take the sampled token, and those that must follow; tells whether it is complete."""
         self.chosen += 1
         self.tell(self.sampler.likely)
-        complete = super().accept(token)
+        return super().accept(token)
+
+    def _follow(self, constraint: Constraint) -> bool:
+        complete = super()._follow(constraint)
         for forced in self.pending[1:]:
             self.sampler.accept(forced)
         return complete

@@ -99,7 +99,7 @@ class Generator:
         self._advance_running()
         self._read_prompts()
         next_can_start = self._sequences.any_free and not self._waits_for_memory
-        runs = any(generation.job.running.is_set() for generation in self._active.values())
+        runs = any(generation.advances for generation in self._active.values())
         return (bool(self._waiting) and next_can_start) or runs
 
     def reset(self) -> None:
@@ -239,7 +239,7 @@ class Generator:
         # llama.cpp reads the weights once for sequences whose numbers follow upon each other, and
         # once more wherever they do not (llama_batch_allocr::split_equal).
         in_order = sorted(self._active.items())
-        running = [each for _, each in in_order if each.job.running.is_set()]
+        running = [each for _, each in in_order if each.advances]
         begun = [each for each in running if each.pending]
         speculator = self.speculator if self._context.can_cut else None
         if speculator is not None and begun == running and len(begun) == 1:
@@ -317,8 +317,8 @@ class Generator:
             return
         for index, row in enumerate(rows):
             generation = self._active.get(row.sequence)
-            if generation is None or not generation.takes(row):  # it was drafted for nothing
-                continue
+            if generation is None or generation.waits or not generation.takes(row):
+                continue  # it was drafted for nothing
             if generation.pending or not row.output:
                 continue
             token = generation.sampler.sample(self._context, index, generation.constraint)

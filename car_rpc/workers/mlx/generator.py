@@ -90,8 +90,11 @@ class MlxGeneration(Generation):
             logits = np.array(self._logits.popleft().astype(mx.float32))[0]
             self.tell(likely(logits, token, self._likeliest))
         self.complete = super().accept(token)
-        self.tokens += self.pending
         return self.complete
+
+    def _take(self, token: int) -> bool:
+        self.tokens.append(token)
+        return super()._take(token)
 
     def _note(self, _tokens: Any, logits: Any) -> Any:
         self._logits.append(logits)
@@ -121,7 +124,8 @@ class Generator:
     """Shares one batch between generations, first come, first served.
 
     A step generates one token of each answer, then reads one chunk of each new prompt. An
-    answer that is paused leaves the batch with what was read of it, and keeps its slot.
+    answer that is paused, or waits for its constraint, leaves the batch with what was read of it,
+    and keeps its slot.
 
     Args:
         model: The model. One whose memory cannot be cut gets a batch for one.
@@ -155,7 +159,7 @@ class Generator:
         self._prefixes.clear()
         self._waiting: deque[MlxGeneration] = deque()
         self._running: dict[int, MlxGeneration] = {}
-        self._paused: list[MlxGeneration] = []
+        self._aside: list[MlxGeneration] = []
         self._batch: Any = self._model.make_batch(
             MAX_GROWN_SLOTS if self._model.plain_attention else 1
         )
@@ -190,22 +194,24 @@ class Generator:
         return {uid: token for uid, token, is_entering in told if is_entering}
 
     def _go_on(self, uid: int) -> None:
-        """Answer, or read what must follow, where a token was that asks for it."""
+        """Answer, wait or read what must follow, where a token was that asks for it."""
         generation = self._running[uid]
         generation.is_entering = False
         if generation.complete:
             self._finish(uid)
+        elif generation.waits:  # at once: what was chosen to follow was chosen without a constraint
+            self._set_aside(uid)
         elif len(generation.pending) > 1:  # what must follow is read in one go
             generation.read = self._leave(uid)
             self._enter(generation)
 
     @property
     def _has_room(self) -> bool:
-        return len(self._running) + len(self._paused) < self._slots
+        return len(self._running) + len(self._aside) < self._slots
 
     def _drop_cancelled(self) -> None:
         self._waiting = deque(each for each in self._waiting if not each.job.cancelled.is_set())
-        self._paused = [each for each in self._paused if not each.job.cancelled.is_set()]
+        self._aside = [each for each in self._aside if not each.job.cancelled.is_set()]
         for uid, generation in list(self._running.items()):
             if generation.job.cancelled.is_set():
                 self._leave(uid)
@@ -213,19 +219,23 @@ class Generator:
     def _pause(self) -> None:
         for uid, generation in list(self._running.items()):
             if not generation.job.running.is_set():
-                generation.read = _computed(self._leave(uid))
-                self._paused.append(generation)
+                self._set_aside(uid)
+
+    def _set_aside(self, uid: int) -> None:
+        generation = self._running[uid]
+        generation.read = _computed(self._leave(uid))
+        self._aside.append(generation)
 
     def _admit(self) -> None:
-        for generation in list(self._paused):
-            if generation.job.running.is_set():
-                self._paused.remove(generation)
+        for generation in list(self._aside):
+            if generation.advances:
+                self._aside.remove(generation)
                 self._enter(generation)
         if self._waiting and not self._has_room and self._model.plain_attention:
             self._slots = more_slots(
                 self._slots,
                 self._slot_bytes,
-                len(self._running) + len(self._paused) + len(self._waiting),
+                len(self._running) + len(self._aside) + len(self._waiting),
             )
         for generation in list(self._waiting):
             if not self._has_room:
