@@ -49,7 +49,8 @@ def longest_context(
         length: What each has to begin with.
         trained: What the model was trained on; 0 when it does not say.
         slot_bytes: What a cache for so many tokens takes.
-        slots: How many there are, of which all but one may be given up.
+        slots: How many there are, of which all but one may be given up; where there are none yet,
+            the one that comes first takes its part of the memory.
 
     Returns:
         As often twice as many as half of the free memory has room for, within what the model knows.

@@ -52,8 +52,10 @@ def test_a_slot_takes_what_its_context_computes_in_as_well(
     engine = LlamaEngine()
     path, room = str(model_file(context=TOKENS // 2)), TOKENS // 2
     engine.load(Load(path=path, context_length=room), lambda _: None)
+    capfd.readouterr()
+    assert engine._generators is not None
+    long = engine._generators.long
     said = capfd.readouterr().err
     sizes = re.findall(r"(?:KV|compute) buffer size = +([\d.]+) MiB", said)
-    assert engine._generators is not None
-    told_mib = engine._generators.long._slot_bytes(room) / 2**20
+    told_mib = long._slot_bytes(room) / 2**20
     assert told_mib == pytest.approx(sum(map(float, sizes)), rel=0.1)

@@ -1,16 +1,21 @@
 """Short requests are answered in a context of their own, beside a bare loop that is made alike."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
+from car_rpc.errors import CarError
 from car_rpc.registry import fit
+from car_rpc.wire.inference import RegexFormat
 from car_rpc.wire.speculation import LookupSpeculation
-from car_rpc.wire.worker import Failed, Generate, Load, Reply
+from car_rpc.wire.worker import Failed, Generate, Load, Loaded, Reply
+from tests.workers.conftest import Worker
 from tests.workers.test_engines import Asked, chat, finish, run
 
 pytest.importorskip("llama_cpp")
@@ -65,6 +70,16 @@ def numbered(number: int, content: str, **params: Any) -> Generate:
     return msgspec.structs.replace(chat(content, ignore_eos=True, **params), id=number)
 
 
+def refuse_contexts(monkeypatch: pytest.MonkeyPatch, *rooms: int) -> None:
+    """Let llama.cpp have no memory for contexts of some sizes, or for any."""
+    make = lib.llama_init_from_model
+
+    def refuse(model: Any, params: Any) -> Any:
+        return None if params.n_ctx in rooms or not rooms else make(model, params)
+
+    monkeypatch.setattr(lib, "llama_init_from_model", refuse)
+
+
 def prompt_of(engine: LlamaEngine, request: Generate) -> list[int]:
     assert engine._prompter is not None
     return engine._prompter.prompt(request).tokens
@@ -108,11 +123,47 @@ def test_short_answers_are_those_of_a_bare_loop(
 
 def test_prompt_and_answer_together_decide_what_is_short(engine: LlamaEngine) -> None:
     room = SHORT_ROOM - len(prompt_of(engine, chat()))
-    run(engine, chat(max_tokens=room + 1))
-    assert contexts(engine).short is None
     (asked,) = run(engine, chat(max_tokens=room, ignore_eos=True))
-    assert contexts(engine).short is not None
+    assert contexts(engine)._long is None
     assert asked.usage.completion_tokens == room
+    run(engine, chat(max_tokens=room + 1))
+    assert contexts(engine)._long is not None
+
+
+def test_what_long_requests_may_use_is_the_same_before_there_was_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LlamaEngine()
+    free = 2**33
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    loaded = engine.load(Load(path=str(path), context_length=1024), lambda _: None)
+    before, after = run(engine, chat()) + run(engine, chat("a" * 500))
+    (short,) = run(engine, chat())
+    for asked in (before, after, short):
+        assert asked.usage.context_window == loaded.context_length == 1024
+
+
+def test_how_long_a_request_may_be_does_not_depend_on_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, model_file: Callable[..., Path]
+) -> None:
+    """The slot that is not there yet counts as if it was."""
+    engine = LlamaEngine()
+    free = 2**30
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    loaded = engine.load(Load(path=str(model_file(context=2**18))), lambda _: None)
+    assert slots.FIRST_CONTEXT_LENGTH < loaded.context_length < 2**18
+    long = contexts(engine).long
+    free -= long._slot_bytes(long.room)
+    assert contexts(engine).longest == loaded.context_length
+
+
+def test_answers_do_not_depend_on_which_context_was_made_first(path: Path) -> None:
+    def answers(*requests: Generate) -> dict[int, Any]:
+        engine = load(path, 1024)
+        return {each.id: run(engine, each)[0].events for each in requests}
+
+    short, long = numbered(1, "short", max_tokens=30), numbered(2, "a" * 500, max_tokens=30)
+    assert answers(short, long) == answers(long, short)
 
 
 def test_what_was_asked_before_does_not_change_a_short_answer(engine: LlamaEngine) -> None:
@@ -145,12 +196,17 @@ def test_short_prompts_are_remembered_among_themselves(engine: LlamaEngine) -> N
     assert cached(long) == 0
 
 
-def test_without_memory_for_a_second_context_short_requests_use_the_first(
-    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+def test_without_memory_for_both_contexts_all_requests_use_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also later, when there is some: an answer does not depend on when it is asked for."""
-    slot = contexts(engine).long._slot_bytes(SHORT_ROOM)
-    monkeypatch.setattr(slots, "free_memory", lambda: 2 * slot - 1)
+    free = 0
+    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    engine = load(path, 1024)
+    long = contexts(engine)._long
+    assert long is not None
+    assert long._slots == 1
+    free = 2 * long._slot_bytes(SHORT_ROOM) - 1
     asked = run(engine, chat(), chat("other"))
     monkeypatch.undo()
     asked += run(engine, chat())
@@ -158,27 +214,61 @@ def test_without_memory_for_a_second_context_short_requests_use_the_first(
     assert contexts(engine).short is None
 
 
-def test_a_second_context_that_cannot_be_made_fails_no_request(
-    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lib, "llama_init_from_model", lambda _model, _params: None)
-    (asked,) = run(engine, chat())
-    assert isinstance(asked.answer, Reply)
-    assert contexts(engine).short is None
-
-
-def test_a_model_that_fits_only_without_a_second_context_is_loaded_and_answers(
+def test_a_context_for_short_requests_that_cannot_be_made_fails_no_request(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = 0
-    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    refuse_contexts(monkeypatch, SHORT_ROOM)
     engine = load(path, 1024)
-    assert contexts(engine).long._slots == 1
-    long = contexts(engine).long
-    free = 2 * long._slot_bytes(SHORT_ROOM) - 1
     (asked,) = run(engine, chat())
     assert isinstance(asked.answer, Reply)
     assert contexts(engine).short is None
+
+
+def test_a_model_that_no_context_can_be_made_for_is_not_loaded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_contexts(monkeypatch)
+    with pytest.raises(CarError, match="does not fit") as caught:
+        load(path, 1024)
+    assert caught.value.kind == "out_of_memory"
+
+
+@pytest.mark.parametrize("form", [None, RegexFormat(pattern="[a-z]+")])
+def test_a_long_request_without_memory_for_it_fails_alone(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch, form: RegexFormat | None
+) -> None:
+    long = numbered(1, "a" * 500, max_tokens=20)
+    if form is not None:  # it waits for its form, and only then for its context
+        long = msgspec.structs.replace(long, response_format=form)
+    with monkeypatch.context() as patch:
+        refuse_contexts(patch)
+        failed, short = run(engine, long, numbered(2, "short"))
+    assert isinstance(failed.answer, Failed)
+    assert failed.answer.kind == "out_of_memory"
+    assert "unload another model, or ask for less" in failed.answer.detail
+    assert isinstance(short.answer, Reply)
+    (later,) = run(engine, long)
+    assert isinstance(later.answer, Reply)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits of others are set on Linux alone")
+def test_a_worker_survives_a_long_request_that_there_is_no_memory_for(
+    start_worker: Callable[..., Worker], model_file: Callable[..., Path]
+) -> None:
+    worker = start_worker("llama_cpp")
+    assert isinstance(worker.load(model_file(context=2**16), context_length=2**16), Loaded)
+    short = worker.generate()
+    process = psutil.Process(worker.process.pid)
+    limits = process.rlimit(psutil.RLIMIT_AS)
+    room = process.memory_info().vms + 2**26  # a fifth of what the context takes
+    process.rlimit(psutil.RLIMIT_AS, (room, limits[1]))
+    failed = worker.ask(worker.request("a" * 300))
+    assert isinstance(failed, Failed)
+    assert failed.kind == "out_of_memory"
+    assert worker.generate() == short
+    process.rlimit(psutil.RLIMIT_AS, limits)
+    assert worker.generate("a" * 300)
 
 
 def test_the_second_context_counts_where_it_is_said_how_many_slots_there_are(

@@ -38,6 +38,7 @@ from car_rpc.workers.serial import SerialQueue
 from car_rpc.workers.slots import (
     FIRST_CONTEXT_LENGTH,
     context_length,
+    longest_context,
     saved_budget,
     slot_count,
     slots_of,
@@ -72,7 +73,7 @@ class LlamaEngine:
         self._judging = SerialQueue()
 
     def load(self, load: Load, progress: Callable[[float], None]) -> Loaded:
-        """Load the file and create the context to generate in."""
+        """Load the file and create a context to generate in."""
         model = Model(load.path, progress, load.adapters)
         # Of a head that is not there llama.cpp would give numbers without a meaning.
         ranks = load.has_rank_head and pooling_type(model, load.pooling) == POOLING_RANK
@@ -96,7 +97,7 @@ class LlamaEngine:
         read = (model, self._vocab, self._context_length)
         head = LlamaHead(*read) if ranks else None
         self._judge = Judge(LlamaReader(*read), self._vocab, self._prompter, BACKEND, head)
-        speculator = None if self._generators is None else self._generators.long.speculator
+        speculator = None if self._generators is None else self._generators.speculator
         others = [each.size_bytes for each in (projector, speculator) if each is not None]
         return Loaded(
             context_length=self._longest,
@@ -170,7 +171,7 @@ class LlamaEngine:
     def _longest(self) -> int:
         """Tokens of context that one request may use at most."""
         generators = self._generators
-        return self._context_length if generators is None else generators.long.longest
+        return self._context_length if generators is None else generators.longest
 
     def _make_generators(self, model: Model, load: Load, batch_tokens: int) -> Generators:
         speculation = load.speculation
@@ -214,7 +215,11 @@ class LlamaEngine:
         kept_first = kept(room)
         saved_short = saved_budget() // _SHORT_PART if pays else 0
         saved_long = saved_budget() - saved_short
-        long = Generator(make_context, kept, room, most, slot_bytes, saved_long, make_speculator)
+
+        def make_long() -> Generator:
+            return Generator(
+                make_context, kept, room, most, slot_bytes, saved_long, make_speculator
+            )
 
         def make_short() -> Generator:
             # The system might promise memory that it does not have.
@@ -225,7 +230,10 @@ class LlamaEngine:
                 make, lambda _: kept_first, SHORT_ROOM, SHORT_ROOM, slot_bytes, saved_short
             )
 
-        return Generators(long, make_short if pays else None)
+        def longest() -> int:
+            return longest_context(room, most, slot_bytes, slots=0)
+
+        return Generators(make_long, make_short if pays else None, longest)
 
 
 def make_engine() -> LlamaEngine:
