@@ -23,7 +23,7 @@ from car_rpc.wire.inference import JsonObjectFormat, ResponseFormat
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Load, SamplingParams
 from tests.workers.conftest import DEMO_FOLDER, ROOT
 from tests.workers.test_beginnings import cached, keeping
-from tests.workers.test_engines import LONG, Asked, chat, run
+from tests.workers.test_engines import LONG, Asked, chat, finish, run
 from tests.workers.test_judging import rank, score, values
 
 pytest.importorskip("mlx_lm")
@@ -34,6 +34,7 @@ from car_rpc.workers.mlx.engine import MlxEngine, make_engine
 from car_rpc.workers.mlx.generator import MlxGeneration
 from car_rpc.workers.mlx.model import PREFILL_CHUNK
 from car_rpc.workers.mlx.native import mx
+from car_rpc.workers.mlx.rows import Rows
 
 pytestmark = pytest.mark.mlx
 
@@ -43,6 +44,9 @@ WIDE = [case for case in GOLDEN if case["f16_margin"] > 1]
 
 #: Prompts whose caches are of very different sizes.
 SHARED_BATCH = [("a", 450), ("b", 10), ("c", 10), ("d", 10)]
+
+#: Tokens before the text of each prompt.
+FRAME = 1 + len("user\n")
 
 #: What MLX holds on to besides.
 SLACK_BYTES = 200_000
@@ -96,24 +100,66 @@ def test_what_is_kept_takes_no_more_memory_than_it_may(engine: MlxEngine) -> Non
     assert mx.get_active_memory() <= before + SLACK_BYTES
 
 
-def test_a_cancel_amid_a_chunk_keeps_the_chunk(
-    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+def cancel_amid_a_chunk(monkeypatch: pytest.MonkeyPatch, *asked: Asked) -> list[Any]:
+    """Cancel requests while the first layer reads some of their prompts.
+
+    Returns:
+        The layers that read some of a prompt from now on.
+    """
+    layers: list[Any] = []
+    fetch = Rows.update_and_fetch
+
+    def note(rows: Rows, keys: Any, values: Any) -> Any:
+        if keys.shape[2] > 1:
+            layers.append(rows)
+            for each in asked:
+                each.job.cancel()
+                assert each.answer == Failed(id=1, kind="cancelled", detail="")  # at once
+        return fetch(rows, keys, values)
+
+    monkeypatch.setattr(Rows, "update_and_fetch", note)
+    return layers
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 2])
+@pytest.mark.parametrize("lengths", [[480], [480, 40 + PREFILL_CHUNK], [480, 450, 460]])
+def test_prompts_that_are_cancelled_amid_a_chunk_leave_it_and_keep_those_before(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, chunks: int, lengths: list[int]
 ) -> None:
-    asked = Asked(engine, keeping("a" * 480))
-    batch = engine._generator._batch
-    read = batch.next
-
-    def cancel_amid() -> Any:
-        asked.job.cancel()
-        assert asked.answer == Failed(id=1, kind="cancelled", detail="")  # at once
-        return read()
-
-    monkeypatch.setattr(batch, "next", cancel_amid)
+    contents = [letter * length for letter, length in zip("abc", lengths, strict=False)]
+    asked = [Asked(engine, keeping(content)) for content in contents]
+    for _ in range(chunks):
+        engine.step()
+    running = engine._generator._running.values()
+    read = [each.read_count for each in running] or [0 for _ in asked]
+    layers = cancel_amid_a_chunk(monkeypatch, *asked)
     engine.step()
     monkeypatch.undo()
+    assert len(layers) == 1
     assert not engine.step()
-    (again,) = run(engine, keeping("a" * 480))
-    assert cached(again) == PREFILL_CHUNK
+    for content, length in zip(contents, read, strict=True):
+        (again,) = run(engine, keeping(content))
+        assert max(cached(again), FRAME) == max(length, FRAME)  # how all begin is known of others
+        assert again.text == run(engine, chat(content))[0].text
+
+
+def test_a_prompt_that_is_cancelled_beside_others_changes_none_of_them(
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [chat("one", max_tokens=40, ignore_eos=True), chat("b" * 200, ignore_eos=True)]
+    alone = [run(engine, request)[0].events for request in requests]
+    running = Asked(engine, requests[0])
+    for _ in range(4):
+        engine.step()
+    left = Asked(engine, keeping("c" * 480))
+    layers = cancel_amid_a_chunk(monkeypatch, left)
+    engine.step()
+    assert len(layers) == 1
+    reading, left = Asked(engine, requests[1]), Asked(engine, keeping("d" * 480))
+    cancel_amid_a_chunk(monkeypatch, left)
+    finish(engine, running, reading)
+    assert [running.events, reading.events] == alone
+    assert not [event for event in left.events if isinstance(event, TextDelta)]
 
 
 @pytest.mark.parametrize("options", [{}, {"logprobs": 1}])

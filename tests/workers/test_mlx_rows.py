@@ -50,3 +50,7 @@ def test_one_that_stays_alone_is_not_copied_and_one_that_leaves_others_is_as_bef
     rows.filter([0])
     assert read(rows, 3) == [1, 2, 3]
     assert rows.offset == kept.offset + 1
+
+
+def test_of_one_of_which_nothing_was_read_nothing_is_known() -> None:
+    assert Rows([0, 0]).extract(1).empty()

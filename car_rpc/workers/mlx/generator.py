@@ -161,7 +161,8 @@ class Generator:
         self._running: dict[int, MlxGeneration] = {}
         self._aside: list[MlxGeneration] = []
         self._batch: Any = self._model.make_batch(
-            MAX_GROWN_SLOTS if self._model.plain_attention else 1
+            MAX_GROWN_SLOTS if self._model.plain_attention else 1,
+            lambda uid: not self._running[uid].job.cancelled.is_set(),
         )
 
     def _advance(self) -> None:

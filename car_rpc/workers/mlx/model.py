@@ -20,6 +20,7 @@ from car_rpc.workers.mlx.native import (
     tree_flatten,
     version,
 )
+from car_rpc.workers.mlx.prompts import read_as_wanted
 from car_rpc.workers.mlx.rows import use_rows
 from car_rpc.workers.slots import physical_memory
 
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from car_rpc.wire.models import Adapter
     from car_rpc.workers.mlx.folder import Folder
 
-#: Tokens of each prompt that are read in one go: a cancelled request leaves after at most so
-#: many, and a running answer waits for at most so many of each new one. A processor reads them as
-#: fast in smaller pieces (the demo model takes 1.6 s for 711 tokens in chunks of 256 as of 64), a
-#: graphics processor does not. It is the same for every prompt, as the numbers depend on it.
+#: Tokens of each prompt that are read in one go: a running answer waits for at most so many of
+#: each new one, and on a graphics processor so does a cancel. A processor reads as fast in pieces
+#: of 64 as in larger ones, and a tenth slower in pieces of 16, as each operation takes a while to
+#: begin; a graphics processor wants larger ones. It is the same for every prompt, as the numbers
+#: depend on it.
 PREFILL_CHUNK = 64 if ON_CPU else 256
 
 #: Tokens that a model generates as it loads: the first from its prompt, the second from a cache.
@@ -135,15 +137,22 @@ class Model:
         """A row of logits for what follows each of some tokens, which the cache then holds."""
         return self.network(mx.array([tokens]), cache=cache)[0]
 
-    def make_batch(self, slots: int) -> Any:
-        """An empty batch for so many answers. They end when they are removed, not before."""
-        return BatchGenerator(
+    def make_batch(self, slots: int, is_wanted: Callable[[int], bool] = lambda _: True) -> Any:
+        """An empty batch for so many answers. They end when they are removed, not before.
+
+        Args:
+            slots: How many there may be.
+            is_wanted: Whether one, by its number in the batch, is still wanted.
+        """
+        batch = BatchGenerator(
             self.network,
             max_tokens=sys.maxsize,
             completion_batch_size=slots,
             prefill_batch_size=slots,
             prefill_step_size=PREFILL_CHUNK,
         )
+        read_as_wanted(batch, is_wanted)
+        return batch
 
 
 def out_of_memory(path: Path) -> CarError:

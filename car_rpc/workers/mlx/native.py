@@ -82,6 +82,7 @@ tree_flatten: Any = import_module("mlx.utils").tree_flatten
 tree_unflatten: Any = import_module("mlx.utils").tree_unflatten
 with _without_transformers():
     BatchGenerator: Any = import_module("mlx_lm.generate").BatchGenerator
+    PromptProcessingBatch: Any = import_module("mlx_lm.generate").PromptProcessingBatch
     cache_module: Any = import_module("mlx_lm.models.cache")
     load_model: Any = import_module("mlx_lm.utils").load_model
     sampling: Any = import_module("mlx_lm.sample_utils")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from car_rpc.workers.mlx.native import BatchKVCache, KVCache, cache_module, mx
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 
 class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
@@ -19,6 +20,30 @@ class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
     """
 
     _alone: bool | None = None
+    _look: ClassVar[Callable[[], None] | None] = None
+
+    @classmethod
+    @contextmanager
+    def computed_one_by_one(cls, look: Callable[[], None]) -> Generator[None]:
+        """Compute one layer after the other, and call ``look`` before each, which may raise."""
+        cls._look = look
+        try:
+            yield
+        finally:
+            cls._look = None
+
+    def update_and_fetch(self, keys: Any, values: Any) -> Any:
+        """Remember some more of each sequence; returns all that is remembered."""
+        if Rows._look is not None:
+            mx.eval(keys, values)  # and so what the layers before have made
+            Rows._look()
+        return super().update_and_fetch(keys, values)
+
+    @property
+    def places(self) -> int:
+        """How much was read, the padding with it."""
+        places: int = self._idx
+        return places
 
     @property
     def left_padding(self) -> Any:
@@ -66,6 +91,11 @@ class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
             return  # mlx-lm would copy it
         self._spread()
         BatchKVCache.filter(self, batch_indices)
+
+    def extract(self, idx: int) -> Any:
+        """The cache of one of the sequences."""
+        # mlx-lm has none where nothing was read of the first chunk.
+        return KVCache() if self.keys is None else super().extract(idx)
 
     def extend(self, other: Rows) -> None:
         """Take in other sequences."""
