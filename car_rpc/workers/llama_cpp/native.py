@@ -38,6 +38,14 @@ _DEBUG_PREFIX = b"<7>"
 #: Native error lines kept to explain a failure: llama.cpp says what is wrong in its last few.
 _KEPT_ERRORS = 8
 
+#: Blocks of so many bytes or more go back to the system when they are freed: what is saved of
+#: prompts, and contexts that were remade. glibc by itself takes to keeping those of up to 32 MB
+#: (mallopt(3), M_MMAP_THRESHOLD), and holes of freed ones stay between others.
+_LARGE_BYTES = 4 * 1024**2
+
+#: malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
 _errors: collections.deque[str] = collections.deque(maxlen=_KEPT_ERRORS)
 
 
@@ -60,6 +68,14 @@ class _Log:
                 _errors.append(line.decode("utf-8", "replace"))
 
 
+def _give_large_blocks_back() -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # else it is no glibc
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BYTES)
+
+
+_give_large_blocks_back()
 # llama.cpp keeps a bare pointer to the callback, so it must live as long as the process.
 _log_callback = lib.llama_log_callback(_Log())
 lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
