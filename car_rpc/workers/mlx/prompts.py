@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from car_rpc.workers.mlx.native import ON_CPU, PromptProcessingBatch
-from car_rpc.workers.mlx.rows import Rows
+from car_rpc.workers.mlx.rows import Rows, layer_by_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,13 +31,13 @@ class Prompts(PromptProcessingBatch):  # type: ignore[misc] # the library has no
     def prompt(self, tokens: Sequence[Sequence[int]]) -> None:
         """Read some more of each prompt."""
         if not ON_CPU or not all(isinstance(layer, Rows) for layer in self.prompt_cache):
-            super().prompt(tokens)
+            PromptProcessingBatch.prompt(self, tokens)
             return
         lengths = [len(read) for read in self.tokens]
         places = max((layer.places for layer in self.prompt_cache), default=0)
         try:
-            with Rows.computed_one_by_one(self._look):
-                super().prompt(tokens)
+            with layer_by_layer(self._look):
+                PromptProcessingBatch.prompt(self, tokens)
         except _UnwantedError:
             # What earlier chunks left serves others.
             for read, length in zip(self.tokens, lengths, strict=True):

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from car_rpc.workers.mlx.native import BatchKVCache, KVCache, cache_module, mx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+
+#: What is called before each layer, while one is computed after the other.
+_look: ContextVar[Callable[[], None] | None] = ContextVar("look", default=None)
+
+
+@contextmanager
+def layer_by_layer(look: Callable[[], None]) -> Generator[None]:
+    """Compute one layer after the other, and call ``look`` before each, which may raise."""
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
 
 
 class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
@@ -20,24 +34,14 @@ class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
     """
 
     _alone: bool | None = None
-    _look: ClassVar[Callable[[], None] | None] = None
-
-    @classmethod
-    @contextmanager
-    def computed_one_by_one(cls, look: Callable[[], None]) -> Generator[None]:
-        """Compute one layer after the other, and call ``look`` before each, which may raise."""
-        cls._look = look
-        try:
-            yield
-        finally:
-            cls._look = None
 
     def update_and_fetch(self, keys: Any, values: Any) -> Any:
         """Remember some more of each sequence; returns all that is remembered."""
-        if Rows._look is not None:
+        look = _look.get()
+        if look is not None:
             mx.eval(keys, values)  # and so what the layers before have made
-            Rows._look()
-        return super().update_and_fetch(keys, values)
+            look()
+        return BatchKVCache.update_and_fetch(self, keys, values)
 
     @property
     def places(self) -> int:
@@ -95,7 +99,7 @@ class Rows(BatchKVCache):  # type: ignore[misc] # the library has no types
     def extract(self, idx: int) -> Any:
         """The cache of one of the sequences."""
         # mlx-lm has none where nothing was read of the first chunk.
-        return KVCache() if self.keys is None else super().extract(idx)
+        return KVCache() if self.keys is None else BatchKVCache.extract(self, idx)
 
     def extend(self, other: Rows) -> None:
         """Take in other sequences."""
