@@ -145,6 +145,25 @@ def test_the_least_recently_used_sequence_makes_room() -> None:
     assert slots.run([*text(100), 1]) == 0
 
 
+@given(left=st.permutations(range(8)), count=st.integers(1, 8))
+def test_what_is_asked_at_once_goes_side_by_side(left: list[int], count: int) -> None:
+    slots = Slots(8)
+    used = [slots.start(text(100 * number))[0] for number in range(8)]
+    for number in left:
+        slots.sequences.give_back(used[number])
+    numbers = {slots.start(text(1000 + 100 * number))[0].number for number in range(count)}
+    assert max(numbers) - min(numbers) == count - 1
+
+
+def test_no_sequence_makes_room_for_what_would_be_beside_another() -> None:
+    slots = Slots(4)
+    beside = [slots.start(text(100 * number))[0] for number in range(3)]
+    for sequence in (beside[0], beside[2]):
+        slots.sequences.give_back(sequence)
+    assert slots.start(text(300))[0].number == 3
+    assert slots.memory.saves == 0
+
+
 def test_saved_states_keep_to_their_budget() -> None:
     slots = Slots(1, tokens=120)
     for start in range(0, 1000, 100):
@@ -302,6 +321,17 @@ def test_what_was_read_moves_to_a_larger_memory() -> None:
     assert slots.sequences.any_free
     assert slots.run([*text(200), 1]) == 50
     assert slots.run([*text(0), 1]) == 50  # which had made room before
+
+
+def test_what_comes_after_a_move_goes_beside_what_is_in_use() -> None:
+    slots = Slots(2)
+    busy, _ = slots.start(text(100))
+    slots.run(text(200))
+    slots.memory = TokenMemory()
+    assert slots.sequences.move(slots.memory, 4)
+    assert [busy.number, *(slots.start(text(start))[0].number for start in (300, 400))] == [1, 2, 3]
+    assert slots.memory.saves == 0
+    assert slots.run([*text(200), 1]) == 50
 
 
 @pytest.mark.parametrize("can_cut", [True, False])

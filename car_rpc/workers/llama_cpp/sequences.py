@@ -224,6 +224,9 @@ class Sequences:
         """
         kept = sorted(self._all, key=lambda each: (not each.busy, not each.tokens, -each.used))
         kept, others = kept[:count], kept[count:]
+        kept += [Sequence(number) for number in range(len(kept), count)]
+        # What comes next finds room beside what is in use, see _vacated.
+        kept.sort(key=lambda each: (not each.busy and not each.tokens, each.busy))
         try:
             for number, sequence in enumerate(kept):
                 state = self._memory.save(sequence.number) if sequence.tokens else None
@@ -236,7 +239,7 @@ class Sequences:
             return False
         for number, sequence in enumerate(kept):
             sequence.number = number
-        self._all = kept + [Sequence(number) for number in range(len(kept), count)]
+        self._all = kept
         self._memory = memory
         return True
 
@@ -296,8 +299,19 @@ class Sequences:
         return sequence
 
     def _vacated(self, free: list[Sequence]) -> Sequence:
-        """The first empty sequence; else what the least recently used one holds is saved."""
-        sequence = min(free, key=lambda each: each.used if each.tokens else 0)
+        """An empty sequence; else what the least recently used one holds is saved.
+
+        In both cases rather one beside a sequence in use: llama.cpp reads the weights once for
+        those whose numbers follow upon each other, and once more wherever they do not
+        (llama_batch_allocr::split_equal), so that a step takes as much longer.
+        """
+        busy = {each.number for each in self._all if each.busy}
+
+        def price(each: Sequence) -> tuple[bool, bool, int]:
+            is_apart = bool(busy) and busy.isdisjoint((each.number - 1, each.number + 1))
+            return bool(each.tokens), is_apart, each.used if each.tokens else 0
+
+        sequence = min(free, key=price)
         if sequence.tokens:
             self._save(sequence)
             self.forget(sequence)
