@@ -66,8 +66,9 @@ Where n streams are asked at once, reading their prompts counts; *first to end /
 all end together, and 1/n where each waits for the one before.
 
 Memory is what is resident of all processes of a contender. That counts the weights, which are
-mapped from a file that the system keeps once for all, and it counts what a contender's processes
-share once for each of them. *After one answer* is that of fresh processes that were asked one
+mapped from a file that the system keeps once for all (car-rpc lets go of the file, as llama.cpp
+computes with copies of them here), and it counts what a contender's processes share once for each
+of them. *After one answer* is that of fresh processes that were asked one
 prompt: car-rpc makes room for more requests as they come; llama-cpp-python and its server have room
 for one, and the others must be given room for 8 when they start.
 
@@ -77,7 +78,7 @@ read. *Short after a cancel* is the same where the long one is abandoned as the 
 car-rpc gets a cancel, a server's connection is closed, and node-llama-cpp has its AbortSignal. It
 looks at that, as llama-cpp-python's server at the connection, only when the prompt is read. A call
 to llama-cpp-python, or a bare loop, hears of no other prompt and cannot be left before that.
-*Cancel* is milliseconds until car-rpc has left such a prompt.
+*Cancel* is milliseconds until one is answered while such a prompt is read.
 
 ![Speed, by contender]({plot})
 
