@@ -27,6 +27,7 @@ from car_rpc.wire.inference import (
 )
 from car_rpc.wire.worker import AnswerPrefix, Failed, Generate, Reply, SamplingParams
 from car_rpc.workers.runtime import Engine
+from car_rpc.workers.slots import MAX_GROWN_SLOTS
 from tests.workers.conftest import CHAT_TEMPLATE, Kind, Load
 from tests.workers.test_engines import Asked, chat, finish, run, token
 
@@ -475,7 +476,7 @@ def choosing(engine: Engine, **fields: Any) -> Generate:
 def test_a_call_that_begins_before_it_can_be_bound_waits_and_is_bound(
     held: Held, proof_count: Callable[[int, int], int]
 ) -> None:
-    seeds = range(proof_count(3, 50))
+    seeds = range(proof_count(3, MAX_GROWN_SLOTS))  # more at once would not begin
     asked = [held.begun(choosing(held.engine, seed=seed)) for seed in seeds]
     assert {each.text for each in asked} == {"x"}
     held.go()
