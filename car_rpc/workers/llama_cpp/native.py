@@ -10,6 +10,7 @@ import collections
 import ctypes
 import importlib
 import os
+import sys
 from typing import Any
 
 # On an assert ggml would start a debugger on this process and print prompts to the console.
@@ -69,7 +70,8 @@ class _Log:
 
 
 def _give_large_blocks_back() -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Windows has no library of all that is loaded, and other systems another malloc.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # else it is no glibc
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BYTES)
