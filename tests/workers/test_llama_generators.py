@@ -134,8 +134,7 @@ def test_what_long_requests_may_use_is_the_same_before_there_was_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = LlamaEngine()
-    free = 2**33
-    monkeypatch.setattr(slots, "free_memory", lambda: free)
+    monkeypatch.setattr(slots, "free_memory", lambda: 2**33)
     loaded = engine.load(Load(path=str(path), context_length=1024), lambda _: None)
     before, after = run(engine, chat()) + run(engine, chat("a" * 500))
     (short,) = run(engine, chat())

@@ -100,8 +100,10 @@ def test_what_is_kept_takes_no_more_memory_than_it_may(engine: MlxEngine) -> Non
     assert mx.get_active_memory() <= before + SLACK_BYTES
 
 
-def cancel_amid_a_chunk(monkeypatch: pytest.MonkeyPatch, *asked: Asked) -> list[Any]:
-    """Cancel requests while the first layer reads some of their prompts.
+def cancel_amid_a_chunk(
+    monkeypatch: pytest.MonkeyPatch, *asked: Asked, layer: int = 1
+) -> list[Any]:
+    """Cancel requests while a layer, the first one or another, reads some of their prompts.
 
     Returns:
         The layers that read some of a prompt from now on.
@@ -112,7 +114,7 @@ def cancel_amid_a_chunk(monkeypatch: pytest.MonkeyPatch, *asked: Asked) -> list[
     def note(rows: Rows, keys: Any, values: Any) -> Any:
         if keys.shape[2] > 1:
             layers.append(rows)
-            for each in asked:
+            for each in asked if len(layers) == layer else ():
                 each.job.cancel()
                 assert each.answer == Failed(id=1, kind="cancelled", detail="")  # at once
         return fetch(rows, keys, values)
@@ -121,10 +123,11 @@ def cancel_amid_a_chunk(monkeypatch: pytest.MonkeyPatch, *asked: Asked) -> list[
     return layers
 
 
+@pytest.mark.parametrize("layer", [1, 2])
 @pytest.mark.parametrize("chunks", [0, 1, 2])
 @pytest.mark.parametrize("lengths", [[480], [480, 40 + PREFILL_CHUNK], [480, 450, 460]])
 def test_prompts_that_are_cancelled_amid_a_chunk_leave_it_and_keep_those_before(
-    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, chunks: int, lengths: list[int]
+    engine: MlxEngine, monkeypatch: pytest.MonkeyPatch, lengths: list[int], chunks: int, layer: int
 ) -> None:
     contents = [letter * length for letter, length in zip("abc", lengths, strict=False)]
     asked = [Asked(engine, keeping(content)) for content in contents]
@@ -132,10 +135,10 @@ def test_prompts_that_are_cancelled_amid_a_chunk_leave_it_and_keep_those_before(
         engine.step()
     running = engine._generator._running.values()
     read = [each.read_count for each in running] or [0 for _ in asked]
-    layers = cancel_amid_a_chunk(monkeypatch, *asked)
+    layers = cancel_amid_a_chunk(monkeypatch, *asked, layer=layer)
     engine.step()
     monkeypatch.undo()
-    assert len(layers) == 1
+    assert len(layers) == layer
     assert not engine.step()
     for content, length in zip(contents, read, strict=True):
         (again,) = run(engine, keeping(content))

@@ -184,7 +184,7 @@ class Generator:
 
         mlx-lm tells a token when the step behind it is queued, which keeps a GPU busy. On a
         processor all but ten operations of that step are then computed (eval_impl in MLX's
-        transforms.cpp), so it would come a step late.
+        transforms.cpp), so it would come a step late. A GPU has a gap for each answer in return.
         """
         batch = self._batch._generation_batch
         entered = [self._running[uid].is_entering for uid in batch.uids]
